@@ -1,0 +1,65 @@
+"""``python -m PACKAGE fit|validate|test|predict|preview``: runs a command and turns its end into an exit code."""
+
+import logging
+import re
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from .augment import write_preview
+from .cli import CLI
+
+NOISE = (  # what Lightning says that needs no answer here
+    "does not have many workers",  # small images load faster without
+    "smaller than the logging interval",  # means go on over epochs
+    "overrides the configure_model",
+    "recommended to use `self.log",  # metrics synchronise themselves
+    "exists and is not empty",  # the run's folder, made for this run
+    "No positive samples",  # a class may be missing from the sanity check's batches
+    "isinstance(treespec",
+    "litlogger",
+    "to estimate number of stepping batches",
+)
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Tell a mistake in what was asked for (raised by this package or by Lightning's checks) from a fault in code."""
+    if isinstance(error, MisconfigurationException):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    from_worker = "in DataLoader worker process" in str(error)
+    return isinstance(error, ValueError) and (from_worker or Path(frames[-1].filename).parent == Path(__file__).parent)
+
+
+def quiet() -> None:
+    """Leave out what is no news."""
+    for text in NOISE:
+        warnings.filterwarnings("ignore", f"(?s).*{re.escape(text)}")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not any(text in record.getMessage() for text in NOISE))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    quiet()
+    args = sys.argv[1:] if args is None else args
+    try:
+        if args[:1] == ["preview"]:
+            cli = CLI(args[1:], run=False)
+            write_preview(cli.datamodule, "preview.png")
+            print("preview: preview.png")
+        else:
+            CLI(args)
+    except (ValueError, MisconfigurationException) as error:
+        if not is_users_mistake(error):
+            raise
+        print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,125 @@
+"""Named augmentation pipelines for training images, and a preview of them.
+
+A pipeline is a function of (albumentations, the side of the result, whether images may be mirrored) that lists
+transforms. To add one, write it here and name it in PIPELINES: ``--data.augment`` and ``preview`` then know it. This
+is the only file that knows albumentations.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from .data import ImageData
+
+
+def light(A: ModuleType, size: int, flip: bool) -> list[Any]:
+    """Small shifts, rotations and scalings; a mirror image where the label allows it."""
+    return [
+        A.Affine(translate_percent=(-0.08, 0.08), rotate=(-10, 10), scale=(0.9, 1.1), p=0.9),
+        A.RandomCrop(size, size),
+        A.HorizontalFlip(p=0.5 * flip),
+    ]
+
+
+def medium(A: ModuleType, size: int, flip: bool) -> list[Any]:
+    """A random crop, a mirror image and changes of colour: the usual choice for photographs."""
+    return [
+        A.RandomResizedCrop((size, size), scale=(0.5, 1.0)),
+        A.HorizontalFlip(p=0.5 * flip),
+        A.Rotate((-10, 10), p=0.5),
+        A.ColorJitter(0.2, 0.2, 0.2, 0.05, p=0.8),
+    ]
+
+
+def strong(A: ModuleType, size: int, flip: bool) -> list[Any]:
+    """Medium, wider, with blur, noise and an erased patch: for long runs and small data sets."""
+    return [
+        A.RandomResizedCrop((size, size), scale=(0.25, 1.0)),
+        A.HorizontalFlip(p=0.5 * flip),
+        A.Affine(rotate=(-20, 20), shear=(-10, 10), p=0.7),
+        A.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        A.OneOf([A.GaussianBlur((3, 5)), A.GaussNoise((0.02, 0.1))], p=0.3),
+        A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.1, 0.3), hole_width_range=(0.1, 0.3), p=0.5),
+    ]
+
+
+Pipeline = Callable[[ModuleType, int, bool], list[Any]]
+PIPELINES: dict[str, Pipeline | None] = {"none": None, "light": light, "medium": medium, "strong": strong}
+
+
+def one_thread(worker: int) -> None:
+    """Keep OpenCV's threads from fighting the loader's workers."""
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(0)
+
+
+def check_name(name: str) -> None:
+    """Refuse a pipeline that does not exist.
+
+    Raises:
+        ValueError: No pipeline has this name.
+    """
+    if name not in PIPELINES:
+        raise ValueError(
+            f"data.augment={name!r} is unknown, so nothing would be augmented; choose from {', '.join(PIPELINES)}."
+        )
+
+
+class Augment:
+    """Turns a decoded image into what the network sees.
+
+    Args:
+        name: One of PIPELINES.
+        size: The side of the result, in pixels.
+        flip: Whether a mirror image keeps its label (never for digits and letters).
+    """
+
+    def __init__(self, name: str, size: int, flip: bool) -> None:
+        self.size, self.flip = size, flip
+        pipeline = PIPELINES[name]
+        self.compose = None if pipeline is None else self._compose(pipeline)
+
+    def _compose(self, pipeline: Pipeline) -> Any:
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # without it the import calls home
+        import albumentations as A
+        import cv2
+
+        cv2.setNumThreads(0)  # its threads fight the loader's workers
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # albumentations only warns of an argument it does not know
+            return A.Compose(pipeline(A, self.size, self.flip))
+
+    def __call__(self, image: np.ndarray, seed: int | None) -> np.ndarray:
+        """Augment an image (HWC, uint8) as ``seed`` says; without a seed, cut the centre."""
+        if seed is None or self.compose is None:
+            top, left = (image.shape[0] - self.size) // 2, (image.shape[1] - self.size) // 2
+            return image[top : top + self.size, left : left + self.size]
+        # One seed per sample: albumentations' own stream repeats itself in every worker and every epoch.
+        self.compose.set_random_seed(seed)
+        return self.compose(image=image)["image"].reshape(self.size, self.size, image.shape[2])
+
+
+def write_preview(data: "ImageData", path: str | Path, rows: int = 8, columns: int = 8) -> None:
+    """Write a grid: in each row one training image as evaluation sees it, then augmented in different ways."""
+    data.prepare_data()
+    data.setup("fit")
+    train = data.train
+    picked = np.linspace(0, len(train) - 1, rows).astype(int).tolist()
+    tile = max(64, train.size)
+    grid = Image.new("L" if data.channels == 1 else "RGB", (columns * (tile + 4), rows * (tile + 4)), "white")
+    for row, index in enumerate(picked):
+        for column in range(columns):
+            key = (index, column) if column else index
+            image = Image.fromarray(train[key].x_NCHW.numpy().transpose(1, 2, 0).squeeze())
+            grid.paste(
+                image.resize((tile, tile), Image.Resampling.NEAREST), (column * (tile + 4) + 2, row * (tile + 4) + 2)
+            )
+    grid.save(path)

@@ -1,0 +1,214 @@
+"""The callbacks of a run, and those that Lightning lacks.
+
+On the command line each is a flag: ``--callbacks.early_stopping.patience 5``, ``--callbacks.early_stopping null``. To
+add your own, write the class here and give Callbacks an argument for it. In a script:
+``Trainer(callbacks=standard())``.
+"""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch.callbacks as lightning_callbacks
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    DeviceStatsMonitor,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    TQDMProgressBar,
+    WeightAveraging,
+)
+
+
+class EarlyStopping(lightning_callbacks.EarlyStopping):
+    """Stops when the monitored metric no longer improves.
+
+    Args:
+        monitor: The metric; follows --monitor.
+        mode: Whether it should fall or rise; follows --mode.
+        patience: Validations without improvement before stopping.
+        min_delta: The least change that counts as improvement.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+        patience: int = 20,
+        min_delta: float = 0.0,
+    ) -> None:
+        super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint of the best validation as best.ckpt.
+
+    Args:
+        monitor: The metric; follows --monitor.
+        mode: Whether it should fall or rise; follows --mode.
+        dirpath: The folder; the run's checkpoints folder unless given.
+    """
+
+    def __init__(
+        self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", dirpath: str | None = None
+    ) -> None:
+        super().__init__(dirpath, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps the newest checkpoint as last.ckpt. (ModelCheckpoint's save_last, with a metric, keeps the best one
+    instead.)
+
+    Args:
+        every_n_train_steps: Optimizer steps between saves; null saves at the end of every epoch.
+        dirpath: The folder; the run's checkpoints folder unless given.
+    """
+
+    def __init__(self, every_n_train_steps: int | None = None, dirpath: str | None = None) -> None:
+        super().__init__(
+            dirpath,
+            "last",
+            every_n_train_steps=every_n_train_steps,
+            save_on_train_epoch_end=every_n_train_steps is None,
+            enable_version_counter=False,
+        )
+
+
+class CheckMetric(Callback):
+    """Stops a run whose monitored metric nobody logs right after the sanity check, before the first step.
+
+    Args:
+        monitor: The metric; follows --monitor.
+    """
+
+    def __init__(self, monitor: str = "val/loss") -> None:
+        self.monitor = monitor
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor not in trainer.callback_metrics:
+            raise ValueError(
+                f"monitor={self.monitor!r} is not logged, so no best checkpoint could be chosen; "
+                f"choose from {', '.join(sorted(trainer.callback_metrics))}."
+            )
+
+
+class ProgressBar(TQDMProgressBar):
+    """A bar on a terminal; elsewhere (a log file, a batch job) one line per validation.
+
+    Args:
+        refresh_rate: Batches between two refreshes of the bar.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        on_terminal = sys.stderr.isatty()
+        super().__init__(refresh_rate=refresh_rate if on_terminal else 0)
+        self.lines = not on_terminal
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self.lines and trainer.is_global_zero and not trainer.sanity_checking and trainer.state.fn == "fit":
+            scores = " ".join(f"{name}={float(value):.4f}" for name, value in sorted(trainer.callback_metrics.items()))
+            print(f"epoch {trainer.current_epoch} step {trainer.global_step}: {scores}", flush=True)
+
+
+class Callbacks:
+    """Switches and options of the callbacks; a null one is off.
+
+    Args:
+        best: Keeps the best checkpoint.
+        last: Keeps the newest checkpoint.
+        check_metric: Refuses a monitored metric that nobody logs.
+        early_stopping: Stops when the metric no longer improves.
+        lr_monitor: Logs the learning rate.
+        progress_bar: Shows the progress.
+        averaging: Averages weights, such as EMAWeightAveraging.
+        device_stats: Logs memory and load of the device (needs psutil on a CPU).
+    """
+
+    def __init__(
+        self,
+        best: BestCheckpoint | None = None,
+        last: LastCheckpoint | None = None,
+        check_metric: CheckMetric | None = None,
+        early_stopping: EarlyStopping | None = None,
+        lr_monitor: LearningRateMonitor | None = None,
+        progress_bar: ProgressBar | None = None,
+        averaging: WeightAveraging | None = None,
+        device_stats: DeviceStatsMonitor | None = None,
+    ) -> None:
+        given = (best, last, check_metric, early_stopping, lr_monitor, progress_bar, averaging, device_stats)
+        self.items: list[Callback] = [callback for callback in given if callback is not None]
+
+
+def standard(monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> list[Callback]:
+    """Return the callbacks of the preset ``standard``, for a script."""
+    return Callbacks(
+        best=BestCheckpoint(monitor, mode),
+        last=LastCheckpoint(),
+        check_metric=CheckMetric(monitor),
+        early_stopping=EarlyStopping(monitor, mode),
+        lr_monitor=LearningRateMonitor(),
+        progress_bar=ProgressBar(),
+    ).items
+
+
+class PredictionWriter(Callback):
+    """Writes the probabilities of ``test`` and ``predict`` as CSV: path, label, one column per class.
+
+    ``label`` is the predicted class. ``test`` adds the true one as ``target``, and writes the confusion matrix (a row
+    for each true class, a column for each predicted one). Files that exist are replaced.
+
+    Args:
+        folder: Where test_predictions.csv, confusion_matrix.csv and predictions.csv are written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.rows: list[tuple[int, int, list[float]]] = []
+
+    def _collect(self, outputs: dict[str, torch.Tensor]) -> None:
+        index = outputs["index_N"].tolist()
+        targets = outputs["y_N"].tolist() if "y_N" in outputs else [-1] * len(index)
+        self.rows += zip(index, targets, outputs["probabilities_NK"].tolist(), strict=True)
+
+    def _write(self, trainer: Trainer, file_name: str, paths: list[str], classes: list[str]) -> None:
+        with_target = file_name.startswith("test")
+        gathered = [self.rows]
+        if trainer.world_size > 1:
+            gathered = [[] for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(gathered, self.rows)
+        self.rows = []
+        if not trainer.is_global_zero:
+            return
+        with (self.folder / file_name).open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", *(["target"] if with_target else []), *classes])
+            for index, target, probabilities in sorted(row for rows in gathered for row in rows):
+                label = classes[max(range(len(classes)), key=probabilities.__getitem__)]
+                true = [classes[target]] if with_target else []
+                writer.writerow([paths[index], label, *true, *(f"{p:.6f}" for p in probabilities)])
+        print(f"predictions: {self.folder / file_name}")
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
+        self._collect(outputs)
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
+        self._collect(outputs)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self._write(trainer, "test_predictions.csv", data.split("test").paths, data.class_names)
+        counts = pl_module.confusion.compute().tolist()  # pyright: ignore  (on every rank: it gathers)
+        if trainer.is_global_zero:
+            with (self.folder / "confusion_matrix.csv").open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([["target", *data.class_names], *map(_row, data.class_names, counts)])
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        self._write(trainer, "predictions.csv", data.predict.paths, data.class_names)
+
+
+def _row(name: str, counts: list[int]) -> list[str | int]:
+    return [name, *counts]

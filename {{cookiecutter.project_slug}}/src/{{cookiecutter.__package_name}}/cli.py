@@ -1,0 +1,247 @@
+"""The command line: LightningCLI with the run's folder, packaged configs, and errors in one line."""
+
+import difflib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from . import loggers, runs
+from .callbacks import Callbacks, PredictionWriter
+from .data import ImageData
+from .model import Classifier
+
+CONFIGS = Path(__file__).parent / "configs"
+# Every config starts from these, each over the one before; `--config NAME` lays another over them.
+DEFAULTS = [CONFIGS / "base.yaml", CONFIGS / "logger.yaml", CONFIGS / "presets" / "standard.yaml"]
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line, exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        text = " ".join(str(message).split())
+        if match := re.search(r"unrecognized arguments: (\S+)", text, re.IGNORECASE):
+            flag = match.group(1).split("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, n=3)
+            text = f"{flag} is not a flag, so it would have no effect; "
+            text += f"did you mean {', '.join(near)}?" if near else "--help lists all."
+        fail(text)
+
+
+def fail(message: str) -> NoReturn:
+    """End the command as a user's mistake."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def packaged() -> dict[str, Path]:
+    """Return the presets and recipes that ``--config NAME`` knows."""
+    return {path.stem: path for folder in ("presets", "recipes") for path in sorted((CONFIGS / folder).glob("*.yaml"))}
+
+
+def named_configs(args: list[str]) -> list[str]:
+    """Replace the NAME of every ``--config NAME`` by its file.
+
+    Raises:
+        ValueError: There is neither such a file nor such a name.
+    """
+    joined = []
+    for position, arg in enumerate(args):
+        flag, sign, value = arg.partition("=")
+        if flag in ("--config", "-c") and sign:
+            joined.append(f"{flag}={_config(value)}")
+        elif position and args[position - 1] in ("--config", "-c"):
+            joined.append(str(_config(arg)))
+        else:
+            joined.append(arg)
+    return joined
+
+
+def _config(name: str) -> Path:
+    known = packaged()
+    if name in known:
+        return known[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise ValueError(
+        f"config={name!r} is neither a file nor a packaged config, so it would have no effect; "
+        f"choose from {', '.join(known)}, or give a path."
+    )
+
+
+class CLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` of a run that lives in one folder.
+
+    ``fit`` numbers a new folder. The others start from the config and the manifest of an earlier run: that of
+    ``--ckpt_path FILE``, or the newest of ``--name`` for ``best`` (the default) and ``last``.
+    """
+
+    def __init__(self, args: list[str], run: bool = True) -> None:
+        self.run_folder: Path | None = None
+        self.source: Path | None = None
+        args = named_configs(args)
+        missing = [str(path) for path in DEFAULTS if not path.is_file()]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing, so the defaults are unknown; install the package again.")
+        files = [str(path) for path in DEFAULTS]
+        options: Any = {}
+        if {"-h", "--help"} & set(args):
+            options = {"default_config_files": files}  # for the defaults that --help shows
+        else:
+            # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has
+            # too.
+            files = (self._find_source(args) if run else None) or files
+            args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
+        super().__init__(
+            Classifier,
+            ImageData,
+            save_config_callback=None,  # RunFiles writes it
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs=dict.fromkeys(self.subcommands(), options) if run else options,
+            auto_configure_optimizers=False,
+            args=args,
+            run=run,
+        )
+
+    def _find_source(self, args: list[str]) -> list[str] | None:
+        """Find the run that a command starts from; its config then takes the place of the project's defaults."""
+        base = yaml.safe_load(DEFAULTS[0].read_text(encoding="utf-8"))
+        given = _peek(args, ckpt_path=None, run_root=base.get("run_root", "runs"), name=base["name"])
+        command, choice = args[0] if args else "", given["ckpt_path"]
+        if choice is None and command in ("validate", "test", "predict"):
+            choice = "best"
+        if choice is None:
+            return None
+        if choice in ("best", "last"):
+            self.source = runs.latest(Path(given["run_root"]), given["name"], f"checkpoints/{choice}.ckpt")
+            self.checkpoint = self.source / "checkpoints" / f"{choice}.ckpt"
+        else:
+            self.checkpoint = Path(choice)
+            self.source = self.checkpoint.parent.parent
+        if not self.checkpoint.is_file():
+            raise ValueError(
+                f"ckpt_path={choice!r} is not a file, so there is nothing to load; give best, last or a path."
+            )
+        config = self.source / "config.yaml"
+        if not config.is_file():
+            raise ValueError(
+                f"ckpt_path={choice!r} lies in no run's folder (no {config}), so its data and splits are unknown; "
+                "keep checkpoints in the folder of their run."
+            )
+        if runs.is_rank_zero():
+            print(f"{command}: {self.checkpoint} with the config and splits of {self.source}")
+            overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
+            if overrides:
+                print(f"changed by flags: {' '.join(args[1:])}")
+        return [str(config)]
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, default="default", help="The run's name: a folder below run_root.")
+        parser.add_argument("--run_root", type=str, default="runs", help="Where runs are kept.")
+        parser.add_argument(
+            "--monitor", type=str, default="val/loss", help="The metric of best checkpoint, early stopping and plateau."
+        )
+        parser.add_argument(
+            "--mode", type=str | None, default=None, help="min or max; null: min for losses and errors, max otherwise."
+        )
+        parser.add_class_arguments(Callbacks, "callbacks")
+        parser.link_arguments("monitor", "model.monitor")
+        for callback in ("best", "early_stopping", "check_metric"):
+            parser.link_arguments("monitor", f"callbacks.{callback}.init_args.monitor")
+        for target in ("callbacks.best.init_args.mode", "callbacks.early_stopping.init_args.mode"):
+            parser.link_arguments(("monitor", "mode"), target, direction)
+        parser.link_arguments(("monitor", "mode"), "model.mode", direction)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the model's flags alone: Lightning would let the checkpoint's values override them in silence."""
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand is None:
+            return
+        config = self.config[self.subcommand]
+        if self.source is not None:
+            config.ckpt_path = str(self.checkpoint)
+            config.data.manifest = config.data.manifest or str(self.source / "manifest.json")
+        as_given = config.clone()
+        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            self.run_folder = self._new_run(Path(config.run_root), config.name)
+        elif self.subcommand in ("test", "predict"):
+            self.run_folder = self.source
+        folder = self.run_folder
+        if folder is None or self.subcommand not in ("fit", "test"):
+            config.trainer.logger = False
+            return
+        config.trainer.default_root_dir = str(folder)
+        config.trainer.logger = loggers.make(_plain(config.trainer.logger), folder, f"{config.name}/{folder.name}")
+        for checkpoint in (config.callbacks.best, config.callbacks.last):
+            if checkpoint is not None:
+                checkpoint.init_args.dirpath = checkpoint.init_args.dirpath or str(folder / "checkpoints")
+        parser = self._parser(self.subcommand)
+        self.files = runs.RunFiles(folder, as_given, lambda config: parser.dump(config, skip_none=False))
+
+    @staticmethod
+    def _new_run(root: Path, name: str) -> Path:
+        # Only rank zero numbers a run; ranks that Lightning launches find the folder in the environment, those of
+        # torchrun get what they need from rank zero through Lightning's broadcasts.
+        if runs.is_rank_zero():
+            folder = runs.new(root, name)
+            os.environ["RUN_FOLDER"] = str(folder)
+            return folder
+        return Path(os.environ.get("RUN_FOLDER", root / name / "of_rank_zero"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        extra = list(self._get(self.config_init, "callbacks").items)
+        if self.subcommand == "fit" and self.run_folder is not None:
+            extra.append(self.files)
+        if self.subcommand in ("test", "predict") and self.run_folder is not None:
+            extra.append(PredictionWriter(self.run_folder))
+        trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        return self._instantiate_trainer(trainer_config, extra)
+
+    def before_fit(self) -> None:
+        """Find a user's mistakes in the data before other ranks start and anything is trained."""
+        if self.trainer.global_rank == 0:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
+
+    def after_fit(self) -> None:
+        """Say what came out and what to do next."""
+        best = self.trainer.checkpoint_callback
+        if self.run_folder is None or not self.trainer.is_global_zero:
+            return
+        command = f"python -m {__package__}"
+        print()
+        if best is not None and best.best_model_score is not None:  # pyright: ignore
+            print(f"best {best.monitor}: {best.best_model_score:.4f}")  # pyright: ignore
+            print(f"checkpoint:    {os.path.relpath(best.best_model_path)}")  # pyright: ignore
+        print(f"run folder:    {self.run_folder}")
+        print(f"next:          {command} test")
+
+
+def direction(monitor: str, mode: str | None) -> str:
+    """Return whether a metric should fall ("min") or rise ("max"), as its name says unless ``mode`` does."""
+    return mode or ("min" if re.search(r"loss|error", monitor) else "max")
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list) else getattr(value, "as_dict", lambda: value)()
+
+
+def _peek(args: list[str], **defaults: Any) -> dict[str, Any]:
+    """Read a few flags before the parser exists, which needs to know the config they lead to."""
+    values = dict(defaults)
+    for position, arg in enumerate(args):
+        flag, sign, value = arg.removeprefix("--").partition("=")
+        if arg.startswith("--") and flag in values:
+            values[flag] = value if sign else (args[position + 1] if position + 1 < len(args) else None)
+    return values

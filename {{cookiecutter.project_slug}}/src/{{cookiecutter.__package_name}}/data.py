@@ -1,0 +1,217 @@
+"""The LightningDataModule: split → dataset → sampler → loader.
+
+To use labels from elsewhere than folders (a CSV file, say), change ``samples``; the rest does not know where they came
+from.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from .augment import Augment, check_name, one_thread
+from .images import Batch, ImageDataset, Samples, find, list_images, look, write_cifar10, write_digits
+from .sampling import EpochSampler, run_seed
+from .splits import Manifest, make, stratified_part
+
+WRITERS: dict[str, Callable[[Path], None]] = {"digits": write_digits, "cifar10": write_cifar10}
+
+
+class ImageData(LightningDataModule):
+    """Images of a folder as seeded, split and augmented batches.
+
+    Args:
+        root: The folder: ROOT/CLASS/IMAGE or ROOT/{train,val,test}/CLASS/IMAGE; or digits or cifar10, which are written
+            to data/ first.
+        image_size: Side of the network's input, in pixels; null follows the images, up to 64.
+        stored_size: Side at which images are decoded, for pipelines that crop; null means image_size.
+        channels: 1 for grey, 3 for RGB; null follows the images.
+        batch_size: Samples of one optimizer step: devices × per-device batch × accumulate_grad_batches.
+        val_fraction: Validation share of what the folder does not split itself.
+        test_fraction: Test share of the same.
+        split_seed: Seed of the splits; null means the run's seed.
+        group_pattern: Regular expression; images whose paths match alike (a patient, a video) stay in one split.
+        train_fraction: Stratified share of the training split to train on.
+        manifest: A manifest.json to take the splits from instead of drawing them.
+        balance: Against rare classes: draw them as often as others (sampler) or weigh their loss (class_weights).
+        augment: The pipeline of the training images, see augment.py.
+        flip: Whether a mirror image keeps its label; never for digits and letters.
+        num_workers: Loader processes per device; null chooses by the machine's cores.
+        predict_root: The folder of images that predict reads, labelled or not.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/images",
+        image_size: int | None = None,
+        stored_size: int | None = None,
+        channels: Literal[1, 3] | None = None,
+        batch_size: int = 64,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_seed: int | None = None,
+        group_pattern: str | None = None,
+        train_fraction: float = 1.0,
+        manifest: str | None = None,
+        balance: Literal["none", "sampler", "class_weights"] = "none",
+        augment: str = "light",
+        flip: bool = False,
+        num_workers: int | None = None,
+        predict_root: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.built_in = root if root in WRITERS and not os.path.isdir(root) else None
+        self.root = Path("data", root) if self.built_in else Path(root)
+        self.image_size, self.stored_size, self.channels = image_size, stored_size, channels
+        self.augment, self.flip, self.predict_root = augment, flip, predict_root
+        self.batch_size, self.train_fraction, self.balance = batch_size, train_fraction, balance
+        self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
+        self.group_pattern, self.manifest_path = group_pattern, manifest
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.num_workers = min(8, cores - 1) if num_workers is None else num_workers
+        check_name(augment)
+        if not 0 < train_fraction <= 1:
+            raise ValueError(
+                f"data.train_fraction={train_fraction} is no share, so there is nothing to train on; give 0 < x ≤ 1."
+            )
+        self.manifest: Manifest | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed of splits, order and augmentation."""
+        return run_seed() if self.split_seed is None else self.split_seed
+
+    @property
+    def class_names(self) -> list[str]:
+        """The class names; a label is a position in this list. Known after ``setup``."""
+        assert self.manifest is not None
+        return self.manifest.classes
+
+    @property
+    def class_weights(self) -> Tensor:
+        """The loss weight of each class, (K,): N / (K × its training samples), or ones if balance is another."""
+        count = len(self.class_names)
+        if self.balance != "class_weights":
+            return torch.ones(count)
+        counts = np.bincount(self.train.labels, minlength=count)
+        return torch.tensor(counts.sum() / (count * counts), dtype=torch.float32)
+
+    def samples(self) -> Samples:
+        """List the samples of the data set: their paths, labels and classes."""
+        return find(self.root)
+
+    def prepare_data(self) -> None:
+        if self.built_in and not self.root.exists():
+            WRITERS[self.built_in](self.root)
+
+    def setup(self, stage: str) -> None:
+        if self.manifest is None:
+            if self.manifest_path is not None:
+                self.manifest = Manifest.load(self.manifest_path)
+            else:
+                samples = self.samples()
+                self.manifest = make(
+                    samples, self.root, self.val_fraction, self.test_fraction, self.seed, self.group_pattern
+                )
+            paths, labels = self.manifest.splits["train"]
+            self._follow_images(paths)
+            if self.train_fraction < 1:
+                kept = stratified_part(labels, self.train_fraction, self.seed)
+                paths, labels = [paths[i] for i in kept], labels[kept]
+            self.train = self.dataset(self.root, paths, labels)
+        if stage == "predict":
+            root = Path(self.predict_root or "")
+            paths = list_images(root) if self.predict_root else []
+            if not paths:
+                raise ValueError(
+                    f"data.predict_root={self.predict_root!r} holds no images, so there is nothing to predict; "
+                    "give a folder of images: predict --data.predict_root FOLDER."
+                )
+            self.predict = self.dataset(root, paths, np.full(len(paths), -1))
+
+    def _follow_images(self, paths: list[str]) -> None:
+        """Choose the size and channels that are not given by a look at a few images, and make the view of them."""
+        if self.image_size is None or self.channels is None:
+            picked = np.unique(np.linspace(0, len(paths) - 1, 32).astype(int))
+            sides, grey = zip(*(look(self.root / paths[i]) for i in picked), strict=True)
+            self.image_size = self.image_size or min(64, int(np.median(sides)))
+            self.channels = self.channels or (1 if all(grey) else 3)
+        self.stored_size = self.stored_size or self.image_size
+        if self.stored_size < self.image_size:
+            raise ValueError(
+                f"data.stored_size={self.stored_size} is smaller than image_size={self.image_size}, so no crop fits; "
+                "raise it."
+            )
+        self.view = Augment(self.augment, self.image_size, self.flip)
+
+    def dataset(self, root: Path, paths: list[str], labels: np.ndarray) -> ImageDataset:
+        """Make the data set of one split."""
+        assert self.channels
+        assert self.stored_size
+        return ImageDataset(root, paths, labels, self.channels, self.stored_size, self.view)
+
+    def split(self, name: str) -> ImageDataset:
+        """Return the validation or test split.
+
+        Raises:
+            ValueError: The split is empty.
+        """
+        assert self.manifest is not None
+        paths, labels = self.manifest.splits[name]
+        if not paths:
+            raise ValueError(
+                f"the {name} split is empty, so there is nothing to score; raise data.{name}_fraction above 0 in a new "
+                "run."
+            )
+        return self.dataset(self.root, paths, labels)
+
+    def _loader(self, dataset: ImageDataset, training: bool = False) -> DataLoader[Batch]:
+        ranks, rank, accumulated = 1, 0, 1
+        if self.trainer is not None:
+            ranks, rank, accumulated = (
+                self.trainer.world_size,
+                self.trainer.global_rank,
+                self.trainer.accumulate_grad_batches,
+            )
+        share = ranks * (accumulated if training else 1)
+        if training and self.batch_size % share:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} does not divide by {ranks} device(s) × {accumulated} accumulated "
+                f"batches, so a step would not hold what you asked for; give a multiple of {share}."
+            )
+        if training and self.batch_size > len(dataset):
+            raise ValueError(
+                f"data.batch_size={self.batch_size} exceeds the {len(dataset)} training images, "
+                f"so there would be no step to take; lower it to {len(dataset)} or less."
+            )
+        weights = None
+        if training and self.balance == "sampler":
+            weights = torch.from_numpy(1.0 / np.bincount(dataset.labels)[dataset.labels])  # per sample, not per class
+        sampler = EpochSampler(dataset, self.batch_size if training else None, self.seed, weights, ranks, rank)
+        options: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": one_thread} if self.num_workers else {}
+        return DataLoader(
+            dataset,
+            batch_size=max(1, self.batch_size // share),
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.train, training=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.split("val"))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.split("test"))
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.predict)

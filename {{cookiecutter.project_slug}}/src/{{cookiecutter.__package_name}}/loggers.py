@@ -1,0 +1,96 @@
+"""Where a run is logged: CSV always, TensorBoard or Weights & Biases beside it, all in the run's one folder."""
+
+import csv
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import loggers
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+
+class CSVLogger(loggers.CSVLogger):
+    """Lightning's CSVLogger that goes on with an existing metrics.csv instead of deleting it.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder, name="", version="")
+
+    @property
+    def log_dir(self) -> str:
+        return self.save_dir
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> ExperimentWriter:
+        if self._experiment is None:
+            self._experiment = _AppendingWriter(self.save_dir)
+        return self._experiment  # pyright: ignore[reportReturnType]
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Do nothing: config.yaml holds them."""
+
+
+class _AppendingWriter(ExperimentWriter):
+    def _check_log_dir_exists(self) -> None:
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                self.metrics_keys = next(csv.reader(file), [])
+
+
+def make(wanted: Any, folder: Path, name: str) -> list[dict[str, Any]]:
+    """Turn ``trainer.logger`` into the class paths of the run's loggers.
+
+    Args:
+        wanted: True for TensorBoard, False for none, or one or more loggers by class path.
+        folder: The run's folder, which every logger is given.
+        name: The run's name for people.
+    """
+    if wanted is False:
+        return []
+    if wanted in (True, None):
+        wanted = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {}}
+    made = []
+    for given in wanted if isinstance(wanted, list) else [wanted]:
+        kind = given["class_path"].rsplit(".", 1)[-1]
+        options = dict(given.get("init_args") or {}) | {"save_dir": str(folder)}
+        if kind == "TensorBoardLogger":
+            options |= {"name": "", "version": "", "default_hp_metric": False}
+        elif kind == "WandbLogger":
+            options = _wandb(options, folder, name)
+        elif kind == "CSVLogger":
+            continue
+        made.append({**given, "init_args": options})
+    own = f"{CSVLogger.__module__}.{CSVLogger.__qualname__}"
+    return [*made, {"class_path": own, "init_args": {"folder": str(folder)}}]
+
+
+def _wandb(options: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(
+            "trainer.logger=WandbLogger needs the package wandb, so nothing could be logged; "
+            "install the extra: uv sync --extra wandb."
+        ) from error
+    # The id is on disk before wandb starts, so that test and a resumed run go on with the same wandb run.
+    id_file = folder / "wandb_id.txt"
+    if not id_file.exists():
+        id_file.write_text(secrets.token_hex(4))
+    options["id"] = id_file.read_text().strip()
+    options["name"] = options.get("name") or name
+    mode = os.environ.get("WANDB_MODE")
+    if not options.get("offline") and mode is None and not wandb.api.api_key:
+        print(
+            "wandb: no API key found, logging offline; run `wandb login`, then `wandb sync` on the run's wandb folder."
+        )
+        options["offline"] = True
+    return options

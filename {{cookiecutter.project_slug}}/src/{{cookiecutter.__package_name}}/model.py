@@ -1,0 +1,223 @@
+"""The LightningModule: a step, its metrics, the optimizer and its schedule.
+
+Shapes: N samples, C channels, H × W pixels, K classes. Images stay uint8 until they are on the device.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import ConfusionMatrix, MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
+
+from .images import Batch
+from .losses import CrossEntropy, LossFactory
+from .networks import NetworkFactory, SmallCNN, load_weights
+from .optim import OneCycle, ScheduleFactory, parameter_groups
+from .sampling import derived_seed, run_seed
+
+# ImageNet's statistics per channel: what torchvision's weights expect; grey takes their mean.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def metrics(num_classes: int) -> MetricCollection:
+    """The metrics of a validation or test: add yours here, from (probabilities_NK, target_N)."""
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+            "f1_macro": MulticlassF1Score(num_classes, average="macro"),
+            "auroc": MulticlassAUROC(num_classes),
+        }
+    )
+
+
+class Classifier(LightningModule):
+    """Trains a network to tell classes apart.
+
+    The classes and channels come from the data module when a run starts, and travel in the checkpoint.
+
+    Args:
+        network: Makes the network from (in_channels, num_classes).
+        loss: Makes the loss from the class weights.
+        optimizer: Makes the optimizer from the parameters.
+        schedule: Makes the learning-rate schedule from (optimizer, total_steps); null keeps the rate constant.
+        weights: Where a fresh run starts from: a file, an earlier run's checkpoint, or a name of torchvision's weights.
+        monitor: The metric that Plateau watches; follows --monitor.
+        mode: Whether it should fall or rise; follows --mode.
+        class_names: Filled in from the data.
+        in_channels: Filled in from the data.
+    """
+
+    mean_1C11: Tensor
+    std_1C11: Tensor
+    sums: Tensor
+    losses: Any
+    scores: Any
+
+    def __init__(
+        self,
+        network: NetworkFactory = SmallCNN,
+        loss: LossFactory = CrossEntropy,
+        optimizer: OptimizerCallable = AdamW,
+        schedule: ScheduleFactory | None = OneCycle,
+        weights: str | None = None,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+        class_names: list[str] | None = None,
+        in_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        # A checkpoint holds plain values alone; a factory given in a script is written as the command line would.
+        factories = {"network": network, "loss": loss, "optimizer": optimizer, "schedule": schedule}
+        for name, factory in factories.items():
+            if not isinstance(self.hparams[name], dict | None):
+                self.hparams[name] = class_path(name, factory)
+        self.hparams.setdefault("_instantiator", "lightning.pytorch.cli.instantiate_module")
+        self.make_network, self.make_loss = network, loss
+        self.make_optimizer, self.make_schedule = optimizer, schedule
+        self.weights, self.monitor, self.mode = weights, monitor, mode
+        self.class_names, self.in_channels = class_names, in_channels
+        self.network: nn.Module | None = None
+
+    def configure_model(self) -> None:
+        """Build the network once the classes are known: from the data at a run's start, from a checkpoint otherwise."""
+        if self.network is not None:
+            return
+        data = getattr(self._trainer, "datamodule", None)
+        if data is not None:
+            self.class_names, self.in_channels = data.class_names, data.channels
+            self.hparams.update(class_names=self.class_names, in_channels=self.in_channels)
+        assert self.class_names, "build the model from data or a checkpoint"
+        assert self.in_channels
+        count = len(self.class_names)
+        with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed, not on what was drawn before
+            torch.manual_seed(derived_seed(run_seed(), 1))
+            self.network = self.make_network(self.in_channels, count)
+        self.loss = self.make_loss(torch.ones(count) if data is None else data.class_weights)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+        if self.in_channels == 1:
+            mean, std = mean.mean(1, keepdim=True), std.mean(1, keepdim=True)
+        self.register_buffer("mean_1C11", mean * 255, persistent=False)
+        self.register_buffer("std_1C11", std * 255, persistent=False)
+        scores = metrics(count)
+        self.scores = nn.ModuleDict({s: scores.clone(prefix=f"{s}/") for s in ("val", "test")})
+        self.losses = nn.ModuleDict({s: MeanMetric() for s in ("val", "test")})
+        self.confusion = ConfusionMatrix("multiclass", num_classes=count)
+        self.register_buffer("sums", torch.zeros(3), persistent=False)
+        if self.weights and self._trainer is not None and self.trainer.training and self.trainer.ckpt_path is None:
+            load_weights(self.network, self.weights)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Turn images (uint8) into logits_NK."""
+        assert self.network is not None
+        return self.network((x_NCHW - self.mean_1C11) / self.std_1C11)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout depends on where the run is, not on how it came there: a resumed run draws what an unbroken one draws.
+        torch.manual_seed(derived_seed(run_seed(), 2, self.current_epoch, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        logits_NK = self(batch.x_NCHW)
+        total = self.loss(logits_NK, batch.y_N).sum()
+        weight = self.loss.normaliser(batch.y_N)
+        with torch.no_grad():
+            hits = (logits_NK.argmax(1) == batch.y_N).float().mean()
+            self.sums += torch.stack((total.detach() / weight, hits, torch.ones_like(hits)))
+        if self.trainer.world_size > 1:
+            # DDP averages gradients over ranks: scale so that the result is the mean over all ranks' samples.
+            weight = self.trainer.strategy.reduce(weight.clone(), reduce_op="sum") / self.trainer.world_size
+        return total / weight
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """At log points, and only there, read the means since the last one from the device."""
+        step = self.trainer.global_step
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        if step % every or (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            return
+        loss, accuracy, count = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum").tolist()
+        self.log("train/loss", loss / count, prog_bar=True)
+        self.log("train/accuracy", accuracy / count)
+        self.sums.zero_()
+
+    def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
+        logits_NK = self(batch.x_NCHW)
+        probabilities_NK = logits_NK.float().softmax(1)
+        weight = self.loss.normaliser(batch.y_N)
+        self.losses[split].update(self.loss(logits_NK, batch.y_N).sum() / weight, weight)
+        self.scores[split].update(probabilities_NK, batch.y_N)
+        return {"index_N": batch.index_N, "y_N": batch.y_N, "probabilities_NK": probabilities_NK}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        output = self._evaluate(batch, "test")
+        self.confusion.update(output["probabilities_NK"], batch.y_N)
+        return output
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return {"index_N": batch.index_N, "probabilities_NK": self(batch.x_NCHW).float().softmax(1)}
+
+    def _log_scores(self, split: str) -> None:
+        self.log(f"{split}/loss", self.losses[split], prog_bar=True)
+        self.log_dict(self.scores[split])
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.make_optimizer(parameter_groups(self))
+        if self.make_schedule is None:
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        schedule = self.make_schedule(optimizer, int(steps) if math.isfinite(steps) else -1)
+        interval = "epoch" if isinstance(schedule, ReduceLROnPlateau) else "step"
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": interval, "monitor": self.monitor},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        theirs = checkpoint["hyper_parameters"].get("class_names")
+        if theirs != self.class_names:
+            raise ValueError(
+                f"the checkpoint knows the classes {_some(theirs)}, the data has {_some(self.class_names)}, "
+                "so its scores would be wrong; give the data it was trained on, "
+                "or start a new run from its weights with --model.weights CHECKPOINT."
+            )
+
+
+def class_path(name: str, factory: Callable[..., Any]) -> dict[str, Any]:
+    """Write a factory as the plain class path and arguments that the command line would have made it from.
+
+    Raises:
+        ValueError: The factory is neither a class nor a functools.partial of one.
+    """
+    arguments: dict[str, Any] = {}
+    if isinstance(factory, functools.partial):
+        arguments = dict(factory.keywords)
+        # jsonargparse hands over partial(instantiator, class, **arguments)
+        factory = factory.func if isinstance(factory.func, type) else factory.args[-1]
+    if not isinstance(factory, type):
+        raise ValueError(
+            f"{name}={factory!r} cannot be written into a checkpoint, so it could not be loaded again; "
+            "give a class, or functools.partial of a class with plain arguments."
+        )
+    return {"class_path": f"{factory.__module__}.{factory.__qualname__}", "init_args": arguments}
+
+
+def _some(names: list[str] | None) -> str:
+    names = names or []
+    return ", ".join(names[:4]) + (f" … ({len(names)})" if len(names) > 4 else "")

@@ -1,0 +1,113 @@
+"""A run's folder: choosing it, finding it again, and what describes the run in it."""
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+PACKAGES = ("lightning", "torch", "torchvision", "torchmetrics", "albumentations", "numpy", "pillow", "jsonargparse")
+
+
+def is_rank_zero() -> bool:
+    """Tell whether this process leads the run, before any process group exists."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def number(run: Path) -> int:
+    """Return N of a folder ``version_N``, or -1."""
+    suffix = run.name.removeprefix("version_")
+    return int(suffix) if suffix.isdigit() else -1
+
+
+def new(root: Path, name: str) -> Path:
+    """Create and return ``root/name/version_N`` with the next free N.
+
+    Raises:
+        ValueError: The folder cannot be written.
+    """
+    base = root / name
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        while True:
+            run = base / f"version_{max((number(path) for path in base.iterdir()), default=-1) + 1}"
+            try:
+                run.mkdir()
+            except FileExistsError:  # a run that started at the same moment took it
+                continue
+            return run
+    except OSError as error:
+        raise ValueError(
+            f"run_root={str(root)!r} cannot be written ({error}), so nothing could be kept; give another with "
+            "--run_root."
+        ) from error
+
+
+def latest(root: Path, name: str, file: str = "config.yaml") -> Path:
+    """Return the newest run of a name that holds ``file``.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = [path for path in (root / name).glob("version_*") if (path / file).is_file()]
+    if not found:
+        raise ValueError(
+            f"no run in {root / name} holds {file}, so there is nothing to start from; "
+            "train one with fit, or name it with --name, --run_root or --ckpt_path FILE."
+        )
+    return max(found, key=number)
+
+
+def environment() -> str:
+    """Describe what a run depends on beside its config: versions, hardware, the state of the code, the command."""
+    lines = [f"command: {' '.join(sys.argv)}", f"python: {platform.python_version()} on {platform.platform()}"]
+    for package in PACKAGES:
+        try:
+            lines.append(f"{package}: {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    lines += [f"gpu: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+        if commit.returncode == 0:
+            lines.append(f"git: {commit.stdout.strip()}{' with uncommitted changes' if changes.stdout else ''}")
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    return "\n".join(lines) + "\n"
+
+
+class RunFiles(Callback):
+    """Writes config.yaml, manifest.json and environment.txt before the first step; hands the config to every logger.
+
+    Args:
+        folder: The run's folder.
+        config: The parsed config.
+        dump: Turns it into YAML.
+    """
+
+    def __init__(self, folder: Path, config: Namespace, dump: Callable[[Namespace], str]) -> None:
+        self.folder, self.config, self.dump = folder, config, dump
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not trainer.is_global_zero or stage != "fit":
+            return
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        for chosen in ("image_size", "stored_size", "channels"):  # what followed the data is settled from here on
+            self.config.data[chosen] = getattr(data, chosen)
+        self.config.data.root = str(data.root.absolute())
+        text = self.dump(self.config)
+        (self.folder / "config.yaml").write_text(text, encoding="utf-8")
+        (self.folder / "environment.txt").write_text(environment(), encoding="utf-8")
+        data.manifest.save(self.folder / "manifest.json")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))

@@ -1,0 +1,250 @@
+"""Train, validation and test splits: stratified, grouped, disjoint by content, and kept in a file."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .images import Samples
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Which image stands in which split.
+
+    Args:
+        classes: The class names; a label is a position in this list.
+        splits: For "train", "val" and "test" the paths and the labels of its samples.
+        seed: The seed that the splits were drawn with.
+    """
+
+    classes: list[str]
+    splits: dict[str, tuple[list[str], np.ndarray]]
+    seed: int
+
+    def save(self, path: str | Path) -> None:
+        """Write the manifest as JSON: split → class → paths."""
+        splits: dict[str, dict[str, list[str]]] = {}
+        for split, (paths, labels) in self.splits.items():
+            by_class: dict[str, list[str]] = {name: [] for name in self.classes}
+            for name, label in zip(paths, labels.tolist(), strict=True):
+                by_class[self.classes[label]].append(name)
+            splits[split] = by_class
+        content = {"seed": self.seed, "classes": self.classes, "splits": splits}
+        Path(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Manifest":
+        """Read a manifest back.
+
+        Raises:
+            ValueError: The file is missing or is no manifest, or one image stands in two splits.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            classes = content["classes"]
+            splits = {}
+            for split in SPLITS:
+                rows = [(name, label) for label, key in enumerate(classes) for name in content["splits"][split][key]]
+                rows.sort()
+                splits[split] = ([name for name, _ in rows], np.array([label for _, label in rows], dtype=np.int64))
+            seed = content["seed"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"data.manifest={str(path)!r} cannot be read as a manifest ({error!r}), so the splits are unknown; "
+                "give the manifest.json of a run, or leave the flag out to split anew."
+            ) from error
+        twice = [name for name, count in Counter(p for paths, _ in splits.values() for p in paths).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"data.manifest={str(path)!r} names {twice[0]!r} more than once, so a score could count training "
+                "images; "
+                "leave it in one split."
+            )
+        return cls(classes, splits, seed)
+
+
+def assign(labels: np.ndarray, groups: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """Deal samples into parts, stratified by label, with every group in one part.
+
+    Groups of several samples are dealt first, the largest first, each to the part that lacks most of its classes;
+    single samples then fill each class up to its quota. The draw depends on the arguments alone.
+
+    Args:
+        labels: The class index of each sample, (N,).
+        groups: The group of each sample, (N,).
+        fractions: The share of each part; together 1.
+        seed: The seed of the draw.
+
+    Returns:
+        The part of each sample, (N,).
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.bincount(labels)
+    quota = np.array([_rounded(count, fractions) for count in counts])  # classes × parts
+    part = np.full(len(labels), -1)
+    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    members = np.flatnonzero(sizes[group_of] > 1)
+    if len(members):
+        members = members[np.argsort(group_of[members], kind="stable")]
+        bundles = np.split(members, np.flatnonzero(np.diff(group_of[members])) + 1)
+        order = rng.permutation(len(bundles))
+        for bundle in sorted((bundles[i] for i in order), key=len, reverse=True):
+            in_class = np.bincount(labels[bundle], minlength=len(counts))
+            # What a part still lacks of these classes, in shares of its quota: a small part is not starved by a big
+            # one.
+            lack = in_class @ (quota / np.maximum(quota.max(axis=1, keepdims=True), 1))
+            room = (quota - in_class[:, None]).clip(max=0).sum(axis=0)
+            chosen = int(np.lexsort((-lack, -room))[0])
+            part[bundle] = chosen
+            quota[:, chosen] -= in_class
+    for label in range(len(counts)):
+        free = rng.permutation(np.flatnonzero((labels == label) & (part < 0)))
+        # Take the last parts' quotas first: what rounding and groups leave over falls to the first part, training.
+        for index in range(len(fractions) - 1, 0, -1):
+            taken, free = np.split(free, [min(max(quota[label, index], 0), len(free))])
+            part[taken] = index
+        part[free] = 0
+    return part
+
+
+def _rounded(count: int, fractions: Sequence[float]) -> list[int]:
+    rest = [int(count * fraction + 0.5) for fraction in fractions[1:]]
+    return [count - sum(rest), *rest]
+
+
+def make(
+    samples: Samples,
+    root: str | Path,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    group_pattern: str | None = None,
+) -> Manifest:
+    """Split a data set; splits that its folder gives are respected, and what it does not give is cut from training.
+
+    Args:
+        samples: The data set.
+        root: Its folder.
+        val_fraction: The validation share of all samples that no folder assigns.
+        test_fraction: The test share of the same.
+        seed: The seed of the draw.
+        group_pattern: A regular expression; images whose paths match with the same (first group of the) match stay in
+            one split.
+
+    Raises:
+        ValueError: The fractions leave nothing to train on, a class is too small for its split, or a given validation
+            or test split holds a class that training lacks.
+    """
+    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"val_fraction={val_fraction} and test_fraction={test_fraction} leave nothing to train on; "
+            "give two shares from 0 to 1 that add up to less than 1."
+        )
+    paths, labels = samples.paths, samples.labels
+    groups = group(paths, root, group_pattern)
+    given = np.array(samples.given if samples.given is not None else ["train"] * len(paths))
+    wanted = {
+        split: fraction
+        for split, fraction in (("val", val_fraction), ("test", test_fraction))
+        if fraction > 0 and not (given == split).any()
+    }
+    result = given.copy()
+    # Evaluation stays whole: an image that is given for it, or shares a group with one, leaves training.
+    held_out = np.isin(groups, groups[given != "train"])
+    result[(given == "train") & held_out] = ""
+    dropped = int((result == "").sum())
+    if dropped:
+        print(
+            f"{dropped} training images stand in validation or test too (same content or group): left out of training."
+        )
+    pool = np.flatnonzero(result == "train")
+    if len(pool) and wanted:
+        part = assign(labels[pool], groups[pool], [1 - sum(wanted.values()), *wanted.values()], seed)
+        result[pool] = np.array(["train", *wanted])[part]
+    manifest = Manifest(samples.classes, {s: _rows(paths, labels, result == s) for s in SPLITS}, seed)
+    _check(manifest, wanted)
+    return manifest
+
+
+def _rows(paths: list[str], labels: np.ndarray, mask: np.ndarray) -> tuple[list[str], np.ndarray]:
+    return [paths[i] for i in np.flatnonzero(mask)], labels[mask]
+
+
+def _check(manifest: Manifest, wanted: dict[str, float]) -> None:
+    counts = {s: np.bincount(labels, minlength=len(manifest.classes)) for s, (_, labels) in manifest.splits.items()}
+    for index, name in enumerate(manifest.classes):
+        total = sum(int(count[index]) for count in counts.values())
+        if counts["train"][index] == 0:
+            where = "validation or test" if total else "no split"
+            raise ValueError(
+                f"class {name!r} stands in {where} but has no training images, so it cannot be learned; "
+                "add images of it to training or remove the class."
+            )
+        for split, fraction in wanted.items():
+            if counts[split][index] == 0:
+                raise ValueError(
+                    f"{split}_fraction={fraction} leaves class {name!r} ({total} images) without {split} images, "
+                    f"so its score would be unknown; raise it above {0.5 / total:.3f}, add images (or fewer groups), "
+                    "or drop the class."
+                )
+
+
+def group(paths: list[str], root: str | Path, pattern: str | None) -> np.ndarray:
+    """Number the groups of samples that must not be torn apart: same match of ``pattern``, or same content.
+
+    Returns:
+        The group of each sample, (N,).
+
+    Raises:
+        ValueError: The pattern is no regular expression.
+    """
+    parent = list(range(len(paths)))
+
+    def top(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[object, int] = {}
+    by_size: dict[int, list[int]] = {}
+    for i, path in enumerate(paths):
+        by_size.setdefault((Path(root) / path).stat().st_size, []).append(i)
+    for same_size in by_size.values():  # only files of equal size can be equal
+        for i in same_size if len(same_size) > 1 else []:
+            digest = hashlib.sha256((Path(root) / paths[i]).read_bytes()).digest()
+            parent[top(i)] = top(first.setdefault(digest, i))
+    if pattern is not None:
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"data.group_pattern={pattern!r} is no regular expression ({error}), so images cannot be grouped; mend "
+                "it."
+            ) from error
+        for i, path in enumerate(paths):
+            if match := expression.search(path):
+                parent[top(i)] = top(first.setdefault(match.group(1 if expression.groups else 0), i))
+    return np.array([top(i) for i in range(len(paths))], dtype=np.int64)
+
+
+def stratified_part(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Choose a share of every class, at least one sample; a larger share contains a smaller one.
+
+    Returns:
+        Sorted positions into ``labels``.
+    """
+    rng = np.random.default_rng(seed)
+    kept = []
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        kept.append(members[: max(1, round(len(members) * fraction))])
+    return np.sort(np.concatenate(kept))
