@@ -117,7 +117,7 @@ def write_preview(data: "ImageData", path: str | Path, rows: int = 8, columns: i
     grid = Image.new("L" if data.channels == 1 else "RGB", (columns * (tile + 4), rows * (tile + 4)), "white")
     for row, index in enumerate(picked):
         for column in range(columns):
-            key = (index, column) if column else index
+            key = (index, row * columns + column) if column else index
             image = Image.fromarray(train[key].x_NCHW.numpy().transpose(1, 2, 0).squeeze())
             grid.paste(
                 image.resize((tile, tile), Image.Resampling.NEAREST), (column * (tile + 4) + 2, row * (tile + 4) + 2)

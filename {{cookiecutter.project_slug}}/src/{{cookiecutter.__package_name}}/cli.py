@@ -22,7 +22,10 @@ DEFAULTS = [CONFIGS / "base.yaml", CONFIGS / "logger.yaml", CONFIGS / "presets" 
 
 
 class Parser(LightningArgumentParser):
-    """A parser whose errors are one line, exit code 2."""
+    """A parser whose errors are one line, exit code 2, and that does not guess at shortened flags."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         text = " ".join(str(message).split())
@@ -175,17 +178,20 @@ class CLI(LightningCLI):
         as_given = config.clone()
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             self.run_folder = self._new_run(Path(config.run_root), config.name)
-        elif self.subcommand in ("test", "predict"):
+        else:
             self.run_folder = self.source
+        if config.trainer.logger is False:
+            config.callbacks.lr_monitor = None  # it has nowhere to write
         folder = self.run_folder
         if folder is None or self.subcommand not in ("fit", "test"):
             config.trainer.logger = False
+        if folder is None:
             return
         config.trainer.default_root_dir = str(folder)
-        config.trainer.logger = loggers.make(_plain(config.trainer.logger), folder, f"{config.name}/{folder.name}")
         for checkpoint in (config.callbacks.best, config.callbacks.last):
             if checkpoint is not None:
                 checkpoint.init_args.dirpath = checkpoint.init_args.dirpath or str(folder / "checkpoints")
+        config.trainer.logger = loggers.make(_plain(config.trainer.logger), folder, f"{config.name}/{folder.name}")
         parser = self._parser(self.subcommand)
         self.files = runs.RunFiles(folder, as_given, lambda config: parser.dump(config, skip_none=False))
 

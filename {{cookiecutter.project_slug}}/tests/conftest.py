@@ -1,0 +1,57 @@
+"""What the tests share: a small data set that they draw, and the command line run in this process."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from project_package.__main__ import main
+
+
+def draw(folder: Path, name: str, number: int, side: int = 16) -> None:
+    """Draw one grey image of a class: bright on the left, on the right, or in the middle."""
+    rng = np.random.default_rng([ord(name[0]), number])
+    pixels = rng.integers(0, 120, (side, side), dtype=np.uint8)
+    start = {"left": 0, "middle": side // 3, "right": 2 * side // 3}[name]
+    pixels[:, start : start + side // 3] += 120
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 3 × 24 images."""
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    for name in ("left", "middle", "right"):
+        for number in range(24):
+            draw(root / name, name, number)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    before = dict(os.environ)
+    yield
+    os.environ.clear()  # Lightning keeps the seed there
+    os.environ.update(before)
+
+
+@pytest.fixture
+def run(shapes: Path) -> Callable[..., int]:
+    """Run a command as its user would, on the drawn images, small and without workers; returns the exit code."""
+
+    def command(name: str, *flags: str) -> int:
+        small = ["--data.root", str(shapes), "--data.num_workers=0", "--trainer.accelerator=cpu", "--name=small"]
+        if name == "fit":
+            small += ["--trainer.max_epochs=2", "--data.batch_size=8", "--trainer.log_every_n_steps=2"]
+            small += ["--model.network.width=8", "--trainer.logger=false"]
+        try:
+            return main([name, *small, *flags])
+        except SystemExit as end:
+            return int(end.code or 0)
+
+    return command

@@ -1,0 +1,162 @@
+"""The data's promises: splits that do not overlap, an order and augmentations that can be replayed."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from project_package.data import ImageData
+from project_package.images import decode, find
+from project_package.sampling import EpochSampler
+from project_package.splits import Manifest, assign
+
+
+def ready(root: Path, **options) -> ImageData:
+    data = ImageData(str(root), num_workers=0, batch_size=8, **options)
+    data.setup("fit")
+    return data
+
+
+def test_every_image_stands_in_one_split_and_every_class_in_each(shapes):
+    splits = ready(shapes).manifest.splits
+    everything = [path for paths, _ in splits.values() for path in paths]
+    assert sorted(everything) == find(shapes).paths
+    assert {split: Counter(labels.tolist()) for split, (_, labels) in splits.items()} == {
+        "train": {0: 16, 1: 16, 2: 16},
+        "val": {0: 4, 1: 4, 2: 4},
+        "test": {0: 4, 1: 4, 2: 4},
+    }
+
+
+def test_splits_follow_the_seed_and_nothing_else(shapes):
+    def test_paths(**options):
+        data = ready(shapes, **options)
+        data.setup("test")
+        return data.manifest.splits["test"][0]
+
+    assert test_paths(split_seed=3) == test_paths(split_seed=3, augment="strong", balance="sampler", train_fraction=0.5)
+    assert test_paths(split_seed=3) != test_paths(split_seed=4)
+
+
+def test_a_manifest_reads_back_what_was_written(shapes, tmp_path):
+    manifest = ready(shapes).manifest
+    manifest.save(tmp_path / "manifest.json")
+    again = Manifest.load(tmp_path / "manifest.json")
+    assert again.classes == manifest.classes
+    for split, (paths, labels) in manifest.splits.items():
+        assert again.splits[split][0] == paths
+        assert again.splits[split][1].tolist() == labels.tolist()
+
+
+def test_copies_of_an_image_stay_in_one_split(shapes, tmp_path):
+    root = tmp_path / "copies"
+    for path in find(shapes).paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes((shapes / path).read_bytes())
+        (root / path).with_suffix(".copy.png").write_bytes((shapes / path).read_bytes())
+    splits = ready(root).manifest.splits
+    for paths, _ in splits.values():
+        assert {path.replace(".copy", "") for path in paths if ".copy" in path} <= set(paths)
+
+
+def test_groups_are_not_torn_apart():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 60, 400)
+    part = assign(rng.integers(0, 4, 400), groups, [0.7, 0.15, 0.15], seed=1)
+    assert all(len(set(part[groups == group])) == 1 for group in np.unique(groups))
+    assert np.bincount(part) / 400 == pytest.approx([0.7, 0.15, 0.15], abs=0.06)
+
+
+def test_given_folders_are_respected(shapes, tmp_path):
+    for path in find(shapes).paths:
+        name, file = path.split("/")
+        target = tmp_path / "given" / ("test" if file < "006.png" else "train") / name / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((shapes / path).read_bytes())
+    splits = ready(tmp_path / "given").manifest.splits
+    assert sorted(splits["test"][0]) == sorted(p for p in find(tmp_path / "given").paths if p.startswith("test/"))
+    assert all(path.startswith("train/") for path in splits["val"][0])
+
+
+def test_a_smaller_train_fraction_is_part_of_a_larger_one(shapes):
+    half = ready(shapes, train_fraction=0.5).train
+    assert Counter(half.labels.tolist()) == {0: 8, 1: 8, 2: 8}
+    assert set(ready(shapes, train_fraction=0.25).train.paths) < set(half.paths)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"])
+def test_every_mode_of_image_decodes_to_the_same_grey(mode, tmp_path):
+    pixels = np.full((20, 30), 128, dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(pixels.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(pixels if mode != "1" else pixels * 0 + 255).convert(mode)
+    path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr") else "image.png")
+    image.save(path)
+    decoded = decode(path, channels=3, size=8)
+    assert decoded.shape == (8, 8, 3)
+    assert decoded.astype(int) == pytest.approx(255 if mode == "1" else 128, abs=2)
+
+
+def test_a_photograph_taken_upright_stands_upright(tmp_path):
+    pixels = np.zeros((16, 16, 3), dtype=np.uint8)
+    pixels[:8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif)
+    decoded = decode(tmp_path / "turned.jpg", channels=1, size=16)
+    assert decoded[:7].max() < 10
+    assert decoded[9:].min() > 245
+
+
+def test_two_ranks_draw_together_what_one_draws():
+    def draw(weights, ranks):
+        samplers = [EpochSampler(range(50), 8, 5, weights, ranks, rank) for rank in range(ranks)]  # type: ignore[arg-type]
+        for sampler in samplers:
+            sampler.set_epoch(3)
+        return [sample for step in zip(*samplers, strict=True) for sample in step]
+
+    for weights in (None, torch.arange(1.0, 51.0)):
+        assert draw(weights, 2) == draw(weights, 1)
+        assert len(draw(weights, 1)) == 48
+
+
+def test_evaluation_sees_every_sample_once_on_any_number_of_ranks():
+    for ranks in (1, 2, 3):
+        seen = [index for rank in range(ranks) for index in EpochSampler(range(31), num_replicas=ranks, rank=rank)]  # type: ignore[arg-type]
+        assert sorted(seen) == list(range(31))  # type: ignore[type-var]
+
+
+def test_batches_are_the_same_with_workers_and_without(shapes):
+    def epochs(workers):
+        data = ready(shapes, augment="medium", channels=3)
+        data.num_workers = workers
+        loader = data.train_dataloader()
+        result = []
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            result.append(torch.cat([batch.x_NCHW for batch in loader]))
+        return result
+
+    alone, shared = epochs(0), epochs(2)
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+    assert not torch.equal(alone[0], alone[1])
+
+
+def test_balanced_classes_are_drawn_equally_often(shapes, tmp_path):
+    manifest = ready(shapes).manifest
+    paths, labels = manifest.splits["train"]
+    rare = np.flatnonzero((labels != 0) | (np.arange(len(labels)) < 2))
+    manifest.splits["train"] = ([paths[i] for i in rare], labels[rare])
+    manifest.save(tmp_path / "manifest.json")
+    data = ready(shapes, manifest=str(tmp_path / "manifest.json"), balance="sampler")
+    sampler = data.train_dataloader().sampler
+    counts = np.zeros(3)
+    for epoch in range(60):
+        sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        counts += np.bincount(data.train.labels[[index for index, _ in sampler]], minlength=3)
+    share, error = counts / counts.sum(), (1 / 3 * 2 / 3 / counts.sum()) ** 0.5
+    assert np.abs(share - 1 / 3).max() < 4 * error

@@ -1,0 +1,67 @@
+"""A user's mistake ends before training, with exit code 2 and one line that says what to do."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model.optimizer.lrr=1"], "lrr"),
+        (["--trainer.max_epoch=1"], "--trainer.max_epochs"),
+        (["--data.root=nowhere"], "'nowhere' is not a folder"),
+        (["--data.root=."], "no images"),
+        (["--data.augment=medum"], "medium"),
+        (["--data.batch_size=64"], "exceeds the 48 training images"),
+        (["--data.batch_size=9", "--trainer.accumulate_grad_batches=2"], "multiple of 2"),
+        (["--data.val_fraction=0.01"], "raise it above"),
+        (["--data.val_fraction=0.6", "--data.test_fraction=0.6"], "less than 1"),
+        (["--data.train_fraction=2"], "train_fraction=2"),
+        (["--data.manifest=nowhere.json"], "nowhere.json"),
+        (["--config=nowhere"], "minimal"),
+        (["--monitor=val/acuracy"], "val/accuracy"),
+        (["--model.network=Backbone", "--model.network.name=resnt18"], "resnet18"),
+        (["--model.weights=nowhere.pt"], "nowhere.pt"),
+        (["--trainer.accelerator=gpu", "--trainer.devices=99"], ""),
+        (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt"),
+        (["--run_root=/proc/runs"], "/proc/runs"),
+    ],
+)
+def test_it_is_named_in_one_line(run, capfd, flags, words):
+    assert run("fit", *flags) == 2
+    error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(error) == 1
+    assert words in error[0]
+    assert not list(Path(".").rglob("*.ckpt"))
+
+
+def test_nothing_trained_yet_is_said(run, capfd):
+    assert run("test") == 2
+    assert "train one with fit" in capfd.readouterr().err
+
+
+def test_a_broken_image_is_named_when_it_is_read(run, shapes, tmp_path, capfd):
+    root = tmp_path / "broken"
+    for path in shapes.rglob("*.png"):
+        (root / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (root / path.parent.name / path.name).write_bytes(path.read_bytes())
+    whole = root / "left" / "000.png"
+    Image.open(whole).resize((99, 99)).save(whole)
+    whole.write_bytes(whole.read_bytes()[:-400])
+    for flags in ([], ["--data.num_workers=1"]):
+        assert run("fit", f"--data.root={root}", "--data.val_fraction=0.2", *flags) == 2
+        assert "left/000.png cannot be read" in capfd.readouterr().err
+
+
+def test_a_checkpoint_of_other_classes_is_refused(run, shapes, tmp_path, capfd):
+    assert run("fit") == 0
+    root = tmp_path / "others"
+    for path in shapes.rglob("*.png"):
+        (root / f"not-{path.parent.name}").mkdir(parents=True, exist_ok=True)
+        (root / f"not-{path.parent.name}" / path.name).write_bytes(path.read_bytes())
+    assert run("fit", f"--data.root={root}", "--name=others") == 0
+    manifest = "runs/others/version_0/manifest.json"
+    assert run("fit", f"--data.root={root}", f"--data.manifest={manifest}", "--ckpt_path=last") == 2
+    assert "knows the classes left, middle, right" in capfd.readouterr().err

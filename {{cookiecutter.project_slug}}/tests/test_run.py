@@ -1,0 +1,97 @@
+"""A run from its start to its predictions."""
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from project_package.data import ImageData
+from project_package.model import Classifier
+
+RUN = Path("runs/small/version_0")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_what_describes_it_and_is_found_again(run, shapes, capsys):
+    assert run("fit") == 0
+    assert "checkpoints/best.ckpt" in capsys.readouterr().out
+    assert {path.name for path in RUN.iterdir()} == {"checkpoints", "config.yaml", "environment.txt", "manifest.json"}
+    assert run("test") == 0
+    assert len(read(RUN / "test_predictions.csv")) == 12
+    assert len(read(RUN / "confusion_matrix.csv")) == 3
+    assert run("predict", f"--data.predict_root={shapes / 'left'}") == 0
+    rows = read(RUN / "predictions.csv")
+    assert len(rows) == 24
+    sums = [float(row["left"]) + float(row["middle"]) + float(row["right"]) for row in rows]
+    assert sums == pytest.approx([1] * 24, abs=1e-5)
+
+
+def test_the_network_learns(run):
+    assert run("fit", "--trainer.max_epochs=12", "--model.optimizer.lr=0.01") == 0
+    assert run("test") == 0
+    rows = read(RUN / "test_predictions.csv")
+    assert sum(row["label"] == row["target"] for row in rows) >= 11
+
+
+def test_metrics_are_appended_not_replaced(run):
+    assert run("fit", "--trainer.logger=true") == 0
+    fitted = read(RUN / "metrics.csv")
+    assert run("test") == 0
+    rows = read(RUN / "metrics.csv")
+    assert len(rows) == len(fitted) + 1
+    assert 0 <= float(rows[-1]["test/accuracy"]) <= 1
+
+
+def test_the_saved_config_repeats_the_run(run):
+    assert run("fit") == 0
+    assert run("fit", "--config", str(RUN / "config.yaml")) == 0
+    first, second = (
+        torch.load(Path(f"runs/small/version_{n}/checkpoints/last.ckpt"), weights_only=True)["state_dict"]
+        for n in (0, 1)
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_checkpoint_is_loaded_without_the_command_line(run, shapes):
+    assert run("fit") == 0
+    model = Classifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt", weights_only=True)
+    assert model.class_names == ["left", "middle", "right"]
+    data = ImageData(str(shapes), manifest=str(RUN / "manifest.json"), num_workers=0)
+    data.setup("fit")
+    x_NCHW = torch.stack([data.train[i].x_NCHW for i in range(4)])
+    with torch.no_grad():
+        assert model.eval()(x_NCHW).shape == (4, 3)
+
+
+def test_class_weights_reach_the_loss(run):
+    assert run("fit", "--data.balance=class_weights") == 0
+    state = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert state["loss.class_weights_K"].tolist() == pytest.approx([1, 1, 1])
+
+
+def test_presets_switch_callbacks_and_one_flag_brings_them_back(run):
+    assert run("fit", "--config", "minimal", "--callbacks.early_stopping.patience=3") == 0
+    callbacks = yaml.safe_load((RUN / "config.yaml").read_text())["callbacks"]
+    assert callbacks["early_stopping"]["init_args"]["patience"] == 3
+    assert callbacks["lr_monitor"] is None
+
+
+def test_debug_leaves_nothing_behind(run):
+    assert run("fit", "--config", "debug") == 0
+    assert not Path("runs").exists()
+
+
+def test_one_metric_feeds_checkpoint_and_early_stopping(run):
+    assert run("fit", "--monitor=val/accuracy") == 0
+    callbacks = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
+    best = next(state for key, state in callbacks.items() if "BestCheckpoint" in key)
+    assert best["monitor"] == "val/accuracy"
+    assert math.isclose(best["best_model_score"], best["current_score"], abs_tol=1)
+    assert any("EarlyStopping" in key and "'mode': 'max'" in key for key in callbacks)
