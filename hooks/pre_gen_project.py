@@ -27,7 +27,8 @@ def problem(answers):
             return f"{key}={text!r} holds the control character {bad[0]!r}, which no config file can carry; remove it."
         if not text.strip():
             return f"{key} is empty, so the project would say nothing there; give a word or two."
-    slug = answers["project_slug"]
+    # cookiecutter.json gives the folder another name where a slash or dots would lead outside of it.
+    slug = answers["__typed_slug"]
     name = answers["__package_name"]
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", slug) or len(slug) > 64:
         return (

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def light(A: ModuleType, size: int, flip: bool) -> list[Any]:
-    """Small shifts, rotations and scalings; a mirror image where the label allows it."""
+    """Small shifts, rotations, scalings and shears; a mirror image where the label allows it."""
     return [
-        A.Affine(translate_percent=(-0.08, 0.08), rotate=(-10, 10), scale=(0.9, 1.1), p=0.9),
+        A.Affine(translate_percent=(-0.1, 0.1), rotate=(-12, 12), scale=(0.85, 1.15), shear=(-10, 10), p=0.9),
         A.RandomCrop(size, size),
         A.HorizontalFlip(p=0.5 * flip),
     ]

@@ -101,17 +101,23 @@ class CLI(LightningCLI):
             # too.
             files = (self._find_source(args) if run else None) or files
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
-        super().__init__(
-            Classifier,
-            ImageData,
-            save_config_callback=None,  # RunFiles writes it
-            seed_everything_default=0,
-            parser_class=Parser,
-            parser_kwargs=dict.fromkeys(self.subcommands(), options) if run else options,
-            auto_configure_optimizers=False,
-            args=args,
-            run=run,
-        )
+        try:
+            super().__init__(
+                Classifier,
+                ImageData,
+                save_config_callback=None,  # RunFiles writes it
+                seed_everything_default=0,
+                parser_class=Parser,
+                parser_kwargs=dict.fromkeys(self.subcommands(), options) if run else options,
+                auto_configure_optimizers=False,
+                args=args,
+                run=run,
+            )
+        except Exception:
+            trained = hasattr(self, "trainer") and self.trainer.global_step > 0
+            if self.run_folder not in (None, self.source) and not trained and runs.is_rank_zero():
+                runs.discard(self.run_folder)
+            raise
 
     def _find_source(self, args: list[str]) -> list[str] | None:
         """Find the run that a command starts from; its config then takes the place of the project's defaults."""
@@ -180,11 +186,11 @@ class CLI(LightningCLI):
             self.run_folder = self._new_run(Path(config.run_root), config.name)
         else:
             self.run_folder = self.source
-        if config.trainer.logger is False:
-            config.callbacks.lr_monitor = None  # it has nowhere to write
         folder = self.run_folder
         if folder is None or self.subcommand not in ("fit", "test"):
             config.trainer.logger = False
+        if config.trainer.logger is False:
+            config.callbacks.lr_monitor = None  # it has nowhere to write
         if folder is None:
             return
         config.trainer.default_root_dir = str(folder)

@@ -1,6 +1,8 @@
 """Where a run is logged: CSV always, TensorBoard or Weights & Biases beside it, all in the run's one folder."""
 
 import csv
+import importlib.util
+import netrc
 import os
 import secrets
 from pathlib import Path
@@ -74,23 +76,30 @@ def make(wanted: Any, folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _wandb(options: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
-    try:
-        import wandb
-    except ImportError as error:
+    if importlib.util.find_spec("wandb") is None:
         raise ValueError(
             "trainer.logger=WandbLogger needs the package wandb, so nothing could be logged; "
-            "install the extra: uv sync --extra wandb."
-        ) from error
+            "install it: .venv/bin/python -m pip install wandb."
+        )
     # The id is on disk before wandb starts, so that test and a resumed run go on with the same wandb run.
     id_file = folder / "wandb_id.txt"
     if not id_file.exists():
         id_file.write_text(secrets.token_hex(4))
-    options["id"] = id_file.read_text().strip()
-    options["name"] = options.get("name") or name
-    mode = os.environ.get("WANDB_MODE")
-    if not options.get("offline") and mode is None and not wandb.api.api_key:
+    # In the environment and before wandb is imported: it no longer reads what the logger's own `offline` sets.
+    if options.get("offline"):
+        os.environ["WANDB_MODE"] = "offline"
+    elif "WANDB_MODE" not in os.environ and not _has_wandb_key():
         print(
             "wandb: no API key found, logging offline; run `wandb login`, then `wandb sync` on the run's wandb folder."
         )
-        options["offline"] = True
-    return options
+        os.environ["WANDB_MODE"] = "offline"
+    return options | {"id": id_file.read_text().strip(), "name": options.get("name") or name}
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return any("wandb" in host for host in netrc.netrc(os.environ.get("NETRC")).hosts)
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,6 +50,14 @@ def new(root: Path, name: str) -> Path:
             f"run_root={str(root)!r} cannot be written ({error}), so nothing could be kept; give another with "
             "--run_root."
         ) from error
+
+
+def discard(run: Path) -> None:
+    """Remove a run that never trained, and the folders that are empty without it."""
+    shutil.rmtree(run, ignore_errors=True)
+    for folder in (run.parent, run.parent.parent):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def latest(root: Path, name: str, file: str = "config.yaml") -> Path:

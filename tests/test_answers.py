@@ -1,0 +1,172 @@
+"""Every answer acts as it says, hostile ones are refused, and nothing is lost on the way."""
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import SOURCE, TEMPLATE, bake
+from cookiecutter.exceptions import FailedHookException
+
+ANSWERS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
+CHOICES = {key: values for key, values in ANSWERS.items() if isinstance(values, list) and not key.startswith("_")}
+PACKAGE_FILES = """
+    __init__ __main__ augment callbacks cli data images loggers losses model networks optim runs sampling splits
+""".split()
+
+
+def files(project: Path) -> set[str]:
+    found = (path for path in project.rglob("*") if path.is_file() and ".git/" not in str(path))
+    return {str(path.relative_to(project)) for path in found}
+
+
+def expected_files(answers: dict[str, str]) -> set[str]:
+    common = {".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md", "pyproject.toml"}
+    common |= {f"tests/{name}.py" for name in ("conftest", "test_data", "test_mistakes", "test_run")}
+    common |= {f"src/my_project/{name}.py" for name in PACKAGE_FILES}
+    common |= {f"src/my_project/configs/{name}.yaml" for name in ("base", "logger")}
+    common |= {f"src/my_project/configs/presets/{name}.yaml" for name in ("debug", "minimal", "standard")}
+    common |= {"LICENSE"} if answers["license"] != "none" else set()
+    common |= {".github/workflows/ci.yml"} if answers["ci"] == "github" else set()
+    return common
+
+
+def combinations() -> list[dict[str, str]]:
+    """Every value of every question, and every pair that acts on the same files."""
+    defaults = {key: values[0] for key, values in CHOICES.items()}
+    single = [defaults | {key: value} for key, values in CHOICES.items() for value in values[1:]]
+    pairs = [defaults | {"data": d, "logger": lo} for d, lo in itertools.product(CHOICES["data"], CHOICES["logger"])]
+    return [*single, *pairs]
+
+
+@pytest.mark.parametrize("answers", combinations(), ids=lambda answers: "-".join(answers.values()))
+def test_each_answer_bakes_exactly_its_files_and_valid_ones(answers, tmp_path):
+    project = bake(tmp_path, **answers)
+    assert files(project) == expected_files(answers)
+    meta = tomllib.loads((project / "pyproject.toml").read_text())
+    needs = " ".join(meta["project"]["dependencies"])
+    assert ("wandb" in needs) == (answers["logger"] == "wandb")
+    assert ("tensorboard" in needs) == (answers["logger"] == "tensorboard")
+    assert ("scikit-learn" in needs) == (answers["data"] == "digits")
+    assert meta["project"].get("license") == (None if answers["license"] == "none" else answers["license"])
+    assert (meta["tool"].get("uv", {}).get("pip", {}).get("torch-backend") == "cpu") == (answers["torch"] == "cpu")
+    configs = project / "src/my_project/configs"
+    base = yaml.safe_load((configs / "base.yaml").read_text())
+    assert base["data"]["root"] == {"image_folder": "data/images"}.get(answers["data"], answers["data"])
+    logger = yaml.safe_load((configs / "logger.yaml").read_text())["trainer"]["logger"]
+    assert logger == ("WandbLogger" if answers["logger"] == "wandb" else True)
+    for path in project.rglob("*"):
+        if path.is_file() and ".git/" not in str(path):
+            text = path.read_text()
+            assert "cookiecutter" not in text.replace("https://github.com/cookiecutter", ""), path
+            assert "{{" not in text, path
+            assert "{%" not in text, path
+
+
+def test_baked_python_and_configs_equal_their_source(project):
+    for source in [*SOURCE.rglob("*.py"), *SOURCE.glob("src/*/configs/*/*.yaml")]:
+        relative = str(source.relative_to(SOURCE)).replace("{{cookiecutter.__package_name}}", "my_project")
+        text = source.read_text()
+        if relative.startswith("tests/"):
+            text = text.replace("project_package", "my_project")
+        assert (project / relative).read_text() == text
+        assert "cookiecutter" not in text
+
+
+def test_there_are_at_most_ten_questions_each_with_a_prompt():
+    questions = [key for key in ANSWERS if not key.startswith("_")]
+    assert len(questions) <= 10
+    assert set(ANSWERS["__prompts__"]) == set(questions)
+
+
+def test_scaffolding_takes_under_two_seconds(tmp_path):
+    program = [sys.executable, "-m", "cookiecutter", "--no-input", "-o", str(tmp_path), str(TEMPLATE)]
+    times = []
+    for name in ("one", "two", "three"):
+        start = time.monotonic()
+        subprocess.run([*program, f"project_slug={name}"], check=True, capture_output=True)
+        times.append(time.monotonic() - start)
+    assert min(times) < 2
+
+
+FREE = {
+    "quotes": 'it\'s "quoted" \'\'\'thrice\'\'\' and """more"""',
+    "backslashes": r"C:\new\table \\server \u0041",
+    "not Latin": "Δοκιμή 试验 тест עברית",
+    "emoji": "🔥 rockets 🚀👩‍🔬",
+    "braces": "{curly} {{double} % {#",
+    "markdown": "*bold* _it_ [link](x) <b>html</b> `code` # head",
+    "yaml and toml": "key: value # comment = [1] & *x",
+}
+
+
+@pytest.mark.parametrize("text", FREE.values(), ids=FREE.keys())
+def test_free_text_arrives_intact(text, tmp_path):
+    project = _baked_as_typed(tmp_path, description=text, author=text)
+    meta = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    assert meta["project"]["description"] == text
+    assert meta["project"]["authors"] == [{"name": text}]
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    assert text in readme.splitlines()[2].replace("\\\\", "\0").replace("\\", "").replace("\0", "\\")
+    assert text in (project / "LICENSE").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["{{ 7 * 7 }}", "{% raw %}", "{{ cookiecutter.author }}", "{# gone #}"])
+def test_jinja_syntax_typed_at_a_prompt_arrives_intact(text, tmp_path):
+    typed = {"description": text, "author": text, "project_name": f"Typed {text}", "project_slug": "typed"}
+    project = _baked_as_typed(tmp_path, **typed)
+    meta = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    assert meta["project"]["description"] == text
+    assert text in (project / "LICENSE").read_text(encoding="utf-8")
+
+
+def _baked_as_typed(folder: Path, **typed: str) -> Path:
+    """Bake with answers given at the prompts, as a person would."""
+    questions = [key for key in ANSWERS if not key.startswith("_")]
+    keys = "".join(typed.get(key, "") + "\n" for key in questions)
+    program = [sys.executable, "-m", "cookiecutter", "-o", str(folder), str(TEMPLATE)]
+    done = subprocess.run(program, input=keys, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(path for path in folder.iterdir())
+
+
+HOSTILE_SLUGS = [
+    *("class", "match", "None", "torch", "lightning", "pytorch-lightning", "scikit-learn", "numpy", "json", "pytest"),
+    *("CON", "aux", "com1", "1st", "-x", "x-", "ünder", "a b", "a;b", "a$(id)", "a'b", "a\tb", "tests", "x" * 65),
+    *("../x", "/tmp/x", "a/b", "..", ".", "a\\b", "", " "),
+]
+
+
+@pytest.mark.parametrize("slug", HOSTILE_SLUGS)
+def test_a_slug_that_would_break_the_project_is_refused_and_leaves_nothing(slug, tmp_path, capfd):
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    with pytest.raises(FailedHookException):
+        bake(inner, project_slug=slug)
+    said = capfd.readouterr().err
+    assert f"error: project_slug={slug!r}" in said
+    assert any(word in said for word in ("choose another", "use up to", "begin with")), said
+    assert [path.name for path in tmp_path.iterdir()] == ["inner"]
+    assert not list(inner.iterdir())
+    assert not Path("/tmp/x").exists()
+
+
+@pytest.mark.parametrize("key", ["project_name", "description", "author"])
+@pytest.mark.parametrize("text", ["two\nlines", "tab\there", "bell\x07", "delete\x7f", "next\x85", "line\u2028", " "])
+def test_control_characters_are_refused_and_leave_nothing(key, text, tmp_path, capfd):
+    with pytest.raises(FailedHookException):
+        bake(tmp_path, project_slug="x1", **{key: text})
+    assert f"error: {key}" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_answer_is_data_never_code(tmp_path):
+    evil = '"""); import pathlib; pathlib.Path("pwned").touch(); ("""'
+    project = bake(tmp_path, description=evil, author=evil)
+    assert not list(tmp_path.rglob("pwned"))
+    assert tomllib.loads((project / "pyproject.toml").read_text())["project"]["description"] == evil

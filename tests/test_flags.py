@@ -1,0 +1,171 @@
+"""Lightning's Trainer flags work as documented, on one device and on two."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from sklearn.metrics import f1_score, log_loss
+from test_edits import draw_images
+
+TINY = (
+    *("--model.network.width=8", "--data.batch_size=16", "--data.num_workers=0", "--trainer.accelerator=cpu"),
+    *("--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"),
+)
+RUN = Path("runs/digits/version_0")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return draw_images(tmp_path_factory.mktemp("flags") / "images")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("flag", "shown"),
+    [
+        ("--trainer.precision=bf16-mixed", "bfloat16"),
+        ("--trainer.precision=bf16-true", ""),
+        ("--trainer.gradient_clip_val=0.5", ""),
+        ("--trainer.accumulate_grad_batches=2", ""),
+        ("--trainer.max_time=00:00:00:01", ""),
+        ("--trainer.fast_dev_run=true", "fast_dev_run"),
+        ("--trainer.profiler=simple", "run_training_batch"),
+        ("--trainer.overfit_batches=2", ""),
+        ("--trainer.val_check_interval=0.5", ""),
+        ("--trainer.logger=[]", ""),
+        ("--callbacks.averaging=EMAWeightAveraging", ""),
+        ("--callbacks.device_stats=DeviceStatsMonitor", ""),
+        ("--model.schedule=Plateau", ""),
+        ("--model.network=SmallMLP", ""),
+        ("--model.optimizer=RMSprop", ""),
+    ],
+)
+def test_a_flag_of_the_trainer_works(flag, shown, project, command, images, tmp_path):
+    done = command(project, tmp_path, "fit", "--data.root", images, *TINY[1:], flag)
+    assert done.code == 0, done.output
+    assert shown in done.output
+    assert (tmp_path / RUN / "checkpoints/best.ckpt").exists() == ("fast_dev_run" not in flag)
+
+
+def test_any_classifier_of_torchvision_trains_and_its_weights_start_another_run(project, command, images, tmp_path):
+    backbone = ("--model.network=Backbone", "--model.network.name=squeezenet1_1", "--data.image_size=32")
+    done = command(project, tmp_path, "fit", "--data.root", images, *TINY[1:], *backbone)
+    assert done.code == 0, done.output
+    weights = f"--model.weights={tmp_path / RUN}/checkpoints/last.ckpt"
+    again = command(project, tmp_path, "fit", "--data.root", images, *TINY[1:], *backbone, weights)
+    assert again.code == 0, again.output
+    others = tmp_path / "others"
+    for path in images.rglob("*.png"):
+        target = others / (path.parent.name if int(path.stem) % 2 else f"odd {path.parent.name}") / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    new = command(
+        project, tmp_path, "fit", "--data.root", others, "--data.test_fraction=0.2", *TINY[1:], *backbone, weights
+    )
+    assert new.code == 0, new.output
+    assert "starts afresh" in new.output
+    wrong = command(project, tmp_path, "fit", "--data.root", images, *TINY[1:], weights)
+    assert wrong.code == 2
+    assert "another architecture" in wrong.errors[0]
+
+
+def test_the_folder_of_one_class_with_eight_of_600_images_trains_with_one_flag(project, command, tmp_path):
+    for label in range(12):
+        folder = tmp_path / "mine" / f"class {label}"
+        folder.mkdir(parents=True)
+        for number in range(8 if label == 7 else 53):
+            pixels = np.random.default_rng([label, number]).integers(0, 99, (20, 30, 3), dtype=np.uint8)
+            pixels[:, label : label + 6] += 120
+            Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    done = command(project, tmp_path, "fit", "--data.root=mine", "--trainer.max_epochs=2", "--model.network.width=8")
+    assert done.code == 0, done.output
+    config = yaml.safe_load((tmp_path / RUN / "config.yaml").read_text())
+    assert (config["data"]["image_size"], config["data"]["channels"]) == (20, 3)
+
+
+def test_wandb_goes_offline_without_a_key_and_says_so(project, command, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = command(project, tmp_path, "fit", "--data.root", images, *TINY, "--trainer.logger=WandbLogger")
+    assert done.code == 0, done.output
+    assert "wandb: no API key found, logging offline" in done.output
+    assert list((tmp_path / RUN / "wandb").glob("offline-run-*"))
+    assert (tmp_path / RUN / "metrics.csv").is_file()
+
+
+def test_the_resolved_config_reaches_every_logger(project, command, images, tmp_path):
+    done = command(project, tmp_path, "fit", "--data.root", images, *TINY)
+    assert done.code == 0, done.output
+    logged = yaml.safe_load((tmp_path / RUN / "hparams.yaml").read_text())  # TensorBoard's
+    assert logged == yaml.safe_load((tmp_path / RUN / "config.yaml").read_text())
+
+
+def spawn(project: Path, folder: Path, *program: str) -> str:
+    """Run a program that starts ranks of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    for name in ("PL_GLOBAL_SEED", "RUN_FOLDER"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-m", *program], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+DDP = ("--trainer.devices=2", "--trainer.strategy=ddp")
+
+
+def test_two_devices_train_what_one_trains_in_one_folder(project, command, images, tmp_path):
+    same = ("--data.root", str(images), *TINY[1:], "--model.network=SmallMLP", "--data.balance=sampler")
+    same += ("--trainer.gradient_clip_val=null",)
+    alone = command(project, tmp_path, "fit", *same, "--name=alone")
+    assert alone.code == 0, alone.output
+    spawn(project, tmp_path, "my_project", "fit", *same, *DDP, "--name=both")
+    assert [path.name for path in (tmp_path / "runs/both").iterdir()] == ["version_0"]
+    rows = {}
+    for name in ("alone", "both"):
+        run = tmp_path / "runs" / name / "version_0"
+        assert json.loads((run / "manifest.json").read_text())
+        rows[name] = [row for row in read(run / "metrics.csv") if row.get("train/loss") or row.get("val/loss")]
+    assert len(rows["alone"]) == len(rows["both"]) > 4
+    for one, two in zip(rows["alone"], rows["both"], strict=True):
+        for key in ("train/loss", "val/loss", "val/f1_macro", "val/auroc"):
+            assert bool(one[key]) == bool(two[key])
+            if one[key]:
+                assert float(one[key]) == pytest.approx(float(two[key]), abs=1e-4)
+
+
+def test_torchrun_shares_one_folder_and_its_test_equals_scikit_learn(project, command, images, tmp_path):
+    small = ("--data.root", str(images), *TINY)
+    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "my_project")
+    spawn(project, tmp_path, *launch, "fit", *small, *DDP)
+    assert [path.name for path in (tmp_path / "runs/digits").iterdir()] == ["version_0"]
+    spawn(project, tmp_path, *launch, "test", "--data.test_fraction=0.15", *DDP)
+    rows = read(tmp_path / RUN / "test_predictions.csv")
+    assert len({row["path"] for row in rows}) == len(rows) == 9
+    classes = ["blue", "green", "red"]
+    true = [classes.index(row["target"]) for row in rows]
+    said = [classes.index(row["label"]) for row in rows]
+    probabilities = [[float(row[name]) for name in classes] for row in rows]
+    logged = read(tmp_path / RUN / "metrics.csv")[-1]
+    assert float(logged["test/accuracy"]) == pytest.approx(np.mean(np.equal(true, said)), abs=1e-6)
+    assert float(logged["test/f1_macro"]) == pytest.approx(f1_score(true, said, average="macro"), abs=1e-6)
+    assert float(logged["test/loss"]) == pytest.approx(log_loss(true, probabilities, labels=[0, 1, 2]), abs=1e-4)
+
+
+def test_checkpoints_hold_plain_values(project, command, images, tmp_path):
+    done = command(project, tmp_path, "fit", "--data.root", images, *TINY)
+    assert done.code == 0, done.output
+    content = torch.load(tmp_path / RUN / "checkpoints/last.ckpt", weights_only=True)
+    assert content["hyper_parameters"]["class_names"] == ["blue", "green", "red"]

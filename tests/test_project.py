@@ -1,0 +1,58 @@
+"""A baked project passes its own tests, and is clean before and after baking."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SOURCE, TEMPLATE, bake
+
+
+def run(*program: str, folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", *program], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_template_is_linted_and_formatted_before_baking():
+    run("ruff", "check", "--config", "pyproject.toml", ".", folder=TEMPLATE)
+    run("ruff", "format", "--check", "--config", "pyproject.toml", ".", folder=TEMPLATE)
+
+
+def test_the_template_is_typed_before_baking():
+    run("basedpyright", "--pythonpath", sys.executable, folder=TEMPLATE)
+
+
+@pytest.mark.parametrize("slug", ["a", "a-project-whose-name-is-rather-long-for-a-python-package"])
+def test_a_project_of_any_name_is_linted_and_formatted(slug, tmp_path):
+    project = bake(tmp_path, project_slug=slug)
+    run("ruff", "check", ".", folder=project)
+    run("ruff", "format", "--check", ".", folder=project)
+
+
+def test_a_project_is_typed(project):
+    (project / ".venv").mkdir(exist_ok=True)
+    run("basedpyright", "--pythonpath", sys.executable, folder=project)
+
+
+@pytest.mark.parametrize(
+    ("answers", "tests"), [({}, "tests"), ({"data": "image_folder", "logger": "wandb"}, "tests/test_run.py")]
+)
+def test_a_project_passes_its_own_tests(answers, tests, command, tmp_path):
+    project = bake(tmp_path, **answers)
+    done = command(project, project, "-m", "pytest", "-p", "no:cacheprovider", tests, timeout=600)
+    assert done.code == 0, done.output
+    assert " passed" in done.output or "100%" in done.output, done.output
+
+
+def test_the_workflow_has_no_finding_of_a_security_linter(project):
+    done = subprocess.run(
+        [Path(sys.executable).parent / "zizmor", "--offline", "--no-progress", project / ".github"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_package_stays_small():
+    lines = [line for path in SOURCE.glob("src/*/*.py") for line in path.read_text().splitlines() if line.strip()]
+    assert len(lines) < 2000
