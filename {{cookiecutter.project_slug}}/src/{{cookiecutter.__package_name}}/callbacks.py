@@ -109,8 +109,9 @@ class ProgressBar(TQDMProgressBar):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
         if self.lines and trainer.is_global_zero and not trainer.sanity_checking and trainer.state.fn == "fit":
-            scores = " ".join(f"{name}={float(value):.4f}" for name, value in sorted(trainer.callback_metrics.items()))
-            print(f"epoch {trainer.current_epoch} step {trainer.global_step}: {scores}", flush=True)
+            scores = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+            shown = " ".join(f"{name}={value:.4f}" for name, value in scores.items() if not name.startswith("lr-"))
+            print(f"epoch {trainer.current_epoch} step {trainer.global_step}: {shown}", flush=True)
 
 
 class Callbacks:

@@ -21,7 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, Mul
 from .images import Batch
 from .losses import CrossEntropy, LossFactory
 from .networks import NetworkFactory, SmallCNN, load_weights
-from .optim import OneCycle, ScheduleFactory, parameter_groups
+from .optim import Cosine, ScheduleFactory, parameter_groups
 from .sampling import derived_seed, run_seed
 
 # ImageNet's statistics per channel: what torchvision's weights expect; grey takes their mean.
@@ -67,7 +67,7 @@ class Classifier(LightningModule):
         network: NetworkFactory = SmallCNN,
         loss: LossFactory = CrossEntropy,
         optimizer: OptimizerCallable = AdamW,
-        schedule: ScheduleFactory | None = OneCycle,
+        schedule: ScheduleFactory | None = Cosine,
         weights: str | None = None,
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",

@@ -1,0 +1,43 @@
+# Each target does its own set-up, inside this folder: uv and its cache in .cache/, the environment in .venv/.
+PYTHON ?= python3
+UV := .cache/bootstrap/bin/uv
+export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
+export NO_ALBUMENTATIONS_UPDATE := 1
+DEMO := build/demo/my-project
+
+.PHONY: demo test check fix bench lock
+
+demo: $(UV)  ## scaffold a project with the default answers, install it, train, test and predict on the digits
+	rm -rf build/demo && mkdir -p build/demo
+	$(UV) tool run --quiet --from cookiecutter cookiecutter --no-input --output-dir build/demo .
+	PATH="$(CURDIR)/.cache/bootstrap/bin:$$PATH" $(MAKE) --no-print-directory -C $(DEMO) install
+	cd $(DEMO) && .venv/bin/my-project fit
+	cd $(DEMO) && .venv/bin/my-project test
+	cd $(DEMO) && .venv/bin/my-project predict --data.predict_root data/digits/7
+
+test: .venv/installed  ## everything that CI checks
+	.venv/bin/python -m pytest
+
+check: .venv/installed  ## lint and types of the template's source
+	.venv/bin/ruff check --config pyproject.toml .
+	.venv/bin/ruff format --check --config pyproject.toml .
+	.venv/bin/basedpyright
+
+fix: .venv/installed  ## what ruff can mend by itself
+	.venv/bin/ruff check --fix --config pyproject.toml .
+	.venv/bin/ruff format --config pyproject.toml .
+
+bench: .venv/installed  ## the accuracy of the README's table, measured again
+	.venv/bin/python benchmarks/digits.py
+
+lock: $(UV)  ## resolve pyproject.toml anew into requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade pyproject.toml -o requirements.lock
+
+$(UV):
+	$(PYTHON) -m venv .cache/bootstrap
+	.cache/bootstrap/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/installed: $(UV) requirements.lock
+	$(UV) venv --quiet --allow-existing .venv
+	$(UV) pip sync --quiet --require-hashes --python .venv/bin/python requirements.lock
+	touch .venv/installed

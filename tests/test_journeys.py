@@ -1,0 +1,72 @@
+"""The READMEs' commands, executed as they stand."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import TEMPLATE, bake
+from test_edits import draw_images
+
+
+def commands(readme: Path) -> list[str]:
+    """Return the command lines of a README's bash blocks, comments and line breaks taken out."""
+    blocks = re.findall(r"```bash\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(block for block in blocks if not block.startswith("#!")).replace("\\\n", " ").splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+
+
+@pytest.mark.slow
+def test_make_demo_goes_from_a_clean_checkout_to_a_number_and_predictions(tmp_path_factory):
+    """One clean installation, into folders of the checkout; the cache of uv is that of ``make test``."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    done = subprocess.run(["make", "demo"], cwd=TEMPLATE, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    project = TEMPLATE / "build/demo/my-project"
+    accuracy = float(re.findall(r"test/accuracy\D+([\d.]+)", done.stdout)[-1])
+    assert accuracy >= 0.985
+    predicted = (project / "runs/digits/version_0/predictions.csv").read_text().splitlines()
+    assert len(predicted) == 1 + len(list((project / "data/digits/7").iterdir()))
+    assert sum(line.split(",")[1] == "7" for line in predicted[1:]) >= 0.98 * (len(predicted) - 1)
+
+
+def test_the_readme_names_no_command_that_nothing_executes():
+    executed = {"make demo", "make test"}  # the test above, and the run that this test belongs to
+    assert (
+        set(commands(TEMPLATE / "README.md"))
+        - {
+            line
+            for line in commands(TEMPLATE / "README.md")
+            if "uvx" in line or "pipx" in line or "pip install" in line or line.startswith("cookiecutter ")
+        }
+        == executed
+    )
+
+
+@pytest.mark.parametrize("data", ["digits", "image_folder", "cifar10"])
+def test_the_commands_of_a_generated_readme_work(data, command, tmp_path):
+    project = bake(tmp_path, data=data)
+    images = draw_images(project / "FOLDER")
+    quick = ("--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--model.network.width=8", "--data.batch_size=16")
+    done = []
+    for line in commands(project / "README.md"):
+        program, *args = shlex.split(line.replace("$P", ".venv/bin/my-project"))
+        if line == "make install" or line.startswith("P="):
+            continue  # the first is what `make demo` runs, the second names the program
+        if "torchrun" in program or "--trainer.num_nodes" in args or "--trainer.devices" in args:
+            flags = args[args.index("fit") + 1 :]
+            checked = command(project, project, "fit", *flags, "--print_config")
+            assert checked.code == 0, line + checked.output
+            done.append("launch")
+            continue
+        assert program == ".venv/bin/my-project", line
+        first, *flags = args
+        own = () if "--data.root" in flags or first == "predict" else ("--data.root", str(images))
+        extra = (*quick, *own) if first in ("fit", "preview") else ()
+        ended = command(project, project, first, *flags, *extra)
+        assert ended.code == 0, line + ended.output
+        done.append(first)
+    assert {"fit", "test", "predict", "preview", "launch"} <= set(done)
+    assert (project / "preview.png").is_file()
