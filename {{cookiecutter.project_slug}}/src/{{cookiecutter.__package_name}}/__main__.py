@@ -3,14 +3,13 @@
 import logging
 import re
 import sys
-import traceback
 import warnings
-from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from .augment import write_preview
 from .cli import CLI
+from .mistakes import is_users_mistake
 
 NOISE = (  # what Lightning says that needs no answer here
     "does not have many workers",  # small images load faster without
@@ -23,15 +22,6 @@ NOISE = (  # what Lightning says that needs no answer here
     "litlogger",
     "to estimate number of stepping batches",
 )
-
-
-def is_users_mistake(error: BaseException) -> bool:
-    """Tell a mistake in what was asked for (raised by this package or by Lightning's checks) from a fault in code."""
-    if isinstance(error, MisconfigurationException):
-        return True
-    frames = traceback.extract_tb(error.__traceback__)
-    from_worker = "in DataLoader worker process" in str(error)
-    return isinstance(error, ValueError) and (from_worker or Path(frames[-1].filename).parent == Path(__file__).parent)
 
 
 def quiet() -> None:

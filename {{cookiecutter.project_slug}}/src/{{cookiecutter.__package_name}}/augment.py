@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from .mistakes import unknown
+
 if TYPE_CHECKING:
     from .data import ImageData
 
@@ -40,19 +42,44 @@ def medium(A: ModuleType, size: int, flip: bool) -> list[Any]:
 
 
 def strong(A: ModuleType, size: int, flip: bool) -> list[Any]:
-    """Medium, wider, with blur, noise and an erased patch: for long runs and small data sets."""
+    """A wide crop, two of many changes as in RandAugment, and an erased patch: for long runs and small data sets."""
+    changes = [
+        A.Affine(rotate=(-30, 30), fill=128),
+        A.Affine(shear=(-17, 17), fill=128),
+        A.Affine(translate_percent=(-0.2, 0.2), fill=128),
+        A.ColorJitter(0.5, 0.5, 0.5, 0.1),
+        A.RandomBrightnessContrast(0.4, 0.4),
+        A.Posterize((4, 7)),
+        A.Sharpen(),
+        A.GaussianBlur((3, 5)),
+        A.GaussNoise((0.02, 0.1)),
+    ]
     return [
         A.RandomResizedCrop((size, size), scale=(0.25, 1.0)),
         A.HorizontalFlip(p=0.5 * flip),
-        A.Affine(rotate=(-20, 20), shear=(-10, 10), p=0.7),
-        A.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
-        A.OneOf([A.GaussianBlur((3, 5)), A.GaussNoise((0.02, 0.1))], p=0.3),
+        A.SomeOf(changes, n=2, replace=False, p=1.0),
         A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.1, 0.3), hole_width_range=(0.1, 0.3), p=0.5),
     ]
 
 
+def medical(A: ModuleType, size: int, flip: bool) -> list[Any]:
+    """What keeps a diagnosis: small turns and shifts without a mirror, brightness and noise; no colour, no erasing."""
+    return [
+        A.Affine(translate_percent=(-0.05, 0.05), rotate=(-7, 7), scale=(0.95, 1.05), border_mode=0, fill=0, p=0.9),
+        A.RandomCrop(size, size),
+        A.RandomBrightnessContrast(0.1, 0.1, p=0.5),
+        A.GaussNoise((0.0, 0.03), p=0.3),
+    ]
+
+
 Pipeline = Callable[[ModuleType, int, bool], list[Any]]
-PIPELINES: dict[str, Pipeline | None] = {"none": None, "light": light, "medium": medium, "strong": strong}
+PIPELINES: dict[str, Pipeline | None] = {
+    "none": None,
+    "light": light,
+    "medium": medium,
+    "strong": strong,
+    "medical": medical,
+}
 
 
 def one_thread(worker: int) -> None:
@@ -68,9 +95,7 @@ def check_name(name: str) -> None:
         ValueError: No pipeline has this name.
     """
     if name not in PIPELINES:
-        raise ValueError(
-            f"data.augment={name!r} is unknown, so nothing would be augmented; choose from {', '.join(PIPELINES)}."
-        )
+        raise ValueError(unknown("data.augment", name, list(PIPELINES)))
 
 
 class Augment:

@@ -36,7 +36,7 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         self,
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",
-        patience: int = 20,
+        patience: int = 30,
         min_delta: float = 0.0,
     ) -> None:
         super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta)
@@ -74,6 +74,23 @@ class LastCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=every_n_train_steps is None,
             enable_version_counter=False,
         )
+
+
+class SWA(WeightAveraging):
+    """Stochastic weight averaging: evaluates and keeps the mean of the weights since an epoch (Izmailov et al. 2018).
+
+    Statistics of BatchNorm are averaged with the weights.
+
+    Args:
+        start_epoch: The first epoch that counts.
+    """
+
+    def __init__(self, start_epoch: int = 10) -> None:
+        super().__init__(use_buffers=True)
+        self.start_epoch = start_epoch
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        return epoch_idx is not None and epoch_idx >= self.start_epoch
 
 
 class CheckMetric(Callback):
@@ -124,7 +141,7 @@ class Callbacks:
         early_stopping: Stops when the metric no longer improves.
         lr_monitor: Logs the learning rate.
         progress_bar: Shows the progress.
-        averaging: Averages weights, such as EMAWeightAveraging.
+        averaging: Evaluates and keeps averaged weights: EMAWeightAveraging or SWA.
         device_stats: Logs memory and load of the device (needs psutil on a CPU).
     """
 

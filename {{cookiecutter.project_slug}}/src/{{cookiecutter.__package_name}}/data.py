@@ -39,7 +39,8 @@ class ImageData(LightningDataModule):
         group_pattern: Regular expression; images whose paths match alike (a patient, a video) stay in one split.
         train_fraction: Stratified share of the training split to train on.
         manifest: A manifest.json to take the splits from instead of drawing them.
-        balance: Against rare classes: draw them as often as others (sampler) or weigh their loss (class_weights).
+        balance: Against rare classes: draw them as often as others (sampler), or weigh their loss by the inverse of
+            their number (class_weights) or of their effective number (effective_weights, Cui et al. 2019).
         augment: The pipeline of the training images, see augment.py.
         flip: Whether a mirror image keeps its label; never for digits and letters.
         num_workers: Loader processes per device; null chooses by the machine's cores.
@@ -59,7 +60,7 @@ class ImageData(LightningDataModule):
         group_pattern: str | None = None,
         train_fraction: float = 1.0,
         manifest: str | None = None,
-        balance: Literal["none", "sampler", "class_weights"] = "none",
+        balance: Literal["none", "sampler", "class_weights", "effective_weights"] = "none",
         augment: str = "light",
         flip: bool = False,
         num_workers: int | None = None,
@@ -95,12 +96,23 @@ class ImageData(LightningDataModule):
 
     @property
     def class_weights(self) -> Tensor:
-        """The loss weight of each class, (K,): N / (K × its training samples), or ones if balance is another."""
-        count = len(self.class_names)
-        if self.balance != "class_weights":
-            return torch.ones(count)
-        counts = np.bincount(self.train.labels, minlength=count)
-        return torch.tensor(counts.sum() / (count * counts), dtype=torch.float32)
+        """The loss weight of each class, (K,): in inverse proportion to its (effective) number, with mean 1 over
+        samples.
+
+        The effective number of n samples is (1 − β^n) / (1 − β) with β = 0.999.
+        """
+        counts = np.bincount(self.train.labels, minlength=len(self.class_names))
+        weights = np.ones(len(counts))
+        if self.balance == "class_weights":
+            weights = 1 / counts
+        elif self.balance == "effective_weights":
+            weights = (1 - 0.999) / (1 - 0.999**counts)
+        return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
+
+    @property
+    def class_prior(self) -> Tensor:
+        """The share of each class in the training split, (K,)."""
+        return torch.tensor(np.bincount(self.train.labels, minlength=len(self.class_names)) / len(self.train)).float()
 
     def samples(self) -> Samples:
         """List the samples of the data set: their paths, labels and classes."""

@@ -2,7 +2,7 @@
 
 A loss returns one value per sample, already weighted; the model divides their sum by the sum of target × weight over
 all devices, so that a weighted mean is the same on one device and on eight. To add one, subclass Loss and write
-``forward``; ``--model.loss NAME`` then knows it.
+``forward``; ``--model.loss NAME`` then knows it. Shapes: N samples, K classes.
 """
 
 from collections.abc import Callable
@@ -10,19 +10,24 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .mistakes import require
+
 
 class Loss(nn.Module):
     """What a loss of N samples over K classes starts from.
 
     Args:
         class_weights_K: The weight of each class; ones where classes are not weighted.
+        class_prior_K: The share of each class in the training split.
     """
 
     class_weights_K: Tensor
+    class_prior_K: Tensor
 
-    def __init__(self, class_weights_K: Tensor) -> None:
+    def __init__(self, class_weights_K: Tensor, class_prior_K: Tensor) -> None:
         super().__init__()
         self.register_buffer("class_weights_K", class_weights_K)
+        self.register_buffer("class_prior_K", class_prior_K)
 
     def soft(self, target: Tensor) -> Tensor:
         """Return the target as probabilities (N, K)."""
@@ -40,7 +45,7 @@ class Loss(nn.Module):
         raise NotImplementedError
 
 
-LossFactory = Callable[[Tensor], Loss]
+LossFactory = Callable[[Tensor, Tensor], Loss]
 
 
 class CrossEntropy(Loss):
@@ -48,14 +53,67 @@ class CrossEntropy(Loss):
 
     Args:
         class_weights_K: The weight of each class.
+        class_prior_K: Not used.
         label_smoothing: The share ε of the target that is spread over all classes (Szegedy et al. 2016).
     """
 
-    def __init__(self, class_weights_K: Tensor, label_smoothing: float = 0.0) -> None:
-        super().__init__(class_weights_K)
+    def __init__(self, class_weights_K: Tensor, class_prior_K: Tensor, label_smoothing: float = 0.0) -> None:
+        super().__init__(class_weights_K, class_prior_K)
+        require(0 <= label_smoothing < 1, "loss.label_smoothing", label_smoothing, "0 ≤ x < 1")
         self.label_smoothing = label_smoothing
 
     def forward(self, logits_NK: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(
             logits_NK, target, self.class_weights_K, reduction="none", label_smoothing=self.label_smoothing
         )
+
+
+class Focal(Loss):
+    """Focal loss: −Σ_k w_k t_k (1 − p_k)^γ log p_k (Lin et al. 2017); γ = 0 is cross entropy.
+
+    Args:
+        class_weights_K: The weight of each class.
+        class_prior_K: Not used.
+        gamma: How much less an easy sample counts.
+    """
+
+    def __init__(self, class_weights_K: Tensor, class_prior_K: Tensor, gamma: float = 2.0) -> None:
+        super().__init__(class_weights_K, class_prior_K)
+        require(gamma >= 0, "loss.gamma", gamma, "x ≥ 0")
+        self.gamma = gamma
+
+    def forward(self, logits_NK: Tensor, target: Tensor) -> Tensor:
+        log_p_NK = logits_NK.log_softmax(1)
+        # 1 − p from the other classes' logits would be exact near 1; −expm1(log p) is, at no cost.
+        easiness_NK = (-log_p_NK.expm1()).pow(self.gamma)
+        return -(self.class_weights_K * self.soft(target) * easiness_NK * log_p_NK).sum(1)
+
+
+class LogitAdjusted(Loss):
+    """Cross entropy of logits + τ log(class prior), which trains for balanced error (Menon et al. 2021).
+
+    Args:
+        class_weights_K: The weight of each class.
+        class_prior_K: The share of each class in the training split.
+        tau: How far to adjust; 1 is the full prior.
+    """
+
+    def __init__(self, class_weights_K: Tensor, class_prior_K: Tensor, tau: float = 1.0) -> None:
+        super().__init__(class_weights_K, class_prior_K)
+        self.tau = tau
+
+    def forward(self, logits_NK: Tensor, target: Tensor) -> Tensor:
+        # Evaluation scores the plain logits: the adjustment belongs to the training loss alone.
+        shift_K = self.tau * self.class_prior_K.log() if self.training else 0.0
+        return F.cross_entropy(logits_NK + shift_K, target, self.class_weights_K, reduction="none")
+
+
+class BinaryCrossEntropy(Loss):
+    """One binary cross entropy per class, summed: −Σ_k w_k [t_k log σ(z_k) + (1 − t_k) log(1 − σ(z_k))].
+
+    The weight of a sample's term is that of the class the term is about.
+    """
+
+    def forward(self, logits_NK: Tensor, target: Tensor) -> Tensor:
+        terms_NK = F.binary_cross_entropy_with_logits(logits_NK, self.soft(target), reduction="none")
+        return (self.class_weights_K * terms_NK).sum(1)

@@ -4,7 +4,6 @@ Shapes: N samples, C channels, H × W pixels, K classes. Images stay uint8 until
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,11 +16,14 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import ConfusionMatrix, MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
+from torchvision.transforms.v2 import CutMix, MixUp, RandomApply, RandomChoice
 
+from .combinations import check
 from .images import Batch
 from .losses import CrossEntropy, LossFactory
-from .networks import NetworkFactory, SmallCNN, load_weights
-from .optim import Cosine, ScheduleFactory, parameter_groups
+from .mistakes import require
+from .networks import NetworkFactory, SmallCNN, initialise, load_weights, stages
+from .optim import Cosine, ScheduleFactory, parameter_groups, with_warmup
 from .sampling import derived_seed, run_seed
 
 # ImageNet's statistics per channel: what torchvision's weights expect; grey takes their mean.
@@ -46,16 +48,30 @@ class Classifier(LightningModule):
 
     Args:
         network: Makes the network from (in_channels, num_classes).
-        loss: Makes the loss from the class weights.
+        loss: Makes the loss from the class weights and the class shares.
         optimizer: Makes the optimizer from the parameters.
         schedule: Makes the learning-rate schedule from (optimizer, total_steps); null keeps the rate constant.
+        warmup_steps: Optimizer steps in which the rate rises to the schedule's first one.
+        layer_decay: The rate of each stage of the network over that of the next one towards the head.
+        backbone_lr_factor: The rate of everything but the head over that of the head.
+        l1: Adds l1 × Σ|w| over weights (not norms and biases) to the loss.
+        init: Draws the first weights: he, xavier or orthogonal; null leaves the network's own.
         weights: Where a fresh run starts from: a file, an earlier run's checkpoint, or a name of torchvision's weights.
+        freeze: Train the head alone; everything else gets no gradient and keeps its BatchNorm statistics.
+        unfreeze_every: With freeze, epochs after which the next stage before the head is trained too; null never.
+        mixup: α of MixUp's Beta distribution (Zhang et al. 2018); 0 is off.
+        cutmix: α of CutMix's Beta distribution (Yun et al. 2019); 0 is off. With both, each batch takes one of them.
+        mix_probability: The share of batches that are mixed.
+        unmixed_epochs: Epochs at the end without mixing.
+        channels_last: Keep images and weights in the memory layout that convolutions on tensor cores prefer.
+        compile: Compile the network with torch.compile; checkpoints stay the same.
         monitor: The metric that Plateau watches; follows --monitor.
         mode: Whether it should fall or rise; follows --mode.
         class_names: Filled in from the data.
         in_channels: Filled in from the data.
     """
 
+    hparams: Any  # pyright: ignore[reportIncompatibleMethodOverride]  (a property: the arguments above, by name)
     mean_1C11: Tensor
     std_1C11: Tensor
     sums: Tensor
@@ -68,7 +84,20 @@ class Classifier(LightningModule):
         loss: LossFactory = CrossEntropy,
         optimizer: OptimizerCallable = AdamW,
         schedule: ScheduleFactory | None = Cosine,
+        warmup_steps: int = 0,
+        layer_decay: float = 1.0,
+        backbone_lr_factor: float = 1.0,
+        l1: float = 0.0,
+        init: Literal["he", "xavier", "orthogonal"] | None = None,
         weights: str | None = None,
+        freeze: bool = False,
+        unfreeze_every: int | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_probability: float = 1.0,
+        unmixed_epochs: int = 0,
+        channels_last: bool = False,
+        compile: bool = False,
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",
         class_names: list[str] | None = None,
@@ -82,9 +111,15 @@ class Classifier(LightningModule):
             if not isinstance(self.hparams[name], dict | None):
                 self.hparams[name] = class_path(name, factory)
         self.hparams.setdefault("_instantiator", "lightning.pytorch.cli.instantiate_module")
+        require(warmup_steps >= 0, "model.warmup_steps", warmup_steps, "x ≥ 0")
+        require(0 < layer_decay <= 1, "model.layer_decay", layer_decay, "0 < x ≤ 1")
+        require(0 <= backbone_lr_factor <= 1, "model.backbone_lr_factor", backbone_lr_factor, "0 ≤ x ≤ 1")
+        require(l1 >= 0, "model.l1", l1, "x ≥ 0")
+        require(mixup >= 0, "model.mixup", mixup, "x ≥ 0")
+        require(cutmix >= 0, "model.cutmix", cutmix, "x ≥ 0")
+        require(0 <= mix_probability <= 1, "model.mix_probability", mix_probability, "0 ≤ x ≤ 1")
         self.make_network, self.make_loss = network, loss
         self.make_optimizer, self.make_schedule = optimizer, schedule
-        self.weights, self.monitor, self.mode = weights, monitor, mode
         self.class_names, self.in_channels = class_names, in_channels
         self.network: nn.Module | None = None
 
@@ -98,11 +133,14 @@ class Classifier(LightningModule):
             self.hparams.update(class_names=self.class_names, in_channels=self.in_channels)
         assert self.class_names, "build the model from data or a checkpoint"
         assert self.in_channels
-        count = len(self.class_names)
+        count, hparams = len(self.class_names), self.hparams
         with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed, not on what was drawn before
             torch.manual_seed(derived_seed(run_seed(), 1))
             self.network = self.make_network(self.in_channels, count)
-        self.loss = self.make_loss(torch.ones(count) if data is None else data.class_weights)
+            if hparams.init:
+                initialise(self.network, hparams.init, getattr(self.network, "activation", "relu"))
+        none = torch.ones(count)
+        self.loss = self.make_loss(*((none, none / count) if data is None else (data.class_weights, data.class_prior)))
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
         if self.in_channels == 1:
             mean, std = mean.mean(1, keepdim=True), std.mean(1, keepdim=True)
@@ -113,29 +151,75 @@ class Classifier(LightningModule):
         self.losses = nn.ModuleDict({s: MeanMetric() for s in ("val", "test")})
         self.confusion = ConfusionMatrix("multiclass", num_classes=count)
         self.register_buffer("sums", torch.zeros(3), persistent=False)
-        if self.weights and self._trainer is not None and self.trainer.training and self.trainer.ckpt_path is None:
-            load_weights(self.network, self.weights)
+        kinds = ((MixUp, hparams.mixup), (CutMix, hparams.cutmix))
+        mixers = [kind(alpha=alpha, num_classes=count) for kind, alpha in kinds if alpha]
+        self.mix = RandomApply([RandomChoice(mixers)], hparams.mix_probability) if mixers else None
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            check(self, data, self.trainer)
+            if hparams.weights and self.trainer.ckpt_path is None:
+                load_weights(self.network, hparams.weights)
+        if hparams.freeze and not hparams.unfreeze_every:
+            for part in self.frozen_stages():  # before DDP looks which parameters need a gradient
+                part.requires_grad_(False)
+        if hparams.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if hparams.compile:
+            self.network.compile()  # in place: a wrapper would change the names in checkpoints
+
+    def normalised(self, x_NCHW: Tensor) -> Tensor:
+        """Turn images (uint8) into what the network takes."""
+        x_NCHW = (x_NCHW - self.mean_1C11) / self.std_1C11
+        return x_NCHW.contiguous(memory_format=torch.channels_last) if self.hparams.channels_last else x_NCHW
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Turn images (uint8) into logits_NK."""
         assert self.network is not None
-        return self.network((x_NCHW - self.mean_1C11) / self.std_1C11)
+        return self.network(self.normalised(x_NCHW))
+
+    def frozen_stages(self) -> list[nn.Module]:
+        """The stages of the network that the current epoch does not train: a function of the epoch alone."""
+        if not self.hparams.freeze:
+            return []
+        assert self.network is not None
+        every = self.hparams.unfreeze_every
+        thawed = 1 + (self.current_epoch // every if every else 0)
+        parts = stages(self.network)
+        return parts[: max(0, len(parts) - thawed)]
+
+    def on_train_epoch_start(self) -> None:
+        if not self.hparams.freeze:
+            return
+        assert self.network is not None
+        self.network.train()
+        if self.hparams.unfreeze_every:
+            self.network.requires_grad_(True)
+        for part in self.frozen_stages():
+            part.requires_grad_(False)
+            part.eval()  # a frozen BatchNorm keeps its statistics
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on where the run is, not on how it came there: a resumed run draws what an unbroken one draws.
         torch.manual_seed(derived_seed(run_seed(), 2, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits_NK = self(batch.x_NCHW)
-        total = self.loss(logits_NK, batch.y_N).sum()
-        weight = self.loss.normaliser(batch.y_N)
+        assert self.network is not None
+        x_NCHW, target = self.normalised(batch.x_NCHW), batch.y_N
+        last_mixed = (self.trainer.max_epochs or 0) - self.hparams.unmixed_epochs
+        if self.mix is not None and not (self.hparams.unmixed_epochs and self.current_epoch >= last_mixed):
+            x_NCHW, target = self.mix(x_NCHW, target)
+        logits_NK = self.network(x_NCHW)
+        total = self.loss(logits_NK, target).sum()
+        weight = self.loss.normaliser(target)
         with torch.no_grad():
-            hits = (logits_NK.argmax(1) == batch.y_N).float().mean()
+            hits = (logits_NK.argmax(1) == batch.y_N).float().mean()  # hard labels, also where training mixes them
             self.sums += torch.stack((total.detach() / weight, hits, torch.ones_like(hits)))
         if self.trainer.world_size > 1:
             # DDP averages gradients over ranks: scale so that the result is the mean over all ranks' samples.
             weight = self.trainer.strategy.reduce(weight.clone(), reduce_op="sum") / self.trainer.world_size
-        return total / weight
+        loss = total / weight
+        if self.hparams.l1:
+            loss = loss + self.hparams.l1 * sum(p.abs().sum() for p in self.network.parameters() if p.ndim > 1)
+        return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """At log points, and only there, read the means since the last one from the device."""
@@ -178,16 +262,28 @@ class Classifier(LightningModule):
         self._log_scores("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.make_optimizer(parameter_groups(self))
-        if self.make_schedule is None:
-            return optimizer
-        steps = self.trainer.estimated_stepping_batches
-        schedule = self.make_schedule(optimizer, int(steps) if math.isfinite(steps) else -1)
-        interval = "epoch" if isinstance(schedule, ReduceLROnPlateau) else "step"
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": interval, "monitor": self.monitor},
-        }
+        assert self.network is not None
+        hparams = self.hparams
+        groups = parameter_groups(self.network, hparams.layer_decay, hparams.backbone_lr_factor)
+        optimizer = self.make_optimizer(groups)
+        for group in optimizer.param_groups:
+            group["lr"] *= group["lr_factor"]
+        steps = self.trainer.estimated_stepping_batches if self.make_schedule else 0
+        if steps == float("inf"):
+            raise ValueError(
+                "trainer.max_epochs=-1 gives the run no end, so the schedule has no length; "
+                "give --trainer.max_epochs or --trainer.max_steps, or --model.schedule null."
+            )
+        schedulers = with_warmup(optimizer, self.make_schedule, int(steps), hparams.warmup_steps)
+        configs: list[Any] = []
+        for scheduler in schedulers:
+            plateau = isinstance(scheduler, ReduceLROnPlateau)
+            if plateau:
+                scheduler.mode = hparams.mode
+                scheduler._init_is_better(scheduler.mode, scheduler.threshold, scheduler.threshold_mode)
+            interval = "epoch" if plateau else "step"
+            configs.append({"scheduler": scheduler, "interval": interval, "monitor": hparams.monitor})
+        return [optimizer], configs
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         theirs = checkpoint["hyper_parameters"].get("class_names")
