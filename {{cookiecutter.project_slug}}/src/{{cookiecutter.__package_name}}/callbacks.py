@@ -36,7 +36,7 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         self,
         monitor: str = "val/loss",
         mode: Literal["min", "max"] = "min",
-        patience: int = 30,
+        patience: int = 20,
         min_delta: float = 0.0,
     ) -> None:
         super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta)

@@ -18,7 +18,7 @@ from .model import Classifier
 
 CONFIGS = Path(__file__).parent / "configs"
 # Every config starts from these, each over the one before; `--config NAME` lays another over them.
-DEFAULTS = [CONFIGS / "base.yaml", CONFIGS / "logger.yaml", CONFIGS / "presets" / "standard.yaml"]
+DEFAULTS = [CONFIGS / "presets" / "standard.yaml", CONFIGS / "base.yaml", CONFIGS / "logger.yaml"]
 
 
 class Parser(LightningArgumentParser):
@@ -121,7 +121,7 @@ class CLI(LightningCLI):
 
     def _find_source(self, args: list[str]) -> list[str] | None:
         """Find the run that a command starts from; its config then takes the place of the project's defaults."""
-        base = yaml.safe_load(DEFAULTS[0].read_text(encoding="utf-8"))
+        base = yaml.safe_load((CONFIGS / "base.yaml").read_text(encoding="utf-8"))
         given = _peek(args, ckpt_path=None, run_root=base.get("run_root", "runs"), name=base["name"])
         command, choice = args[0] if args else "", given["ckpt_path"]
         if choice is None and command in ("validate", "test", "predict"):

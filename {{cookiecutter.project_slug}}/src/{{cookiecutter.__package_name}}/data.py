@@ -112,7 +112,8 @@ class ImageData(LightningDataModule):
     @property
     def class_prior(self) -> Tensor:
         """The share of each class in the training split, (K,)."""
-        return torch.tensor(np.bincount(self.train.labels, minlength=len(self.class_names)) / len(self.train)).float()
+        counts = np.bincount(self.train.labels, minlength=len(self.class_names))
+        return torch.tensor(counts / counts.sum(), dtype=torch.float32)
 
     def samples(self) -> Samples:
         """List the samples of the data set: their paths, labels and classes."""

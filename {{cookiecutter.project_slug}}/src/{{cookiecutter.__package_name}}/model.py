@@ -13,7 +13,6 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import ConfusionMatrix, MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
 from torchvision.transforms.v2 import CutMix, MixUp, RandomApply, RandomChoice
@@ -23,7 +22,7 @@ from .images import Batch
 from .losses import CrossEntropy, LossFactory
 from .mistakes import require
 from .networks import NetworkFactory, SmallCNN, initialise, load_weights, stages
-from .optim import Cosine, ScheduleFactory, parameter_groups, with_warmup
+from .optim import Cosine, Plateau, ScheduleFactory, parameter_groups, with_warmup
 from .sampling import derived_seed, run_seed
 
 # ImageNet's statistics per channel: what torchvision's weights expect; grey takes their mean.
@@ -277,10 +276,9 @@ class Classifier(LightningModule):
         schedulers = with_warmup(optimizer, self.make_schedule, int(steps), hparams.warmup_steps)
         configs: list[Any] = []
         for scheduler in schedulers:
-            plateau = isinstance(scheduler, ReduceLROnPlateau)
+            plateau = isinstance(scheduler, Plateau)
             if plateau:
-                scheduler.mode = hparams.mode
-                scheduler._init_is_better(scheduler.mode, scheduler.threshold, scheduler.threshold_mode)
+                scheduler.watch(hparams.mode)
             interval = "epoch" if plateau else "step"
             configs.append({"scheduler": scheduler, "interval": interval, "monitor": hparams.monitor})
         return [optimizer], configs

@@ -201,7 +201,7 @@ def last_layer(network: nn.Module) -> tuple[str, nn.Module]:
 def stages(network: nn.Module) -> list[nn.Module]:
     """Part a network into consecutive modules, the head last: what is frozen together and has one rate.
 
-    A part that holds more than half of the parameters is opened, as long as it has parts of its own.
+    A part that holds more than nine tenths of the parameters is opened, as long as it has parts of its own.
     """
 
     def size(module: nn.Module) -> int:
@@ -210,7 +210,7 @@ def stages(network: nn.Module) -> list[nn.Module]:
     parts, total = [network], size(network)
     while True:
         large = next(
-            (i for i, part in enumerate(parts) if size(part) > total / 2 and any(map(size, part.children()))), None
+            (i for i, part in enumerate(parts) if size(part) > 0.9 * total and any(map(size, part.children()))), None
         )
         if large is None:
             return parts

@@ -7,7 +7,7 @@ one, write the class here; ``--model.schedule NAME`` then knows it.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import Optimizer
@@ -158,6 +158,11 @@ class Plateau(ReduceLROnPlateau):
         self, optimizer: Optimizer, total_steps: int, factor: float = 0.1, patience: int = 5, min_lr: float = 0.0
     ) -> None:
         super().__init__(optimizer, factor=factor, patience=patience, min_lr=min_lr)
+
+    def watch(self, mode: Literal["min", "max"]) -> None:
+        """Say whether the metric should fall or rise, before the first step."""
+        self._init_is_better(mode, self.threshold, self.threshold_mode)
+        self._reset()
 
 
 def with_warmup(

@@ -1,0 +1,441 @@
+"""Every other technique does what it says: these tests fail when it does nothing."""
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from scipy.stats import beta, kstest
+from torch import nn
+from torch.optim import SGD, AdamW
+
+from project_package.augment import PIPELINES, Augment
+from project_package.callbacks import SWA, LastCheckpoint
+from project_package.combinations import RULES
+from project_package.data import ImageData
+from project_package.losses import CrossEntropy, Focal, LogitAdjusted
+from project_package.model import Classifier
+from project_package.networks import ACTIVATIONS, Backbone, SmallCNN, SmallMLP, initialise, load_weights, stages
+from project_package.optim import Cosine, OneCycle, Plateau, parameter_groups
+
+SMALL = partial(SmallCNN, width=8)
+
+
+class Watch(Callback):
+    """Writes down what a run does at each of its steps."""
+
+    def __init__(self):
+        self.weights, self.gradients, self.targets = [], [], []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.gradients.append({name: p.grad is not None for name, p in pl_module.network.named_parameters()})
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        self.weights.append({name: value.clone() for name, value in pl_module.network.state_dict().items()})
+
+
+def fit(shapes, ckpt_path=None, callbacks=(), data_options=None, epochs=2, **model_options):
+    """Train a small model without the command line."""
+    options = {"num_workers": 0, "batch_size": 8, **(data_options or {})}
+    data = ImageData(str(shapes), **options)
+    model = Classifier(**{"network": SMALL, "optimizer": partial(SGD, lr=0.05), "schedule": None, **model_options})
+    watch = Watch()
+    trainer = Trainer(
+        max_epochs=epochs,
+        callbacks=[watch, *callbacks],
+        logger=False,
+        enable_checkpointing=any(isinstance(callback, LastCheckpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+    )
+    trainer.fit(model, data, ckpt_path=ckpt_path)
+    return model, watch, trainer
+
+
+def test_l1_makes_weights_sparser_and_leaves_norms_and_biases_alone(shapes):
+    plain, _, _ = fit(shapes, epochs=6)
+    sparse, _, _ = fit(shapes, epochs=6, l1=0.01)
+
+    def small(model, vectors):
+        values = torch.cat([p.flatten() for p in model.network.parameters() if (p.ndim > 1) != vectors])
+        return (values.abs() < 1e-3).float().mean().item()
+
+    assert small(sparse, vectors=False) > 5 * small(plain, vectors=False)
+    assert small(sparse, vectors=True) == pytest.approx(small(plain, vectors=True), abs=0.1)
+
+
+def test_decay_leaves_norms_and_biases_alone(shapes):
+    torch.manual_seed(0)
+    network = SmallCNN(1, 3, width=8)
+    for parameter in network.parameters():
+        nn.init.ones_(parameter)
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = AdamW(parameter_groups(network), lr=0.1, weight_decay=0.5)
+    optimizer.step()
+    for parameter in network.parameters():
+        assert parameter.mean().item() == pytest.approx(0.95 if parameter.ndim > 1 else 1.0)
+
+
+def test_rates_fall_from_the_head_to_the_first_stage(shapes):
+    model, _, trainer = fit(shapes, layer_decay=0.5, backbone_lr_factor=0.1, epochs=1)
+    rate_of = {id(p): group["lr"] for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    parts = stages(model.network)
+    rates = [{rate_of[id(p)] for p in part.parameters()} for part in parts]
+    assert all(len(rate) == 1 for rate in rates)
+    expected = [0.05 * 0.5 ** (len(parts) - 1 - depth) * 0.1 for depth in range(len(parts) - 1)] + [0.05]
+    assert [rate.pop() for rate in rates] == pytest.approx(expected)
+    assert len(rate_of) == len(list(model.network.parameters()))
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    torch.manual_seed(5)
+    torch.save(SmallCNN(1, 3, width=8).state_dict(), tmp_path / "weights.pt")
+    return str(tmp_path / "weights.pt")
+
+
+def moved(watch, since=0):
+    first, last = watch.weights[since], watch.weights[-1]
+    return {name.split(".")[0] + "." + name.split(".")[1] for name in first if not torch.equal(first[name], last[name])}
+
+
+def test_a_frozen_backbone_gets_no_gradient_and_keeps_its_statistics_before_and_after_a_resume(shapes, pretrained):
+    last = LastCheckpoint(dirpath="checkpoints")
+    _, watch, _ = fit(shapes, weights=pretrained, freeze=True, callbacks=[last])
+    start = torch.load(pretrained, weights_only=True)
+    frozen = [name for name in start if name.startswith("features")]
+    assert all(torch.equal(start[name], watch.weights[-1][name]) for name in frozen)
+    assert not torch.equal(start["head.3.weight"], watch.weights[-1]["head.3.weight"])
+    assert {name for name, has in watch.gradients[-1].items() if has} == {"head.3.weight", "head.3.bias"}
+    options = {"weights": pretrained, "freeze": True, "ckpt_path": "checkpoints/last.ckpt"}
+    _, again, _ = fit(shapes, epochs=4, **options)
+    assert len(again.weights) == 12
+    assert all(torch.equal(start[name], again.weights[-1][name]) for name in frozen)
+    assert moved(again) == {"head.3"}
+
+
+def test_unfreezing_goes_stage_by_stage_and_survives_a_resume(shapes, pretrained):
+    options = {"weights": pretrained, "freeze": True, "unfreeze_every": 1}
+    last = LastCheckpoint(dirpath="checkpoints")
+    _, watch, _ = fit(shapes, epochs=3, callbacks=[last], **options)
+    trained = [{n.split(".")[0] + n.split(".")[1] for n, has in step.items() if has} for step in watch.gradients]
+    assert trained[0] == {"head3"}
+    assert trained[6] == {"head3", "features2"}
+    assert trained[12] == {"head3", "features2", "features1"}
+    _, again, _ = fit(shapes, epochs=4, ckpt_path="checkpoints/last.ckpt", **options)
+    assert {n.split(".")[0] + n.split(".")[1] for n, has in again.gradients[0].items() if has} == {
+        "head3", "features2", "features1", "features0",
+    }  # fmt: skip
+
+
+def test_weights_of_other_classes_keep_all_but_the_head(tmp_path, capsys):
+    torch.manual_seed(1)
+    torch.save(SmallCNN(1, 7, width=8).state_dict(), tmp_path / "seven.pt")
+    network = SmallCNN(1, 3, width=8)
+    fresh = network.head[3].weight.clone()
+    load_weights(network, str(tmp_path / "seven.pt"))
+    assert "starts afresh" in capsys.readouterr().out
+    theirs = torch.load(tmp_path / "seven.pt", weights_only=True)
+    assert torch.equal(network.features[0][0].weight, theirs["features.0.0.weight"])
+    assert torch.equal(network.head[3].weight, fresh)
+
+
+def test_weights_of_another_architecture_say_which_keys_differ(tmp_path):
+    torch.save(SmallMLP(1, 3).state_dict(), tmp_path / "mlp.pt")
+    with pytest.raises(ValueError, match=r"another architecture.*features\.0"):
+        load_weights(SmallCNN(1, 3), str(tmp_path / "mlp.pt"))
+
+
+def test_averaged_weights_equal_the_recurrence_and_are_what_is_kept(shapes):
+    ema = EMAWeightAveraging(decay=0.9)
+    last = LastCheckpoint(dirpath="checkpoints")
+    _, watch, _ = fit(shapes, callbacks=[ema, last])
+    expected = watch.weights[0]["head.3.weight"].clone()
+    for weights in watch.weights[1:]:
+        expected = 0.9 * expected + 0.1 * weights["head.3.weight"]
+    kept = torch.load("checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.head.3.weight"]
+    assert torch.allclose(kept, expected, atol=1e-6)
+    assert not torch.allclose(kept, watch.weights[-1]["head.3.weight"], atol=1e-4)
+
+
+def test_swa_keeps_the_mean_of_the_last_epochs(shapes):
+    last = LastCheckpoint(dirpath="checkpoints")
+    _, watch, _ = fit(shapes, epochs=4, callbacks=[SWA(start_epoch=2), last])
+    expected = (watch.weights[17]["head.3.weight"] + watch.weights[23]["head.3.weight"]) / 2
+    kept = torch.load("checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.head.3.weight"]
+    assert torch.allclose(kept, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("activation", "gain"), [("relu", 2**0.5), ("tanh", 5 / 3), ("gelu", 1.5335), ("silu", 1.6765)]
+)
+@pytest.mark.parametrize("scheme", ["he", "xavier", "orthogonal"])
+def test_first_weights_have_the_variance_of_their_formula(scheme, activation, gain):
+    torch.manual_seed(0)
+    network = SmallMLP(3, 64, width=512, activation=activation)
+    initialise(network, scheme, activation)
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    for layer in layers:
+        own = 1.0 if layer is layers[-1] else gain
+        out, into = layer.weight.shape
+        variance = {"he": own**2 / into, "xavier": 2 * own**2 / (into + out), "orthogonal": own**2 / max(into, out)}
+        assert layer.weight.var().item() == pytest.approx(variance[scheme], rel=0.05)
+        assert not layer.bias.any()
+        if scheme == "orthogonal":
+            product = layer.weight @ layer.weight.T / own**2
+            assert torch.allclose(product, torch.eye(out), atol=1e-4)
+
+
+def test_the_gain_of_an_activation_keeps_the_second_moment():
+    x = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0))
+    for name, gain in (("gelu", 1.5335), ("silu", 1.6765)):
+        assert (ACTIVATIONS[name]()(x) * gain).pow(2).mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_the_scheme_reaches_a_run(shapes):
+    _, watch, _ = fit(shapes, init="orthogonal", optimizer=partial(SGD, lr=0.0), epochs=1)
+    weight = watch.weights[-1]["features.1.4.weight"].flatten(1)
+    assert torch.allclose(weight @ weight.T, 2 * torch.eye(len(weight)), atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("network", [SmallCNN, SmallMLP])
+def test_activations_are_chosen_by_name(network, activation):
+    kinds = {type(module) for module in network(1, 3, activation=activation).modules()}
+    assert kinds & set(ACTIVATIONS.values()) == {ACTIVATIONS[activation]}
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"), [("batch", nn.BatchNorm2d), ("group", nn.GroupNorm), ("layer", nn.GroupNorm)]
+)
+def test_norms_are_chosen_by_name(norm, kind):
+    network = SmallCNN(1, 3, norm=norm)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d | nn.GroupNorm)]
+    assert len(norms) == 6
+    assert all(type(module) is kind for module in norms)
+    assert norm != "layer" or all(module.num_groups == 1 for module in norms)
+
+
+def test_width_depth_and_dropout_are_flags():
+    assert len([m for m in SmallMLP(1, 3, depth=5).modules() if isinstance(m, nn.Linear)]) == 6
+    assert SmallCNN(1, 3, width=10).features[2][1].out_channels == 40
+    x = torch.ones(4, 1, 8, 8)
+    network = SmallCNN(1, 3, width=8, dropout=0.5).train()
+    torch.manual_seed(0)
+    assert not torch.equal(network(x), network(x))
+    assert torch.equal(network.eval()(x), network(x))
+
+
+def test_stochastic_depth_reaches_the_blocks_and_a_model_without_it_says_so():
+    from torchvision.ops import StochasticDepth
+
+    network = Backbone(3, 4, "efficientnet_b0", stochastic_depth=0.5)
+    assert max(m.p for m in network.modules() if isinstance(m, StochasticDepth)) == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(ValueError, match="has no option stochastic_depth_prob"):
+        Backbone(3, 4, "resnet18", stochastic_depth=0.5)
+
+
+def test_gradient_checkpointing_changes_neither_gradients_nor_statistics():
+    torch.manual_seed(0)
+    plain = Backbone(3, 4, "resnet18").train()
+    saving = Backbone(3, 4, "resnet18", checkpointing=True).train()
+    saving.load_state_dict(plain.state_dict())
+    x = torch.randn(4, 3, 32, 32)
+    kept = {}
+    for name, network in (("plain", plain), ("saving", saving)):
+        sizes = []
+
+        def pack(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = network(x).square().mean()
+        kept[name] = sum(sizes)
+        loss.backward()
+    assert kept["saving"] < kept["plain"] / 3
+    for one, two in zip(plain.parameters(), saving.parameters(), strict=True):
+        assert torch.allclose(one.grad, two.grad, atol=1e-5)
+    for name, value in plain.state_dict().items():
+        if "running" in name:
+            assert torch.allclose(value, saving.state_dict()[name], atol=1e-6), name
+
+
+def test_channels_last_changes_the_layout_and_not_the_result(shapes):
+    plain, _, _ = fit(shapes, epochs=1)
+    last, _, _ = fit(shapes, epochs=1, channels_last=True)
+    assert last.network.features[1][1].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not plain.network.features[1][1].weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(plain.network.head[3].weight, last.network.head[3].weight, atol=1e-4)
+
+
+def test_a_compiled_run_leaves_a_checkpoint_that_a_plain_one_loads(shapes, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, *args, **kwargs: compiled.append(type(self)))
+    fit(shapes, compile=True, callbacks=[LastCheckpoint(dirpath="checkpoints")], epochs=1)
+    assert compiled == [SmallCNN]
+    state = torch.load("checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert not any("_orig_mod" in name for name in state)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixing_follows_beta_and_its_targets_sum_to_one(kind, shapes):
+    model, _, _ = fit(shapes, epochs=1, **{kind: 0.4})
+    x_NCHW, y_N = torch.zeros(2, 1, 64, 64), torch.tensor([0, 1])
+    torch.manual_seed(0)
+    targets = torch.stack([model.mix(x_NCHW, y_N)[1] for _ in range(800)])
+    assert torch.allclose(targets.sum(2), torch.ones(800, 2))
+    drawn = targets[:, 0, 0].numpy()
+    if kind == "mixup":
+        assert kstest(drawn, beta(0.4, 0.4).cdf).pvalue > 0.01
+    else:
+        assert kstest(drawn, beta(0.4, 0.4).cdf).pvalue < 0.5  # cut at the border, so not quite Beta
+        assert 0.4 < drawn.mean() < 0.8
+    assert kstest(drawn, beta(2.0, 2.0).cdf).pvalue < 1e-6
+
+
+class Targets(CrossEntropy):
+    """Remembers the targets that it was given."""
+
+    seen: list = []
+
+    def forward(self, logits_NK, target):
+        if self.training:
+            self.seen.append(target)
+        return super().forward(logits_NK, target)
+
+
+def test_mixing_trains_on_soft_labels_for_its_epochs_and_share_and_scores_hard_ones(shapes):
+    Targets.seen.clear()
+    model, _, _ = fit(shapes, epochs=3, mixup=1.0, unmixed_epochs=1, loss=Targets)
+    assert [target.ndim for target in Targets.seen] == [2] * 12 + [1] * 6
+    Targets.seen.clear()
+    fit(shapes, epochs=10, mixup=1.0, mix_probability=0.5, loss=Targets)
+    assert 15 < sum(target.ndim == 2 for target in Targets.seen) < 45
+    hits = 48 * 3 * 2
+    assert model.sums[2] * 8 <= hits
+
+
+def test_effective_weights_follow_their_formula(shapes):
+    data = ImageData(str(shapes), num_workers=0, balance="effective_weights")
+    data.setup("fit")
+    data.train.labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
+    weights = data.class_weights.numpy()
+    raw = 0.001 / (1 - 0.999 ** np.array([900, 90, 10]))
+    assert weights / weights[0] == pytest.approx(raw / raw[0], rel=1e-5)
+    assert (weights * [900, 90, 10]).sum() == pytest.approx(1000, rel=1e-5)
+    assert data.class_prior.tolist() == pytest.approx([0.9, 0.09, 0.01])
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_follows_its_seed_and_keeps_the_shape(name):
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    view = Augment(name, 32, flip=True)
+    assert view(image, 7).shape == (32, 32, 3)
+    assert np.array_equal(view(image, 7), Augment(name, 32, flip=True)(image, 7))
+    assert np.array_equal(view(image, None), image[4:36, 4:36])
+    assert (name == "none") == np.array_equal(view(image, 7), view(image, 8))
+
+
+def test_medical_and_unflipped_pipelines_never_mirror():
+    image = np.zeros((32, 32, 1), dtype=np.uint8)
+    image[:, 20:] = 200
+    for name in ("light", "medium", "medical"):
+        view = Augment(name, 32, flip=name == "medical")
+        columns = np.stack([view(image, seed).astype(float).mean((0, 2)) for seed in range(60)])
+        assert (columns[:, -6:].mean(1) > columns[:, :6].mean(1)).all(), name
+    mirrored = [Augment("light", 32, flip=True)(image, seed).astype(float).mean((0, 2)) for seed in range(60)]
+    assert 15 < sum(column[:6].mean() > column[-6:].mean() for column in mirrored) < 45
+
+
+def test_light_shifts_stay_within_their_bounds():
+    image = np.zeros((100, 100, 1), dtype=np.uint8)
+    image[48:52, 48:52] = 255
+    view = Augment("light", 100, flip=False)
+    for seed in range(100):
+        row, column, _ = np.argwhere(view(image, seed) > 60).mean(0)
+        assert abs(row - 49.5) < 12
+        assert abs(column - 49.5) < 12
+
+
+def test_cutout_removes_the_area_it_says():
+    import albumentations as A
+
+    hole = next(t for t in PIPELINES["strong"](A, 64, False) if type(t).__name__ == "CoarseDropout")
+    hole.p = 1.0
+    white = np.full((64, 64, 3), 255, dtype=np.uint8)
+    for seed in range(30):
+        hole.set_random_seed(seed)
+        share = (hole(image=white)["image"] == 0).all(2).mean()
+        assert 0.1**2 * 0.8 <= share <= 0.3**2 * 1.2
+
+
+class HardOnly(CrossEntropy):
+    """A loss that cannot take soft labels."""
+
+    hard_labels_only = True
+
+
+CONTRADICTIONS = [
+    ({"loss": LogitAdjusted}, {"balance": "sampler"}, "weighted sampler + logit adjustment"),
+    ({"loss": LogitAdjusted}, {"balance": "class_weights"}, "class weights + logit adjustment"),
+    ({"loss": Focal}, {"balance": "sampler"}, "weighted sampler + focal loss"),
+    ({"loss": HardOnly, "mixup": 1.0}, {}, "MixUp or CutMix + a loss for hard labels"),
+    ({"loss": partial(CrossEntropy, label_smoothing=0.1), "cutmix": 1.0}, {}, "MixUp or CutMix + label smoothing"),
+    ({"schedule": OneCycle}, {}, "early stopping + one-cycle"),
+    ({"schedule": Plateau}, {}, "plateau + no validation"),
+    ({}, {"batch_size": 1}, "BatchNorm + one sample per device"),
+    ({"unfreeze_every": 1}, {}, "unfreezing + nothing frozen"),
+    ({"freeze": True}, {}, "freezing + random weights"),
+    ({"freeze": True, "weights": "w.pt", "network": nn.Flatten}, {}, "freezing everything"),
+    ({"init": "he", "weights": "w.pt"}, {}, "weights + another initialisation"),
+    ({"freeze": True, "weights": "w.pt", "unfreeze_every": 1}, {}, "gradual unfreezing + plain DDP"),
+]
+
+
+class Stub:
+    """A trainer as far as the rules look at one."""
+
+    def __init__(self, **values):
+        self.world_size, self.accumulate_grad_batches, self.limit_val_batches = 1, 1, 1.0
+        self.early_stopping_callbacks, self.strategy = [], object()
+        self.__dict__.update(values)
+
+
+@pytest.mark.parametrize(("model_options", "data_options", "name"), CONTRADICTIONS, ids=lambda value: str(value)[:40])
+def test_what_contradicts_itself_is_found(model_options, data_options, name, shapes):
+    def built(options):
+        model = Classifier(**{"network": SMALL, "schedule": Cosine, **options})
+        model.network = (lambda *_: nn.Flatten())() if options.get("network") is nn.Flatten else SmallCNN(1, 3, width=8)
+        model.loss = model.make_loss(torch.ones(3), torch.ones(3) / 3)
+        model.mix = object() if options.get("mixup") or options.get("cutmix") else None
+        return model
+
+    rule = next(rule for rule in RULES if rule.name == name)
+    trainer = Stub()
+    if name == "early stopping + one-cycle":
+        trainer.early_stopping_callbacks = [object()]
+    if name == "plateau + no validation":
+        trainer.limit_val_batches = 0
+    if name == "gradual unfreezing + plain DDP":
+        trainer.world_size = 2
+    data = ImageData(str(shapes), **{"batch_size": 8, **data_options})
+    assert rule.holds(built(model_options), data, trainer)
+    assert not rule.holds(built({}), ImageData(str(shapes), batch_size=8), Stub())
+
+
+def test_every_rule_has_its_contradiction():
+    assert [rule.name for rule in RULES] == [name for _, _, name in CONTRADICTIONS]
+
+
+def test_a_contradiction_stops_a_run_before_training(shapes):
+    with pytest.raises(ValueError, match="unfreezing"):
+        fit(shapes, unfreeze_every=1)
+    with pytest.warns(UserWarning, match="label smoothing"):
+        fit(shapes, epochs=1, mixup=0.2, loss=partial(CrossEntropy, label_smoothing=0.1))
+    assert copy.deepcopy(RULES)
