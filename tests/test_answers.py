@@ -16,8 +16,13 @@ from cookiecutter.exceptions import FailedHookException
 ANSWERS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 CHOICES = {key: values for key, values in ANSWERS.items() if isinstance(values, list) and not key.startswith("_")}
 PACKAGE_FILES = """
-    __init__ __main__ augment callbacks cli data images loggers losses model networks optim runs sampling splits
+    __init__ __main__ augment callbacks cli combinations data images loggers losses mistakes model networks optim runs
+    sampling splits
 """.split()
+
+
+TEST_FILES = ("conftest", "test_data", "test_losses", "test_mistakes", "test_run", "test_schedules", "test_techniques")
+RECIPES = ("baseline", "fast_gpu", "finetune", "imbalanced", "long_schedule", "small_data", "stabilise")
 
 
 def files(project: Path) -> set[str]:
@@ -27,10 +32,11 @@ def files(project: Path) -> set[str]:
 
 def expected_files(answers: dict[str, str]) -> set[str]:
     common = {".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md", "pyproject.toml"}
-    common |= {f"tests/{name}.py" for name in ("conftest", "test_data", "test_mistakes", "test_run")}
+    common |= {f"tests/{name}.py" for name in TEST_FILES}
     common |= {f"src/my_project/{name}.py" for name in PACKAGE_FILES}
     common |= {f"src/my_project/configs/{name}.yaml" for name in ("base", "logger")}
     common |= {f"src/my_project/configs/presets/{name}.yaml" for name in ("debug", "minimal", "standard")}
+    common |= {f"src/my_project/configs/recipes/{name}.yaml" for name in RECIPES}
     common |= {"LICENSE"} if answers["license"] != "none" else set()
     common |= {".github/workflows/ci.yml"} if answers["ci"] == "github" else set()
     return common

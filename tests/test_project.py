@@ -1,5 +1,6 @@
 """A baked project passes its own tests, and is clean before and after baking."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -54,5 +55,15 @@ def test_the_workflow_has_no_finding_of_a_security_linter(project):
 
 
 def test_the_package_stays_small():
-    lines = [line for path in SOURCE.glob("src/*/*.py") for line in path.read_text().splitlines() if line.strip()]
-    assert len(lines) < 2000
+    """Lines of code: neither blank, nor a comment, nor a docstring."""
+
+    def code(path: Path) -> int:
+        lines = path.read_text().splitlines()
+        documented = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+                documented.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+        plain = (line for number, line in enumerate(lines, 1) if number not in documented)
+        return sum(1 for line in plain if line.strip() and not line.strip().startswith("#"))
+
+    assert sum(code(path) for path in SOURCE.glob("src/*/*.py")) <= 1850

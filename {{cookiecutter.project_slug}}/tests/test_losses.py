@@ -4,7 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from project_package.losses import BinaryCrossEntropy, CrossEntropy, Focal, LogitAdjusted
+from project_package.losses import (
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Focal,
+    LogitAdjusted,
+)
 
 N, K = 7, 4
 GENERATOR = torch.Generator().manual_seed(0)

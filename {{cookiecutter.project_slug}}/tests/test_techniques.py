@@ -16,10 +16,27 @@ from project_package.augment import PIPELINES, Augment
 from project_package.callbacks import SWA, LastCheckpoint
 from project_package.combinations import RULES
 from project_package.data import ImageData
-from project_package.losses import CrossEntropy, Focal, LogitAdjusted
+from project_package.losses import (
+    CrossEntropy,
+    Focal,
+    LogitAdjusted,
+)
 from project_package.model import Classifier
-from project_package.networks import ACTIVATIONS, Backbone, SmallCNN, SmallMLP, initialise, load_weights, stages
-from project_package.optim import Cosine, OneCycle, Plateau, parameter_groups
+from project_package.networks import (
+    ACTIVATIONS,
+    Backbone,
+    SmallCNN,
+    SmallMLP,
+    initialise,
+    load_weights,
+    stages,
+)
+from project_package.optim import (
+    Cosine,
+    OneCycle,
+    Plateau,
+    parameter_groups,
+)
 
 SMALL = partial(SmallCNN, width=8)
 
@@ -390,6 +407,7 @@ CONTRADICTIONS = [
     ({"schedule": OneCycle}, {}, "early stopping + one-cycle"),
     ({"schedule": Plateau}, {}, "plateau + no validation"),
     ({}, {"batch_size": 1}, "BatchNorm + one sample per device"),
+    ({"optimizer": partial(AdamW, fused=True)}, {}, "fused optimizer + mixed precision + clipping"),
     ({"unfreeze_every": 1}, {}, "unfreezing + nothing frozen"),
     ({"freeze": True}, {}, "freezing + random weights"),
     ({"freeze": True, "weights": "w.pt", "network": nn.Flatten}, {}, "freezing everything"),
@@ -404,6 +422,7 @@ class Stub:
     def __init__(self, **values):
         self.world_size, self.accumulate_grad_batches, self.limit_val_batches = 1, 1, 1.0
         self.early_stopping_callbacks, self.strategy = [], object()
+        self.precision, self.gradient_clip_val = "bf16-mixed", 1.0
         self.__dict__.update(values)
 
 

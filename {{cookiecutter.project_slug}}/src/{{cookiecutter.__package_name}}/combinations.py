@@ -33,6 +33,10 @@ def _is(factory: Any, kind: type) -> bool:
     return any(isinstance(candidate, type) and issubclass(candidate, kind) for candidate in candidates)
 
 
+def _option(factory: Any, name: str) -> Any:
+    return getattr(factory, "keywords", {}).get(name)
+
+
 def _early_stopping(trainer: Any) -> bool:
     return bool(trainer.early_stopping_callbacks)
 
@@ -91,6 +95,14 @@ RULES = [
         True,
         "a batch of one has no variance; raise data.batch_size, use --trainer.sync_batchnorm true or another norm",
         _single_batch_norm,
+    ),
+    Rule(
+        "fused optimizer + mixed precision + clipping",
+        True,
+        "a fused optimizer unscales gradients itself, so they cannot be clipped; --trainer.gradient_clip_val null",
+        lambda model, data, trainer: _option(model.make_optimizer, "fused")
+        and "mixed" in str(trainer.precision)
+        and bool(trainer.gradient_clip_val),
     ),
     Rule(
         "unfreezing + nothing frozen",

@@ -1,0 +1,72 @@
+"""The tables of the docs are those of the code."""
+
+import json
+import re
+import shlex
+
+from conftest import SOURCE, TEMPLATE
+
+TECHNIQUES = (TEMPLATE / "docs/techniques.md").read_text(encoding="utf-8")
+README = (SOURCE / "README.md").read_text(encoding="utf-8")
+
+
+def table(text: str, first: str) -> list[list[str]]:
+    """Return the rows of the table whose heading begins with a word."""
+    lines = text[text.index(f"| {first} |") :].splitlines()[2:]
+    rows = lines[: next((i for i, line in enumerate(lines) if not line.startswith("|")), None)]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in rows]
+
+
+SCRIPT = """
+import contextlib, io, json, sys
+from my_project.__main__ import main
+for flags in json.load(open(sys.argv[1])):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = main(["fit", *flags, "--print_config"])
+        except SystemExit as end:
+            code = end.code
+    print("FAILED" if code else "ok", flags, err.getvalue())
+"""
+
+
+def test_every_flag_of_the_techniques_is_one(project, command, tmp_path):
+    given = []
+    for _, cell, _, _ in table(TECHNIQUES, "technique"):
+        spans = re.findall("`([^`]+)`", cell)
+        for span in spans:
+            flags = shlex.split(span)
+            if not span.startswith("--"):
+                flags = [*given[-1][:-1], span]  # another value of the flag before
+            given.append(flags)
+    assert len(given) > 50
+    (tmp_path / "flags.json").write_text(json.dumps(given))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = command(project, tmp_path, "-m", "script.py", tmp_path / "flags.json")
+    assert "FAILED" not in done.output, [line for line in done.output.splitlines() if "FAILED" in line]
+    assert done.output.count("ok [") == len(given)
+
+
+def test_the_contradictions_are_those_of_the_code(project, command, tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from my_project.combinations import RULES\n"
+        "for rule in RULES:\n"
+        "    print('RULE', '|'.join([rule.name, 'refused' if rule.refused else 'warned of', rule.reason]))"
+    )
+    done = command(project, tmp_path, "-m", "script.py")
+    rules = [line[5:].split("|") for line in done.output.splitlines() if line.startswith("RULE ")]
+    assert rules == table(TECHNIQUES, "combination")
+
+
+def test_the_generated_readme_has_the_same_table_of_techniques():
+    assert table(README, "technique") == table(TECHNIQUES, "technique")
+
+
+def test_the_recipes_say_what_for_and_by_which_metric_and_command():
+    for path in (SOURCE / "src").glob("*/configs/recipes/*.yaml"):
+        head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+        assert head.startswith(f"# {path.stem}: ")
+        assert "metric: " in head
+        assert "time: " in head
+        assert f"fit --config {path.stem}" in head

@@ -1,0 +1,72 @@
+"""Every recipe trains, on the digits and where some of them are rare, and flags win over recipes over presets."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import SOURCE
+
+RECIPES = sorted(path.stem for path in (SOURCE / "src").glob("*/configs/recipes/*.yaml"))
+RUN = Path("runs/digits/version_0")
+QUICK = (
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=3",
+    "--model.network.width=8",
+    "--trainer.logger=false",
+)
+
+
+def imbalanced(digits: Path, folder: Path) -> Path:
+    """Link the digits, of the classes 5 to 9 every twentieth image, eight at the least."""
+    for path in sorted(digits.rglob("*.png")):
+        of_class = sorted(path.parent.iterdir())
+        step = 20 if path.parent.name >= "5" else 1
+        if of_class.index(path) % step == 0:
+            target = folder / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits(project, command, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    done = command(project, folder, "fit", "--config=debug")
+    assert done.code == 0, done.output
+    return folder / "data/digits"
+
+
+@pytest.mark.parametrize("rare", [False, True], ids=["digits", "rare"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_trains(recipe, rare, digits, project, command, tmp_path):
+    root = imbalanced(digits, tmp_path / "rare") if rare else digits
+    flags = ["--data.root", root, *QUICK, f"--config={recipe}", *QUICK]
+    if recipe == "finetune":
+        torch.save({}, tmp_path / "empty.pt")
+        first = command(project, tmp_path, "fit", "--data.root", root, *QUICK, "--name=first")
+        assert first.code == 0, first.output
+        flags.append(f"--model.weights={tmp_path}/runs/first/version_0/checkpoints/last.ckpt")
+    if recipe == "fast_gpu":
+        flags.append("--model.compile=false")  # compiling takes a minute here
+    done = command(project, tmp_path, "fit", *flags)
+    assert done.code == 0, done.output
+    assert (tmp_path / RUN / "checkpoints/best.ckpt").is_file()
+
+
+def test_flags_win_over_recipes_and_later_configs_over_earlier(digits, project, command, tmp_path):
+    (tmp_path / "mine.yaml").write_text("model: {mixup: 0.3}\n")
+    layers = ("--config=long_schedule", "--config=minimal", "--config=mine.yaml", "--trainer.max_epochs=1")
+    done = command(project, tmp_path, "fit", "--data.root", digits, *layers, "--trainer.limit_train_batches=2")
+    assert done.code == 0, done.output
+    config = yaml.safe_load((tmp_path / RUN / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 1  # a flag
+    assert config["model"]["mixup"] == 0.3  # a file over the recipe's 0.2
+    assert config["model"]["warmup_steps"] == 100  # the recipe
+    assert config["trainer"]["gradient_clip_val"] is None  # the preset
+
+
+def test_a_recipe_that_is_not_there_lists_those_that_are(project, command, tmp_path):
+    done = command(project, tmp_path, "fit", "--config=basline")
+    assert done.code == 2
+    assert all(name in done.errors[0] for name in RECIPES)
