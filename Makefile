@@ -5,7 +5,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export NO_ALBUMENTATIONS_UPDATE := 1
 DEMO := build/demo/my-project
 
-.PHONY: demo test check fix bench lock
+.PHONY: demo test check fix mutants bench lock
 
 demo: $(UV)  ## scaffold a project with the default answers, install it, train, test and predict on the digits
 	rm -rf build/demo && mkdir -p build/demo
@@ -26,6 +26,9 @@ check: .venv/installed  ## lint and types of the template's source
 fix: .venv/installed  ## what ruff can mend by itself
 	.venv/bin/ruff check --fix --config pyproject.toml .
 	.venv/bin/ruff format --config pyproject.toml .
+
+mutants: .venv/installed  ## each technique turned off must turn a test red
+	.venv/bin/python tests/mutants.py
 
 bench: .venv/installed  ## the accuracy of the README's table, measured again
 	.venv/bin/python benchmarks/digits.py

@@ -67,9 +67,8 @@ def _child(project: str, folder: str, args: list[str], log: str) -> None:
         sys.stderr.flush()
 
 
-@pytest.fixture(scope="session")
-def command() -> Callable[..., Result]:
-    """Run ``python -m PACKAGE ARGS`` (or ``-m MODULE``, or ``-m FILE.py``) of a project in a folder."""
+def server() -> Callable[..., Result]:
+    """Return what runs ``python -m PACKAGE ARGS`` (or ``-m MODULE``, or ``-m FILE.py``) of a project in a folder."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
@@ -93,8 +92,7 @@ def command() -> Callable[..., Result]:
     return run
 
 
-@pytest.fixture
-def hermetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings of the developer's own reach a child process."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "PL_GLOBAL_SEED", "RUN_FOLDER"):
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture(scope="session")
+def command() -> Callable[..., Result]:
+    """Run a command of a project: see ``server``."""
+    return server()

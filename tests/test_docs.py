@@ -34,7 +34,7 @@ for flags in json.load(open(sys.argv[1])):
 def test_every_flag_of_the_techniques_is_one(project, command, tmp_path):
     given = []
     for _, cell, _, _ in table(TECHNIQUES, "technique"):
-        spans = re.findall("`([^`]+)`", cell)
+        spans = [] if cell.startswith("the command") else re.findall("`([^`]+)`", cell)
         for span in spans:
             flags = shlex.split(span)
             if not span.startswith("--"):

@@ -1,5 +1,6 @@
 """Every recipe trains, on the digits and where some of them are rare, and flags win over recipes over presets."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,22 @@ def test_a_recipe_that_is_not_there_lists_those_that_are(project, command, tmp_p
     done = command(project, tmp_path, "fit", "--config=basline")
     assert done.code == 2
     assert all(name in done.errors[0] for name in RECIPES)
+
+
+def test_smote_trains_the_last_layer_again_on_training_images_alone(digits, project, command, tmp_path):
+    root = imbalanced(digits, tmp_path / "rare")
+    small = ("--data.root", root, "--trainer.max_epochs=3", "--model.network.width=8", "--trainer.logger=false")
+    fitted = command(project, tmp_path, "fit", *small)
+    assert fitted.code == 0, fitted.output
+    done = command(project, tmp_path, "smote")
+    assert done.code == 0, done.output
+    first, second = (
+        torch.load(tmp_path / RUN / f"checkpoints/{name}.ckpt", weights_only=True)["state_dict"]
+        for name in ("best", "smote")
+    )
+    changed = {name for name in first if not torch.equal(first[name], second[name])}
+    assert changed == {"network.head.3.weight", "network.head.3.bias"}
+    scores = [float(score) for score in re.findall(r"val/f1_macro\D+([\d.]+)", done.output)]
+    assert scores[-1] > scores[0]
+    tested = command(project, tmp_path, "test", f"--ckpt_path={RUN}/checkpoints/smote.ckpt")
+    assert tested.code == 0, tested.output

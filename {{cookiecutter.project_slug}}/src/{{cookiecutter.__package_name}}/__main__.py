@@ -1,4 +1,4 @@
-"""``python -m PACKAGE fit|validate|test|predict|preview``: runs a command and turns its end into an exit code."""
+"""``python -m PACKAGE fit|validate|test|predict|preview|smote``: runs a command and turns its end into an exit code."""
 
 import logging
 import re
@@ -41,6 +41,10 @@ def main(args: list[str] | None = None) -> int:
             cli = CLI(args[1:], run=False)
             write_preview(cli.datamodule, "preview.png")
             print("preview: preview.png")
+        elif args[:1] == ["smote"]:
+            from .tools.smote import main as smote
+
+            smote(args[1:])
         else:
             CLI(args)
     except (ValueError, MisconfigurationException) as error:

@@ -100,9 +100,11 @@ RULES = [
         "fused optimizer + mixed precision + clipping",
         True,
         "a fused optimizer unscales gradients itself, so they cannot be clipped; --trainer.gradient_clip_val null",
-        lambda model, data, trainer: _option(model.make_optimizer, "fused")
-        and "mixed" in str(trainer.precision)
-        and bool(trainer.gradient_clip_val),
+        lambda model, data, trainer: (
+            _option(model.make_optimizer, "fused")
+            and "mixed" in str(trainer.precision)
+            and bool(trainer.gradient_clip_val)
+        ),
     ),
     Rule(
         "unfreezing + nothing frozen",

@@ -1,0 +1,92 @@
+"""Turn each technique into a no-op, one after the other, and expect the project's tests to turn red.
+
+    python tests/mutants.py
+
+A mutant replaces a piece of one file of a baked project and names the tests that must catch it. Ends with
+``N mutants, N caught``; exit code 0 only if all are.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from conftest import Result, bake, server
+
+# file, what is replaced, by what, the tests (pytest's -k) that must fail
+MUTANTS = [
+    ("losses.py", "label_smoothing=self.label_smoothing", "label_smoothing=0.0", "test_cross_entropy"),
+    ("losses.py", ".pow(self.gamma)", ".pow(0.0)", "test_focal"),
+    ("losses.py", "self.tau * self.class_prior_K.log()", "0.0", "logit_adjustment"),
+    ("losses.py", "if self.training else 0.0", "", "logit_adjustment"),
+    ("losses.py", "(self.class_weights_K * terms_NK)", "(terms_NK)", "binary_cross_entropy"),
+    ("losses.py", "else target @ self.class_weights_K", "else target.sum(1)", "normaliser"),
+    ("data.py", "weights = 1 / counts", "weights = np.ones(len(counts))", "class_weights_reach"),
+    ("data.py", "weights = (1 - 0.999) / (1 - 0.999**counts)", "pass", "effective_weights"),
+    ("data.py", "weights = torch.from_numpy(1.0 /", "weights = torch.from_numpy(0 * 1.0 + 0 *", "drawn_equally"),
+    ("data.py", "if self.train_fraction < 1:", "if False:", "train_fraction"),
+    ("splits.py", "parent[top(i)] = top(first.setdefault(digest, i))", "pass", "copies_of_an_image"),
+    ("sampling.py", "derived_seed(self.seed, self.epoch)", "derived_seed(self.seed)", "with_workers"),
+    ("optim.py", "gamma=gamma)", "gamma=1.0)", "closed_form and Step"),
+    ("optim.py", "gamma=final_factor ** (1 / total_steps)", "gamma=1.0", "closed_form and Exponential"),
+    ("optim.py", "end_factor=final_factor", "end_factor=1.0", "closed_form and Linear"),
+    ("optim.py", "T_0=math.ceil(total_steps / cycles)", "T_0=total_steps", "closed_form and CosineRestarts"),
+    ("optim.py", "(2 * cycles)", "2", "closed_form and Cyclic"),
+    ("optim.py", "pct_start=pct_start", "pct_start=0.9", "closed_form and OneCycle"),
+    ("optim.py", "if warmup_steps == 0:", "if True:", "closed_form and 5-Cosine"),
+    ("optim.py", 'group["weight_decay"] = 0.0', "pass", "decay_leaves"),
+    ("optim.py", "layer_decay**from_head", "1.0", "rates_fall"),
+    ("optim.py", "backbone_lr_factor if from_head", "1.0 if from_head", "rates_fall"),
+    ("model.py", "scheduler.watch(hparams.mode)", "pass", "plateau_watches"),
+    ("model.py", 'group["lr"] *= group["lr_factor"]', "pass", "rates_fall"),
+    ("model.py", "if self.hparams.l1:", "if False:", "l1_makes"),
+    ("model.py", "if hparams.init:", "if False:", "scheme_reaches"),
+    ("model.py", "part.eval()", "pass", "frozen_backbone"),
+    ("model.py", "if hparams.freeze and not hparams.unfreeze_every:", "if False:", "frozen_backbone"),
+    ("model.py", "self.current_epoch // every if every else 0", "0", "unfreezing_goes"),
+    ("model.py", "x_NCHW, target = self.mix(x_NCHW, target)", "pass", "mixing_trains"),
+    ("model.py", "self.hparams.unmixed_epochs and self.current_epoch >= last_mixed", "False", "mixing_trains"),
+    ("model.py", ", hparams.mix_probability)", ", 1.0)", "mixing_trains"),
+    ("model.py", "if hparams.channels_last:", "if False:", "channels_last"),
+    ("model.py", "if hparams.compile:", "if False:", "compiled_run"),
+    ("model.py", "            check(self, data, self.trainer)", "            pass", "contradiction_stops"),
+    ("networks.py", "nn.Dropout(dropout), nn.Linear", "nn.Identity(), nn.Linear", "dropout"),
+    ("networks.py", "ACTIVATIONS[activation]()])", "nn.ReLU()])", "activations_are"),
+    ("networks.py", "if norm == \"batch\":", "if True:", "norms_are"),
+    ("networks.py", "if checkpointing:", "if False:", "gradient_checkpointing"),
+    ("networks.py", "norm.momentum = 0.0", "pass", "gradient_checkpointing"),
+    ("networks.py", '"stochastic_depth_prob": stochastic_depth}', "}", "stochastic"),
+    ("networks.py", "std=own_gain / math.sqrt(fan_in)", "std=0.02", "first_weights"),
+    ("networks.py", "nn.init.xavier_uniform_(module.weight, own_gain)", "pass", "first_weights"),
+    ("networks.py", "nn.init.orthogonal_(module.weight, own_gain)", "pass", "first_weights"),
+    ("networks.py", "network.load_state_dict({", "dict({", "weights_of_other"),
+    ("callbacks.py", "epoch_idx >= self.start_epoch", "epoch_idx >= 0", "swa_keeps"),
+    ("augment.py", "self.compose.set_random_seed(seed)", "pass", "follows_its_seed"),
+    ("augment.py", "A.HorizontalFlip(p=0.5 * flip)", "A.NoOp()", "never_mirror"),
+    ("augment.py", "A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.1, 0.3)",
+     "A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.5, 0.6)", "cutout"),
+]  # fmt: skip
+
+
+def main() -> int:
+    folder = Path(tempfile.mkdtemp(prefix="mutants-"))
+    project = bake(folder)
+    run, caught = server(), 0
+    for number, (file, old, new, tests) in enumerate(MUTANTS):
+        mutant = folder / f"mutant-{number}"
+        shutil.copytree(project, mutant, ignore=shutil.ignore_patterns(".git"))
+        path = mutant / "src/my_project" / file
+        text = path.read_text()
+        assert old in text, f"{file} no longer holds {old!r}"
+        path.write_text(text.replace(old, new))
+        done: Result = run(mutant, mutant, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", tests)
+        red = (done.code == 1 and " failed" in done.output) or "FAILED" in done.output
+        caught += red
+        print(f"{'caught' if red else 'SURVIVED'}: {file}: {old} → {new or 'nothing'}", flush=True)
+        shutil.rmtree(mutant)
+    print(f"{len(MUTANTS)} mutants, {caught} caught")
+    return 0 if caught == len(MUTANTS) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

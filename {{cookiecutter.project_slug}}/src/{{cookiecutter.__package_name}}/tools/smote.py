@@ -1,0 +1,87 @@
+"""``smote``: train a run's last layer again on embeddings in which rare classes are interpolated (Chawla et al. 2002).
+
+On pixels SMOTE makes double exposures; between the embeddings of a trained, frozen network it is sensible. Takes the
+flags of ``validate``; writes ``checkpoints/smote.ckpt`` beside the checkpoint it started from, which stays as it is.
+Needs imbalanced-learn (the extra ``smote``).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..cli import CLI
+from ..networks import last_layer
+
+
+@torch.no_grad()
+def embeddings(network: nn.Module, normalised: Any, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the last layer sees of each sample, (N, D), without augmentation, and the labels, (N,)."""
+    seen: list[Tensor] = []
+    hook = last_layer(network)[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).cpu()))
+    labels = []
+    network.eval()
+    for batch in DataLoader(dataset, batch_size=256):
+        network(normalised(batch.x_NCHW))
+        labels.append(batch.y_N)
+    hook.remove()
+    return torch.cat(seen).numpy(), torch.cat(labels).numpy()
+
+
+def resampled(x_ND: np.ndarray, y_N: np.ndarray, names: list[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolate until every class has as many samples as the largest.
+
+    Raises:
+        ValueError: A class has a single sample, or imbalanced-learn is missing.
+    """
+    try:
+        from imblearn.over_sampling import SMOTE
+    except ImportError as error:
+        raise ValueError(
+            "smote needs imbalanced-learn, so nothing could be interpolated; "
+            "install it: .venv/bin/python -m pip install imbalanced-learn."
+        ) from error
+    counts = np.bincount(y_N)
+    rarest = int(counts.argmin())
+    if counts[rarest] < 2:
+        raise ValueError(
+            f"class {names[rarest]!r} has a single training image, so there is nothing to interpolate; add images of "
+            "it."
+        )
+    # Of a rare class every other sample is a neighbour, and no more than there are.
+    return SMOTE(k_neighbors=min(5, int(counts[rarest]) - 1), random_state=seed).fit_resample(x_ND, y_N)[:2]
+
+
+def fit_head(head: nn.Linear, x_ND: np.ndarray, y_N: np.ndarray, decay: float = 1e-4) -> None:
+    """Train a linear layer to the end: cross entropy with a little weight decay, by L-BFGS."""
+    x, y = torch.from_numpy(x_ND).float(), torch.from_numpy(y_N)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(head(x), y) + decay * head.weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+def main(args: list[str]) -> None:
+    """Run the command: validate, train the last layer again, validate, write the checkpoint."""
+    cli = CLI(["validate", *args])
+    model, data = cli.model.cpu(), cli.datamodule
+    name, head = last_layer(model.network)
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"the last layer, {name}, is no linear layer, so it cannot be trained on embeddings.")
+    x_ND, y_N = embeddings(model.network, model.normalised, data.train)
+    fit_head(head.requires_grad_(True), *resampled(x_ND, y_N, data.class_names, data.seed))
+    cli.trainer.validate(model, datamodule=data)
+    checkpoint = torch.load(cli.checkpoint, map_location="cpu", weights_only=True)
+    checkpoint["state_dict"] |= {f"network.{name}.{key}": value for key, value in head.state_dict().items()}
+    target = cli.checkpoint.with_name("smote.ckpt")
+    torch.save(checkpoint, target)
+    print(f"{len(y_N)} images of {len(data.class_names)} classes; the new last layer is in {target}")
+    print(f"next: test --ckpt_path {target}")
