@@ -86,7 +86,7 @@ EDITS = {
     "data set": ("data.py", "        return find(self.root)\n", DATA, [], ""),
 }
 MORE = {  # the rest of the same edit, in the same file
-    "augmentation": [('"none": None, ', '"none": None, "mine": mine, ')],
+    "augmentation": [('"none": None,', '"none": None,\n    "mine": mine,')],
     "callback": [
         ("        best: BestCheckpoint |", "        shout: Shout | None = None,\n        best: BestCheckpoint |"),
         ("given = (best,", "given = (best, shout,"),

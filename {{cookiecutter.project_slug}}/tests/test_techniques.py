@@ -399,8 +399,7 @@ class HardOnly(CrossEntropy):
 
 
 CONTRADICTIONS = [
-    ({"loss": LogitAdjusted}, {"balance": "sampler"}, "weighted sampler + logit adjustment"),
-    ({"loss": LogitAdjusted}, {"balance": "class_weights"}, "class weights + logit adjustment"),
+    ({"loss": LogitAdjusted}, {"balance": "sampler"}, "weighted sampler or class weights + logit adjustment"),
     ({"loss": Focal}, {"balance": "sampler"}, "weighted sampler + focal loss"),
     ({"loss": HardOnly, "mixup": 1.0}, {}, "MixUp or CutMix + a loss for hard labels"),
     ({"loss": partial(CrossEntropy, label_smoothing=0.1), "cutmix": 1.0}, {}, "MixUp or CutMix + label smoothing"),

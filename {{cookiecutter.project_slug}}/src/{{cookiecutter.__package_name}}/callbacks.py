@@ -221,12 +221,9 @@ class PredictionWriter(Callback):
         counts = pl_module.confusion.compute().tolist()  # pyright: ignore  (on every rank: it gathers)
         if trainer.is_global_zero:
             with (self.folder / "confusion_matrix.csv").open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([["target", *data.class_names], *map(_row, data.class_names, counts)])
+                rows = ([name, *row] for name, row in zip(data.class_names, counts, strict=True))
+                csv.writer(file).writerows([["target", *data.class_names], *rows])
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self._write(trainer, "predictions.csv", data.predict.paths, data.class_names)
-
-
-def _row(name: str, counts: list[int]) -> list[str | int]:
-    return [name, *counts]

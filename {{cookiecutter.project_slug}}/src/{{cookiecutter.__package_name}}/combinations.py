@@ -37,10 +37,6 @@ def _option(factory: Any, name: str) -> Any:
     return getattr(factory, "keywords", {}).get(name)
 
 
-def _early_stopping(trainer: Any) -> bool:
-    return bool(trainer.early_stopping_callbacks)
-
-
 def _single_batch_norm(model: Any, data: Any, trainer: Any) -> bool:
     per_device = data.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.network.modules())
@@ -49,16 +45,10 @@ def _single_batch_norm(model: Any, data: Any, trainer: Any) -> bool:
 
 RULES = [
     Rule(
-        "weighted sampler + logit adjustment",
+        "weighted sampler or class weights + logit adjustment",
         True,
         "both correct the class shares, so rare classes would count twice; drop one",
-        lambda model, data, trainer: data.balance == "sampler" and _is(model.make_loss, LogitAdjusted),
-    ),
-    Rule(
-        "class weights + logit adjustment",
-        True,
-        "both correct the class shares, so rare classes would count twice; drop one",
-        lambda model, data, trainer: "weight" in data.balance and _is(model.make_loss, LogitAdjusted),
+        lambda model, data, trainer: data.balance != "none" and _is(model.make_loss, LogitAdjusted),
     ),
     Rule(
         "weighted sampler + focal loss",
@@ -82,7 +72,7 @@ RULES = [
         "early stopping + one-cycle",
         False,
         "a run that stops early never sees the low rates that one-cycle ends with; --callbacks.early_stopping null",
-        lambda model, data, trainer: _early_stopping(trainer) and _is(model.make_schedule, OneCycleLR),
+        lambda model, data, trainer: bool(trainer.early_stopping_callbacks) and _is(model.make_schedule, OneCycleLR),
     ),
     Rule(
         "plateau + no validation",
