@@ -119,5 +119,7 @@ def test_plateau_watches_the_monitored_metric(shapes):
     model = Classifier(network, optimizer=optimizer, schedule=plateau, monitor="val/accuracy", mode="max")
     trainer = Trainer(max_epochs=4, enable_checkpointing=False, **QUIET)
     trainer.fit(model, data)
-    assert trainer.lr_scheduler_configs[0].scheduler.best == trainer.callback_metrics["val/accuracy"]
+    scheduler = trainer.lr_scheduler_configs[0].scheduler
+    assert scheduler.best == trainer.callback_metrics["val/accuracy"]
+    assert (scheduler.mode, scheduler.mode_worse) == ("max", -math.inf)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-6 / 8)  # lowered after epochs 1, 2 and 3

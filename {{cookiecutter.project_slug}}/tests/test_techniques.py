@@ -123,7 +123,8 @@ def moved(watch, since=0):
 
 def test_a_frozen_backbone_gets_no_gradient_and_keeps_its_statistics_before_and_after_a_resume(shapes, pretrained):
     last = LastCheckpoint(dirpath="checkpoints")
-    _, watch, _ = fit(shapes, weights=pretrained, freeze=True, callbacks=[last])
+    _, watch, trainer = fit(shapes, weights=pretrained, freeze=True, callbacks=[last])
+    assert sum(len(group["params"]) for group in trainer.optimizers[0].param_groups) == 2
     start = torch.load(pretrained, weights_only=True)
     frozen = [name for name in start if name.startswith("features")]
     assert all(torch.equal(start[name], watch.weights[-1][name]) for name in frozen)
@@ -338,14 +339,22 @@ def test_mixing_trains_on_soft_labels_for_its_epochs_and_share_and_scores_hard_o
     assert model.sums[2] * 8 <= hits
 
 
-def test_effective_weights_follow_their_formula(shapes):
-    data = ImageData(str(shapes), num_workers=0, balance="effective_weights")
+@pytest.mark.parametrize(
+    ("balance", "formula"),
+    [
+        ("class_weights", lambda n: 1 / n),
+        ("effective_weights", lambda n: 0.001 / (1 - 0.999**n)),
+        ("sampler", lambda n: n / n),
+    ],
+)
+def test_class_weights_follow_their_formula(balance, formula, shapes):
+    data = ImageData(str(shapes), num_workers=0, balance=balance)
     data.setup("fit")
-    data.train.labels = np.array([0] * 900 + [1] * 90 + [2] * 10)
+    counts = np.array([900, 90, 10])
+    data.train.labels = np.repeat([0, 1, 2], counts)
     weights = data.class_weights.numpy()
-    raw = 0.001 / (1 - 0.999 ** np.array([900, 90, 10]))
-    assert weights / weights[0] == pytest.approx(raw / raw[0], rel=1e-5)
-    assert (weights * [900, 90, 10]).sum() == pytest.approx(1000, rel=1e-5)
+    assert weights / weights[0] == pytest.approx(formula(counts) / formula(counts)[0], rel=1e-5)
+    assert (weights * counts).sum() == pytest.approx(1000, rel=1e-5)
     assert data.class_prior.tolist() == pytest.approx([0.9, 0.09, 0.01])
 
 

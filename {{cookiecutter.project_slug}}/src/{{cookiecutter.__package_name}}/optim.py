@@ -10,26 +10,15 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    CosineAnnealingWarmRestarts,
-    CyclicLR,
-    ExponentialLR,
-    LinearLR,
-    LRScheduler,
-    OneCycleLR,
-    ReduceLROnPlateau,
-    SequentialLR,
-    StepLR,
-)
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from .networks import stages
 
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
 
 
-class Step(StepLR):
+class Step(lr_scheduler.StepLR):
     """Multiplies the rate by ``gamma`` at equal distances.
 
     Args:
@@ -43,7 +32,7 @@ class Step(StepLR):
         super().__init__(optimizer, step_size=math.ceil(total_steps / (drops + 1)), gamma=gamma)
 
 
-class Exponential(ExponentialLR):
+class Exponential(lr_scheduler.ExponentialLR):
     """Multiplies the rate by the same factor at every step, down to ``final_factor``.
 
     Args:
@@ -56,7 +45,7 @@ class Exponential(ExponentialLR):
         super().__init__(optimizer, gamma=final_factor ** (1 / total_steps))
 
 
-class Linear(LinearLR):
+class Linear(lr_scheduler.LinearLR):
     """From the optimizer's rate to ``final_factor`` of it along a line.
 
     Args:
@@ -69,7 +58,7 @@ class Linear(LinearLR):
         super().__init__(optimizer, start_factor=1.0, end_factor=final_factor, total_iters=total_steps)
 
 
-class Cosine(CosineAnnealingLR):
+class Cosine(lr_scheduler.CosineAnnealingLR):
     """From the optimizer's rate to ``min_lr`` along half a cosine.
 
     Args:
@@ -82,7 +71,7 @@ class Cosine(CosineAnnealingLR):
         super().__init__(optimizer, total_steps, min_lr)
 
 
-class CosineRestarts(CosineAnnealingWarmRestarts):
+class CosineRestarts(lr_scheduler.CosineAnnealingWarmRestarts):
     """Half cosines one after the other, each starting anew at the optimizer's rate (Loshchilov and Hutter 2017).
 
     Args:
@@ -96,7 +85,7 @@ class CosineRestarts(CosineAnnealingWarmRestarts):
         super().__init__(optimizer, T_0=math.ceil(total_steps / cycles), eta_min=min_lr)
 
 
-class Cyclic(CyclicLR):
+class Cyclic(lr_scheduler.CyclicLR):
     """Up and down along a triangle (Smith 2017); the momentum stays.
 
     Args:
@@ -113,7 +102,7 @@ class Cyclic(CyclicLR):
         super().__init__(optimizer, lowest, highest, step_size_up=half, cycle_momentum=False)  # pyright: ignore
 
 
-class OneCycle(OneCycleLR):
+class OneCycle(lr_scheduler.OneCycleLR):
     """Up to the optimizer's rate, then down to nearly nothing (Smith and Topin 2018); the momentum stays.
 
     Args:
@@ -143,7 +132,7 @@ class OneCycle(OneCycleLR):
         )
 
 
-class Plateau(ReduceLROnPlateau):
+class Plateau(lr_scheduler.ReduceLROnPlateau):
     """Lowers the rate when the monitored metric stops improving, after each validation.
 
     Args:
@@ -179,10 +168,10 @@ def with_warmup(
     after = [make(optimizer, total_steps - warmup_steps)] if make else []
     if warmup_steps == 0:
         return after
-    rise = LinearLR(optimizer, 1 / (warmup_steps + 1), total_iters=warmup_steps)
-    if not after or isinstance(after[0], ReduceLROnPlateau):
+    rise = lr_scheduler.LinearLR(optimizer, 1 / (warmup_steps + 1), total_iters=warmup_steps)
+    if not after or isinstance(after[0], lr_scheduler.ReduceLROnPlateau):
         return [rise, *after]
-    return [SequentialLR(optimizer, [rise, *after], [warmup_steps])]
+    return [lr_scheduler.SequentialLR(optimizer, [rise, *after], [warmup_steps])]
 
 
 def parameter_groups(
