@@ -10,12 +10,13 @@ ANSWERS = json.loads(r"""{{ cookiecutter | jsonify }}""")
 FREE_TEXT = ("project_name", "description", "author")
 # The import names and the distributions that a generated project depends on.
 DEPENDENCIES = """
-    albucore albumentations basedpyright cv2 jsonargparse lightning lightning_fabric matplotlib numpy
+    albucore albumentations basedpyright cv2 filelock fsspec imbalanced_learn imblearn jinja2 jsonargparse lightning
+    lightning_fabric lightning_utilities matplotlib networkx numpy packaging pip psutil setuptools sympy
     opencv_python_headless optuna pil pillow pydantic pytest pytorch_lightning pyyaml ruff scikit_learn scipy sklearn
     tensorboard torch torchmetrics torchvision tqdm typing_extensions wandb yaml
 """.split()
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
-OWN_FOLDERS = {"src", "tests", "runs", "data", "site_packages"}
+OWN_FOLDERS = {"src", "test", "tests", "runs", "data", "site_packages"}
 
 
 def problem(answers):

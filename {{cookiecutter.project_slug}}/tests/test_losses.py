@@ -47,6 +47,13 @@ def test_focal(weights, target, t_NK, gamma):
     assert torch.allclose(Focal(weights, PRIOR, gamma)(LOGITS, target), expected, atol=1e-12)
 
 
+def test_focal_has_a_finite_gradient_where_a_sample_is_quite_sure():
+    logits = torch.tensor([[200.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    even = torch.ones(2, dtype=torch.float64)
+    Focal(even, even / 2, gamma=0.5)(logits, torch.tensor([0])).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
 @EACH
 @TARGETS
 def test_focal_without_gamma_is_cross_entropy(weights, target, t_NK):

@@ -181,6 +181,13 @@ def test_averaged_weights_equal_the_recurrence_and_are_what_is_kept(shapes):
     assert not torch.allclose(kept, watch.weights[-1]["head.3.weight"], atol=1e-4)
 
 
+def test_swa_is_the_training_itself_until_it_starts(shapes):
+    last = LastCheckpoint(dirpath="checkpoints")
+    _, watch, _ = fit(shapes, epochs=2, callbacks=[SWA(start_epoch=5), last])
+    kept = torch.load("checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.head.3.weight"]
+    assert torch.equal(kept, watch.weights[-1]["head.3.weight"])
+
+
 def test_swa_keeps_the_mean_of_the_last_epochs(shapes):
     last = LastCheckpoint(dirpath="checkpoints")
     _, watch, _ = fit(shapes, epochs=4, callbacks=[SWA(start_epoch=2), last])

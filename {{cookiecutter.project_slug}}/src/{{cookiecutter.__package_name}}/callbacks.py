@@ -79,18 +79,27 @@ class LastCheckpoint(ModelCheckpoint):
 class SWA(WeightAveraging):
     """Stochastic weight averaging: evaluates and keeps the mean of the weights since an epoch (Izmailov et al. 2018).
 
-    Statistics of BatchNorm are averaged with the weights.
+    Until that epoch ends the weights are those of the training. Statistics of BatchNorm are averaged with the weights.
 
     Args:
-        start_epoch: The first epoch that counts.
+        start_epoch: The first epoch whose last weights count.
     """
 
     def __init__(self, start_epoch: int = 10) -> None:
-        super().__init__(use_buffers=True)
+        super().__init__(use_buffers=True, avg_fn=self._mean)
         self.start_epoch = start_epoch
+        self.epoch, self.epoch_ended = 0, False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.epoch = trainer.current_epoch
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        return epoch_idx is not None and epoch_idx >= self.start_epoch
+        self.epoch_ended = epoch_idx is not None
+        return self.epoch > self.start_epoch if self.epoch_ended else self.epoch <= self.start_epoch
+
+    def _mean(self, average: torch.Tensor, current: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
+        counted = self.epoch - self.start_epoch if self.epoch_ended else 0
+        return average + (current - average) / (counted + 1) if counted else current
 
 
 class CheckMetric(Callback):

@@ -88,6 +88,7 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str], run: bool = True) -> None:
         self.run_folder: Path | None = None
         self.source: Path | None = None
+        self.manifest_given = any(arg.split("=")[0] == "--data.manifest" for arg in args)
         args = named_configs(args)
         missing = [str(path) for path in DEFAULTS if not path.is_file()]
         if missing:
@@ -113,10 +114,12 @@ class CLI(LightningCLI):
                 args=args,
                 run=run,
             )
-        except Exception:
+        except Exception as error:
             trained = hasattr(self, "trainer") and self.trainer.global_step > 0
             if self.run_folder not in (None, self.source) and not trained and runs.is_rank_zero():
                 runs.discard(self.run_folder)
+            if isinstance(error, ValueError) and not hasattr(self, "trainer"):
+                raise ValueError(f"{error}") from error  # whoever found it, a flag is the cause
             raise
 
     def _find_source(self, args: list[str]) -> list[str] | None:
@@ -180,15 +183,20 @@ class CLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.source is not None:
             config.ckpt_path = str(self.checkpoint)
-            config.data.manifest = config.data.manifest or str(self.source / "manifest.json")
+            if not self.manifest_given:
+                config.data.manifest = str(self.source / "manifest.json")
         as_given = config.clone()
-        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
-            self.run_folder = self._new_run(Path(config.run_root), config.name)
-        else:
+        if self.subcommand != "fit":
             self.run_folder = self.source
+        elif not config.trainer.fast_dev_run:
+            self.run_folder = self._new_run(Path(config.run_root), config.name)
         folder = self.run_folder
         if folder is None or self.subcommand not in ("fit", "test"):
             config.trainer.logger = False
+        if config.callbacks.progress_bar is None:
+            config.trainer.enable_progress_bar = False  # Lightning would add its own
+        if config.callbacks.best is None and config.callbacks.last is None:
+            config.trainer.enable_checkpointing = False
         if config.trainer.logger is False:
             config.callbacks.lr_monitor = None  # it has nowhere to write
         if folder is None:
@@ -237,7 +245,8 @@ class CLI(LightningCLI):
             print(f"best {best.monitor}: {best.best_model_score:.4f}")  # pyright: ignore
             print(f"checkpoint:    {os.path.relpath(best.best_model_path)}")  # pyright: ignore
         print(f"run folder:    {self.run_folder}")
-        print(f"next:          {command} test")
+        if best is not None and best.best_model_path:  # pyright: ignore
+            print(f"next:          {command} test --ckpt_path {os.path.relpath(best.best_model_path)}")  # pyright: ignore
 
 
 def direction(monitor: str, mode: str | None) -> str:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from .augment import Augment, check_name, one_thread
 from .images import Batch, ImageDataset, Samples, find, list_images, look, write_cifar10, write_digits
+from .mistakes import require
 from .sampling import EpochSampler, run_seed
 from .splits import Manifest, make, stratified_part
 
@@ -77,6 +78,8 @@ class ImageData(LightningDataModule):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.num_workers = min(8, cores - 1) if num_workers is None else num_workers
         check_name(augment)
+        require(batch_size >= 1, "data.batch_size", batch_size, "x ≥ 1")
+        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "x ≥ 0")
         if not 0 < train_fraction <= 1:
             raise ValueError(
                 f"data.train_fraction={train_fraction} is no share, so there is nothing to train on; give 0 < x ≤ 1."
@@ -85,7 +88,7 @@ class ImageData(LightningDataModule):
 
     @property
     def seed(self) -> int:
-        """The seed of splits, order and augmentation."""
+        """The seed of the splits."""
         return run_seed() if self.split_seed is None else self.split_seed
 
     @property
@@ -206,7 +209,7 @@ class ImageData(LightningDataModule):
         weights = None
         if training and self.balance == "sampler":
             weights = torch.from_numpy(1.0 / np.bincount(dataset.labels)[dataset.labels])  # per sample, not per class
-        sampler = EpochSampler(dataset, self.batch_size if training else None, self.seed, weights, ranks, rank)
+        sampler = EpochSampler(dataset, self.batch_size if training else None, run_seed(), weights, ranks, rank)
         options: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": one_thread} if self.num_workers else {}
         return DataLoader(
             dataset,

@@ -231,6 +231,10 @@ def _whole_folder(root: Path) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o755)
-        folder.rename(root)
+        try:
+            folder.rename(root)
+        except OSError:  # another run wrote the same set at the same moment
+            if not root.is_dir():
+                raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

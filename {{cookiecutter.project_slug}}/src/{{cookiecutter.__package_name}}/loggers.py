@@ -79,8 +79,10 @@ def _wandb(options: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
     if importlib.util.find_spec("wandb") is None:
         raise ValueError(
             "trainer.logger=WandbLogger needs the package wandb, so nothing could be logged; "
-            "install it: .venv/bin/python -m pip install wandb."
+            "install it beside the project: pip install wandb."
         )
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return options  # rank zero alone talks to wandb
     # The id is on disk before wandb starts, so that test and a resumed run go on with the same wandb run.
     id_file = folder / "wandb_id.txt"
     if not id_file.exists():

@@ -7,6 +7,7 @@ all devices, so that a weighted mean is the same on one device and on eight. To 
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -85,7 +86,8 @@ class Focal(Loss):
     def forward(self, logits_NK: Tensor, target: Tensor) -> Tensor:
         log_p_NK = logits_NK.log_softmax(1)
         # 1 − p from the other classes' logits would be exact near 1; −expm1(log p) is, at no cost.
-        easiness_NK = (-log_p_NK.expm1()).pow(self.gamma)
+        # The least value keeps the gradient of a power below 1 finite for a sample that is quite sure.
+        easiness_NK = (-log_p_NK.expm1()).clamp_min(torch.finfo(log_p_NK.dtype).tiny).pow(self.gamma)
         return -(self.class_weights_K * self.soft(target) * easiness_NK * log_p_NK).sum(1)
 
 

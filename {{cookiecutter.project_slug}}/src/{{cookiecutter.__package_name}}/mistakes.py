@@ -11,9 +11,12 @@ def is_users_mistake(error: BaseException) -> bool:
     """Tell a mistake in what was asked for (raised by this package or by Lightning's checks) from a fault in code."""
     if isinstance(error, MisconfigurationException):
         return True
-    frames = traceback.extract_tb(error.__traceback__)
-    from_worker = "in DataLoader worker process" in str(error)
-    return isinstance(error, ValueError) and (from_worker or Path(frames[-1].filename).parent == Path(__file__).parent)
+    if not isinstance(error, ValueError):
+        return False
+    if "in DataLoader worker process" in str(error):
+        return "raise ValueError(" in str(error)  # the worker's traceback
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(Path(__file__).parent) and (last.line or "").startswith("raise ")
 
 
 def require(holds: bool, flag: str, value: float, allowed: str) -> None:

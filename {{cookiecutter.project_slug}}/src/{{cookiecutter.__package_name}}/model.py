@@ -50,7 +50,7 @@ class Classifier(LightningModule):
         loss: Makes the loss from the class weights and the class shares.
         optimizer: Makes the optimizer from the parameters.
         schedule: Makes the learning-rate schedule from (optimizer, total_steps); null keeps the rate constant.
-        warmup_steps: Optimizer steps in which the rate rises to the schedule's first one.
+        warmup_steps: Optimizer steps in which the rate rises to the schedule's first one; below 1 a share of the run.
         layer_decay: The rate of each stage of the network over that of the next one towards the head.
         backbone_lr_factor: The rate of everything but the head over that of the head.
         l1: Adds l1 × Σ|w| over weights (not norms and biases) to the loss.
@@ -83,7 +83,7 @@ class Classifier(LightningModule):
         loss: LossFactory = CrossEntropy,
         optimizer: OptimizerCallable = AdamW,
         schedule: ScheduleFactory | None = Cosine,
-        warmup_steps: int = 0,
+        warmup_steps: float = 0,
         layer_decay: float = 1.0,
         backbone_lr_factor: float = 1.0,
         l1: float = 0.0,
@@ -149,7 +149,6 @@ class Classifier(LightningModule):
         self.scores = nn.ModuleDict({s: scores.clone(prefix=f"{s}/") for s in ("val", "test")})
         self.losses = nn.ModuleDict({s: MeanMetric() for s in ("val", "test")})
         self.confusion = ConfusionMatrix("multiclass", num_classes=count)
-        self.register_buffer("sums", torch.zeros(3), persistent=False)
         kinds = ((MixUp, hparams.mixup), (CutMix, hparams.cutmix))
         mixers = [kind(alpha=alpha, num_classes=count) for kind, alpha in kinds if alpha]
         self.mix = RandomApply([RandomChoice(mixers)], hparams.mix_probability) if mixers else None
@@ -158,8 +157,7 @@ class Classifier(LightningModule):
             if hparams.weights and self.trainer.ckpt_path is None:
                 load_weights(self.network, hparams.weights)
         if hparams.freeze and not hparams.unfreeze_every:
-            for part in self.frozen_stages():  # before DDP looks which parameters need a gradient
-                part.requires_grad_(False)
+            self._freeze()  # before DDP looks which parameters need a gradient
         if hparams.channels_last:
             self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if hparams.compile:
@@ -175,26 +173,28 @@ class Classifier(LightningModule):
         assert self.network is not None
         return self.network(self.normalised(x_NCHW))
 
-    def frozen_stages(self) -> list[nn.Module]:
-        """The stages of the network that the current epoch does not train: a function of the epoch alone."""
-        if not self.hparams.freeze:
-            return []
+    def trained_stages(self) -> list[nn.Module]:
+        """The stages of a frozen network that the current epoch trains: a function of the epoch alone."""
         assert self.network is not None
         every = self.hparams.unfreeze_every
         thawed = 1 + (self.current_epoch // every if every else 0)
         parts = stages(self.network)
-        return parts[: max(0, len(parts) - thawed)]
+        return [self.network] if thawed >= len(parts) else parts[-thawed:]
+
+    def on_train_start(self) -> None:
+        # No buffer: DDP would overwrite those of every rank by rank zero's.
+        self.sums = torch.zeros(3, device=self.device)
 
     def on_train_epoch_start(self) -> None:
-        if not self.hparams.freeze:
-            return
+        if self.hparams.freeze:
+            self._freeze()
+
+    def _freeze(self) -> None:
+        """Let the current epoch train its stages alone; a frozen BatchNorm keeps its statistics."""
         assert self.network is not None
-        self.network.train()
-        if self.hparams.unfreeze_every:
-            self.network.requires_grad_(True)
-        for part in self.frozen_stages():
-            part.requires_grad_(False)
-            part.eval()  # a frozen BatchNorm keeps its statistics
+        self.network.requires_grad_(False).eval()
+        for part in self.trained_stages():
+            part.requires_grad_(True).train()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on where the run is, not on how it came there: a resumed run draws what an unbroken one draws.
@@ -264,7 +264,10 @@ class Classifier(LightningModule):
         assert self.network is not None
         hparams = self.hparams
         groups = parameter_groups(self.network, hparams.layer_decay, hparams.backbone_lr_factor)
-        optimizer = self.make_optimizer(groups)
+        try:
+            optimizer = self.make_optimizer(groups)
+        except ValueError as error:
+            raise ValueError(f"model.optimizer cannot be made ({error}); give values in its range.") from error
         for group in optimizer.param_groups:
             group["lr"] *= group["lr_factor"]
         steps = self.trainer.estimated_stepping_batches if self.make_schedule else 0
@@ -273,7 +276,8 @@ class Classifier(LightningModule):
                 "trainer.max_epochs=-1 gives the run no end, so the schedule has no length; "
                 "give --trainer.max_epochs or --trainer.max_steps, or --model.schedule null."
             )
-        schedulers = with_warmup(optimizer, self.make_schedule, int(steps), hparams.warmup_steps)
+        warmup = int(hparams.warmup_steps * steps if hparams.warmup_steps < 1 else hparams.warmup_steps)
+        schedulers = with_warmup(optimizer, self.make_schedule, int(steps), warmup)
         configs: list[Any] = []
         for scheduler in schedulers:
             plateau = isinstance(scheduler, Plateau)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+from .mistakes import require
 from .networks import stages
 
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
@@ -164,6 +165,7 @@ def with_warmup(
     Returns:
         The schedulers of the run: at most one, but for Plateau with a warm-up two, which do not disturb each other.
     """
+    require(make is None or warmup_steps < total_steps, "model.warmup_steps", warmup_steps, f"x < {total_steps} steps")
     # The schedule comes first: OneCycle and Cyclic set the rate to start from.
     after = [make(optimizer, total_steps - warmup_steps)] if make else []
     if warmup_steps == 0:

@@ -42,7 +42,7 @@ def resampled(x_ND: np.ndarray, y_N: np.ndarray, names: list[str], seed: int) ->
     except ImportError as error:
         raise ValueError(
             "smote needs imbalanced-learn, so nothing could be interpolated; "
-            "install it: .venv/bin/python -m pip install imbalanced-learn."
+            "install it beside the project: pip install imbalanced-learn."
         ) from error
     counts = np.bincount(y_N)
     rarest = int(counts.argmin())
