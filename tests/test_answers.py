@@ -34,7 +34,7 @@ def expected_files(answers: dict[str, str]) -> set[str]:
     common = {".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md", "pyproject.toml"}
     common |= {f"tests/{name}.py" for name in TEST_FILES}
     common |= {f"src/my_project/{name}.py" for name in PACKAGE_FILES}
-    common |= {f"src/my_project/tools/{name}.py" for name in ("__init__", "smote")}
+    common |= {f"src/my_project/tools/{name}.py" for name in ("__init__", "preview", "smote")}
     common |= {f"src/my_project/configs/{name}.yaml" for name in ("base", "logger")}
     common |= {f"src/my_project/configs/presets/{name}.yaml" for name in ("debug", "minimal", "standard")}
     common |= {f"src/my_project/configs/recipes/{name}.yaml" for name in RECIPES}

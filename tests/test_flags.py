@@ -128,7 +128,7 @@ DDP = ("--trainer.devices=2", "--trainer.strategy=ddp")
 
 def test_two_devices_train_what_one_trains_in_one_folder(project, command, images, tmp_path):
     same = ("--data.root", str(images), *TINY[1:], "--model.network=SmallMLP", "--data.balance=sampler")
-    same += ("--trainer.gradient_clip_val=null", "--trainer.log_every_n_steps=2")
+    same += ("--trainer.gradient_clip_val=null", "--trainer.log_every_n_steps=2", "--trainer.max_epochs=4")
     alone = command(project, tmp_path, "fit", *same, "--name=alone")
     assert alone.code == 0, alone.output
     spawn(project, tmp_path, "my_project", "fit", *same, *DDP, "--name=both")

@@ -63,7 +63,7 @@ def test_flags_win_over_recipes_and_later_configs_over_earlier(digits, project, 
     config = yaml.safe_load((tmp_path / RUN / "config.yaml").read_text())
     assert config["trainer"]["max_epochs"] == 1  # a flag
     assert config["model"]["mixup"] == 0.3  # a file over the recipe's 0.2
-    assert config["model"]["warmup_steps"] == 100  # the recipe
+    assert config["model"]["warmup_steps"] == 0.05  # the recipe
     assert config["trainer"]["gradient_clip_val"] is None  # the preset
 
 

@@ -7,7 +7,6 @@ import warnings
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from .augment import write_preview
 from .cli import CLI
 from .mistakes import is_users_mistake
 
@@ -38,9 +37,9 @@ def main(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else args
     try:
         if args[:1] == ["preview"]:
-            cli = CLI(args[1:], run=False)
-            write_preview(cli.datamodule, "preview.png")
-            print("preview: preview.png")
+            from .tools.preview import main as preview
+
+            preview(args[1:])
         elif args[:1] == ["smote"]:
             from .tools.smote import main as smote
 

@@ -1,4 +1,4 @@
-"""Named augmentation pipelines for training images, and a preview of them.
+"""Named augmentation pipelines for training images.
 
 A pipeline is a function of (albumentations, the side of the result, whether images may be mirrored) that lists
 transforms. To add one, write it here and name it in PIPELINES: ``--data.augment`` and ``preview`` then know it. This
@@ -9,17 +9,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from .mistakes import unknown
-
-if TYPE_CHECKING:
-    from .data import ImageData
 
 
 def light(A: ModuleType, size: int, flip: bool) -> list[Any]:
@@ -130,21 +125,3 @@ class Augment:
         # One seed per sample: albumentations' own stream repeats itself in every worker and every epoch.
         self.compose.set_random_seed(seed)
         return self.compose(image=image)["image"].reshape(self.size, self.size, image.shape[2])
-
-
-def write_preview(data: "ImageData", path: str | Path, rows: int = 8, columns: int = 8) -> None:
-    """Write a grid: in each row one training image as evaluation sees it, then augmented in different ways."""
-    data.prepare_data()
-    data.setup("fit")
-    train = data.train
-    picked = np.linspace(0, len(train) - 1, rows).astype(int).tolist()
-    tile = max(64, train.size)
-    grid = Image.new("L" if data.channels == 1 else "RGB", (columns * (tile + 4), rows * (tile + 4)), "white")
-    for row, index in enumerate(picked):
-        for column in range(columns):
-            key = (index, row * columns + column) if column else index
-            image = Image.fromarray(train[key].x_NCHW.numpy().transpose(1, 2, 0).squeeze())
-            grid.paste(
-                image.resize((tile, tile), Image.Resampling.NEAREST), (column * (tile + 4) + 2, row * (tile + 4) + 2)
-            )
-    grid.save(path)

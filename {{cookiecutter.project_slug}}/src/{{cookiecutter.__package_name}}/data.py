@@ -168,9 +168,7 @@ class ImageData(LightningDataModule):
 
     def dataset(self, root: Path, paths: list[str], labels: np.ndarray) -> ImageDataset:
         """Make the data set of one split."""
-        assert self.channels
-        assert self.stored_size
-        return ImageDataset(root, paths, labels, self.channels, self.stored_size, self.view)
+        return ImageDataset(root, paths, labels, self.channels, self.stored_size, self.view)  # pyright: ignore
 
     def split(self, name: str) -> ImageDataset:
         """Return the validation or test split.

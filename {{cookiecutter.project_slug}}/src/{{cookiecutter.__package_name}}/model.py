@@ -70,6 +70,7 @@ class Classifier(LightningModule):
         in_channels: Filled in from the data.
     """
 
+    network: Any  # an nn.Module, None until the classes are known
     hparams: Any  # pyright: ignore[reportIncompatibleMethodOverride]  (a property: the arguments above, by name)
     mean_1C11: Tensor
     std_1C11: Tensor
@@ -120,7 +121,7 @@ class Classifier(LightningModule):
         self.make_network, self.make_loss = network, loss
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.class_names, self.in_channels = class_names, in_channels
-        self.network: nn.Module | None = None
+        self.network = None
 
     def configure_model(self) -> None:
         """Build the network once the classes are known: from the data at a run's start, from a checkpoint otherwise."""
@@ -159,7 +160,7 @@ class Classifier(LightningModule):
         if hparams.freeze and not hparams.unfreeze_every:
             self._freeze()  # before DDP looks which parameters need a gradient
         if hparams.channels_last:
-            self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            self.network.to(memory_format=torch.channels_last)
         if hparams.compile:
             self.network.compile()  # in place: a wrapper would change the names in checkpoints
 
@@ -170,12 +171,10 @@ class Classifier(LightningModule):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Turn images (uint8) into logits_NK."""
-        assert self.network is not None
         return self.network(self.normalised(x_NCHW))
 
     def trained_stages(self) -> list[nn.Module]:
         """The stages of a frozen network that the current epoch trains: a function of the epoch alone."""
-        assert self.network is not None
         every = self.hparams.unfreeze_every
         thawed = 1 + (self.current_epoch // every if every else 0)
         parts = stages(self.network)
@@ -191,7 +190,6 @@ class Classifier(LightningModule):
 
     def _freeze(self) -> None:
         """Let the current epoch train its stages alone; a frozen BatchNorm keeps its statistics."""
-        assert self.network is not None
         self.network.requires_grad_(False).eval()
         for part in self.trained_stages():
             part.requires_grad_(True).train()
@@ -201,7 +199,6 @@ class Classifier(LightningModule):
         torch.manual_seed(derived_seed(run_seed(), 2, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        assert self.network is not None
         x_NCHW, target = self.normalised(batch.x_NCHW), batch.y_N
         last_mixed = (self.trainer.max_epochs or 0) - self.hparams.unmixed_epochs
         if self.mix is not None and not (self.hparams.unmixed_epochs and self.current_epoch >= last_mixed):
@@ -261,7 +258,6 @@ class Classifier(LightningModule):
         self._log_scores("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        assert self.network is not None
         hparams = self.hparams
         groups = parameter_groups(self.network, hparams.layer_decay, hparams.backbone_lr_factor)
         try:
