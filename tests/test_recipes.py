@@ -42,9 +42,8 @@ def digits(project, command, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains(recipe, rare, digits, project, command, tmp_path):
     root = imbalanced(digits, tmp_path / "rare") if rare else digits
-    flags = ["--data.root", root, *QUICK, f"--config={recipe}", *QUICK]
+    flags = ["--data.root", root, f"--config={recipe}", *QUICK]
     if recipe == "finetune":
-        torch.save({}, tmp_path / "empty.pt")
         first = command(project, tmp_path, "fit", "--data.root", root, *QUICK, "--name=first")
         assert first.code == 0, first.output
         flags.append(f"--model.weights={tmp_path}/runs/first/version_0/checkpoints/last.ckpt")

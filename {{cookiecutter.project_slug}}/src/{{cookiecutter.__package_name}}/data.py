@@ -80,10 +80,7 @@ class ImageData(LightningDataModule):
         check_name(augment)
         require(batch_size >= 1, "data.batch_size", batch_size, "x ≥ 1")
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "x ≥ 0")
-        if not 0 < train_fraction <= 1:
-            raise ValueError(
-                f"data.train_fraction={train_fraction} is no share, so there is nothing to train on; give 0 < x ≤ 1."
-            )
+        require(0 < train_fraction <= 1, "data.train_fraction", train_fraction, "0 < x ≤ 1")
         self.manifest: Manifest | None = None
 
     @property
@@ -98,13 +95,18 @@ class ImageData(LightningDataModule):
         return self.manifest.classes
 
     @property
+    def class_counts(self) -> np.ndarray:
+        """The training samples of each class, (K,)."""
+        return np.bincount(self.train.labels, minlength=len(self.class_names))
+
+    @property
     def class_weights(self) -> Tensor:
         """The loss weight of each class, (K,): in inverse proportion to its (effective) number, with mean 1 over
         samples.
 
         The effective number of n samples is (1 − β^n) / (1 − β) with β = 0.999.
         """
-        counts = np.bincount(self.train.labels, minlength=len(self.class_names))
+        counts = self.class_counts
         weights = np.ones(len(counts))
         if self.balance == "class_weights":
             weights = 1 / counts
@@ -115,8 +117,7 @@ class ImageData(LightningDataModule):
     @property
     def class_prior(self) -> Tensor:
         """The share of each class in the training split, (K,)."""
-        counts = np.bincount(self.train.labels, minlength=len(self.class_names))
-        return torch.tensor(counts / counts.sum(), dtype=torch.float32)
+        return torch.tensor(self.class_counts / self.class_counts.sum(), dtype=torch.float32)
 
     def samples(self) -> Samples:
         """List the samples of the data set: their paths, labels and classes."""

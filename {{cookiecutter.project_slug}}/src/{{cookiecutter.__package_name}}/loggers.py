@@ -13,6 +13,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import loggers
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from . import runs
+
 
 class CSVLogger(loggers.CSVLogger):
     """Lightning's CSVLogger that goes on with an existing metrics.csv instead of deleting it.
@@ -81,7 +83,7 @@ def _wandb(options: dict[str, Any], folder: Path, name: str) -> dict[str, Any]:
             "trainer.logger=WandbLogger needs the package wandb, so nothing could be logged; "
             "install it beside the project: pip install wandb."
         )
-    if getattr(rank_zero_only, "rank", 0) != 0:
+    if not runs.is_rank_zero():
         return options  # rank zero alone talks to wandb
     # The id is on disk before wandb starts, so that test and a resumed run go on with the same wandb run.
     id_file = folder / "wandb_id.txt"

@@ -177,9 +177,9 @@ def with_warmup(
 
 
 def parameter_groups(
-    network: nn.Module, layer_decay: float = 1.0, backbone_lr_factor: float = 1.0, frozen: bool = False
+    network: nn.Module, layer_decay: float = 1.0, backbone_lr_factor: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Part the parameters by what weight decay and which rate act on them.
+    """Part the trainable parameters by what weight decay and which rate act on them.
 
     Norms, biases and other vectors are not decayed: decay would shrink a scale, not a function's complexity.
 
@@ -187,7 +187,6 @@ def parameter_groups(
         network: Whose parameters.
         layer_decay: The rate of each stage over that of the next one towards the head (Clark et al. 2020).
         backbone_lr_factor: The rate of everything but the head over that of the head.
-        frozen: Whether to include parameters that need no gradient now but may later.
 
     Returns:
         Groups with ``lr_factor``, which multiplies the optimizer's rate.
@@ -196,7 +195,7 @@ def parameter_groups(
     depth_of = {parameter: depth for depth, part in enumerate(parts) for parameter in part.parameters()}
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for parameter in network.parameters():
-        if not (parameter.requires_grad or frozen):
+        if not parameter.requires_grad:
             continue
         from_head = len(parts) - 1 - depth_of.get(parameter, 0)
         factor = layer_decay**from_head * (backbone_lr_factor if from_head else 1.0)
