@@ -7,11 +7,13 @@ has imported the heavy packages, but nothing of a project; each has its own work
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
+import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cookiecutter.main import cookiecutter
@@ -47,7 +49,12 @@ class Result:
         return [line for line in self.output.splitlines() if line.startswith("error:")]
 
 
-def _child(project: str, folder: str, args: list[str], log: str) -> None:
+def _child(project: str, folder: str, args: list[str], log: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    if "RANK" in environment:
+        from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+        setattr(rank_zero_only, "rank", int(environment["RANK"]))  # noqa: B010  (imported before there were ranks)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -67,32 +74,68 @@ def _child(project: str, folder: str, args: list[str], log: str) -> None:
         sys.stderr.flush()
 
 
-def server() -> Callable[..., Result]:
-    """Return what runs ``python -m PACKAGE ARGS`` (or ``-m MODULE``, or ``-m FILE.py``) of a project in a folder."""
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
-    number = 0
+def _torchruns_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """Return what torchrun would set for a rank, so that ranks need no process of torchrun's own."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    return shared | own | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-    def run(project: Path, folder: Path, *args: str, timeout: float = 300) -> Result:
-        nonlocal number
-        number += 1
-        log = folder / f".output-{number}"
-        process = context.Process(target=_child, args=(str(project), str(folder), [*map(str, args)], str(log)))
-        process.start()
-        process.join(timeout)
-        if process.is_alive():
-            process.kill()
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Command:
+    """Runs ``python -m PACKAGE ARGS`` (or ``-m MODULE``, or ``-m FILE.py``) of a project in a folder."""
+
+    def __init__(self) -> None:
+        os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(HEAVY)
+        self.number = 0
+
+    def __call__(self, project: Path, folder: Path, *args: object, ranks: int = 1, timeout: float = 300) -> Result:
+        """Run it to its end; with several ranks, as torchrun would start them."""
+        started = self.start(project, folder, *args, ranks=ranks)
+        deadline = time.monotonic() + timeout
+        while any(process.is_alive() for process, _ in started) and time.monotonic() < deadline:
+            started[0][0].join(0.05)
+            if any(process.exitcode for process, _ in started):  # torchrun, too, ends the others then
+                deadline = min(deadline, time.monotonic() + 5)
+        return self.end(started)
+
+    def start(
+        self, project: Path, folder: Path, *args: object, ranks: int = 1, environment: dict[str, str] | None = None
+    ) -> list[tuple[Any, Path]]:
+        """Start it; returns the processes and where their output goes."""
+        port, started = _free_port(), []
+        for rank in range(ranks):
+            self.number += 1
+            log = folder / f".output-{self.number}"
+            own = _torchruns_environment(rank, ranks, port) if ranks > 1 else {}
+            given = (str(project), str(folder), [*map(str, args)], str(log), own | (environment or {}))
+            process = self.context.Process(target=_child, args=given)
+            process.start()
+            started.append((process, log))
+        return started
+
+    def end(self, started: list[tuple[Any, Path]]) -> Result:
+        """End what still runs, as ``kill -9`` does; returns how the first failed process ended."""
+        output, codes = "", []
+        for process, _ in started:
+            if process.is_alive():
+                process.kill()
             process.join()
-        output = log.read_text(errors="replace")
-        log.unlink()
-        assert process.exitcode is not None
-        return Result(process.exitcode, output)
-
-    return run
+            codes.append(process.exitcode)
+        for _, log in started:
+            output += log.read_text(errors="replace") if log.exists() else ""
+            log.unlink(missing_ok=True)
+        return Result(next((code for code in codes if code), 0), output)
 
 
 @pytest.fixture(scope="session")
-def command() -> Callable[..., Result]:
-    """Run a command of a project: see ``server``."""
-    return server()
+def command() -> Command:
+    """Run a command of a project."""
+    return Command()

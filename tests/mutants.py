@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from conftest import Result, bake, server
+from conftest import Command, Result, bake
 
 # file, what is replaced, by what, the tests (pytest's -k) that must fail
 MUTANTS = [
@@ -71,7 +71,7 @@ MUTANTS = [
 def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="mutants-"))
     project = bake(folder)
-    run, caught = server(), 0
+    run, caught = Command(), 0
     for number, (file, old, new, tests) in enumerate(MUTANTS):
         mutant = folder / f"mutant-{number}"
         shutil.copytree(project, mutant, ignore=shutil.ignore_patterns(".git"))

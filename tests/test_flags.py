@@ -1,7 +1,6 @@
 """Lightning's Trainer flags work as documented, on one device and on two."""
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -126,24 +125,36 @@ def spawn(project: Path, folder: Path, *program: str) -> str:
 DDP = ("--trainer.devices=2", "--trainer.strategy=ddp")
 
 
-def test_two_devices_train_what_one_trains_in_one_folder(project, command, images, tmp_path):
-    same = ("--data.root", str(images), *TINY[1:], "--model.network=SmallMLP", "--data.balance=sampler")
-    same += ("--trainer.gradient_clip_val=null", "--trainer.log_every_n_steps=2", "--trainer.max_epochs=4")
-    alone = command(project, tmp_path, "fit", *same, "--name=alone")
-    assert alone.code == 0, alone.output
-    spawn(project, tmp_path, "my_project", "fit", *same, *DDP, "--name=both")
-    assert [path.name for path in (tmp_path / "runs/both").iterdir()] == ["version_0"]
+def test_devices_that_lightning_starts_share_one_folder(project, images, tmp_path):
+    spawn(project, tmp_path, "my_project", "fit", "--data.root", str(images), *TINY, *DDP)
+    assert [path.name for path in (tmp_path / "runs/digits").iterdir()] == ["version_0"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--data.balance=sampler", "--model.schedule=OneCycle", "--model.warmup_steps=3"],
+        ["--data.balance=class_weights", "--model.schedule=Step", "--model.loss=Focal"],
+        ["--data.balance=effective_weights", "--trainer.accumulate_grad_batches=2", "--model.schedule=Exponential"],
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_two_devices_train_what_one_trains(flags, project, command, tmp_path):
+    """Weighted losses, schedules, draws and metrics, where one class is rare."""
+    images = draw_images(tmp_path / "images")
+    for path in sorted((images / "red").iterdir())[8:]:
+        path.unlink()
+    same = ("--data.root", images, *TINY[1:], "--model.network=SmallMLP", *flags, "--callbacks.early_stopping=null")
+    same += ("--trainer.log_every_n_steps=1", "--trainer.max_epochs=8")
     rows = {}
-    for name in ("alone", "both"):
-        run = tmp_path / "runs" / name / "version_0"
-        assert json.loads((run / "manifest.json").read_text())
-        rows[name] = [row for row in read(run / "metrics.csv") if row.get("train/loss") or row.get("val/loss")]
-    assert len(rows["alone"]) == len(rows["both"]) > 4
+    for name, ranks, ddp in (("alone", 1, ()), ("both", 2, DDP)):
+        done = command(project, tmp_path, "fit", *same, *ddp, f"--name={name}", ranks=ranks)
+        assert done.code == 0, done.output
+        rows[name] = read(tmp_path / f"runs/{name}/version_0/metrics.csv")
+    assert len(rows["alone"]) == len(rows["both"]) > 24
     for one, two in zip(rows["alone"], rows["both"], strict=True):
-        for key in ("train/loss", "val/loss", "val/f1_macro", "val/auroc"):
-            assert bool(one[key]) == bool(two[key])
-            if one[key]:
-                assert float(one[key]) == pytest.approx(float(two[key]), abs=1e-4)
+        for key, value in one.items():
+            assert (value or 0) == (two[key] or 0) or float(two[key]) == pytest.approx(float(value), abs=1e-5), key
 
 
 def test_torchrun_shares_one_folder_and_its_test_equals_scikit_learn(project, command, images, tmp_path):

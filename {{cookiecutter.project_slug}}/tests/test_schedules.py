@@ -109,7 +109,8 @@ def test_it_goes_on_after_a_resume(schedule, shapes):
 
 def test_without_a_schedule_the_rate_is_constant(shapes):
     assert rates(shapes, None) == [LR] * 24
-    assert rates(shapes, None, 3)[:5] == pytest.approx([LR / 4, LR / 2, LR * 3 / 4, LR, LR])
+    for warmup in (3, 0.125):
+        assert rates(shapes, None, warmup)[:5] == pytest.approx([LR / 4, LR / 2, LR * 3 / 4, LR, LR])
 
 
 def test_plateau_watches_the_monitored_metric(shapes):

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from . import loggers, runs
 from .callbacks import Callbacks, PredictionWriter
 from .data import ImageData
+from .mistakes import unknown
 from .model import Classifier
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -72,10 +73,7 @@ def _config(name: str) -> Path:
         return known[name]
     if Path(name).is_file():
         return Path(name)
-    raise ValueError(
-        f"config={name!r} is neither a file nor a packaged config, so it would have no effect; "
-        f"choose from {', '.join(known)}, or give a path."
-    )
+    raise ValueError(unknown("config", name, [*known, "a file"]))
 
 
 class CLI(LightningCLI):

@@ -33,5 +33,5 @@ def unknown(flag: str, value: str, known: list[str]) -> str:
     """Word the error for a name that is not known: the nearest ones first."""
     near = difflib.get_close_matches(value, known, n=3, cutoff=0.4)
     others = [name for name in known if name not in near]
-    listed = ", ".join((near + others)[:12]) + (" …" if len(known) > 12 else "")
+    listed = ", ".join((near + others)[:20]) + (" …" if len(known) > 20 else "")
     return f"{flag}={value!r} is unknown, so there is nothing to use; choose from {listed}."

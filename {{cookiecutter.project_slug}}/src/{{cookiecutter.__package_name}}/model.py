@@ -182,7 +182,7 @@ class Classifier(LightningModule):
 
     def on_train_start(self) -> None:
         # No buffer: DDP would overwrite those of every rank by rank zero's.
-        self.sums = torch.zeros(3, device=self.device)
+        self.sums = torch.zeros(4, device=self.device)
 
     def on_train_epoch_start(self) -> None:
         if self.hparams.freeze:
@@ -207,8 +207,8 @@ class Classifier(LightningModule):
         total = self.loss(logits_NK, target).sum()
         weight = self.loss.normaliser(target)
         with torch.no_grad():
-            hits = (logits_NK.argmax(1) == batch.y_N).float().mean()  # hard labels, also where training mixes them
-            self.sums += torch.stack((total.detach() / weight, hits, torch.ones_like(hits)))
+            hits = (logits_NK.argmax(1) == batch.y_N).float().sum()  # hard labels, also where training mixes them
+            self.sums += torch.stack((total.detach(), weight, hits, torch.full_like(hits, len(logits_NK))))
         if self.trainer.world_size > 1:
             # DDP averages gradients over ranks: scale so that the result is the mean over all ranks' samples.
             weight = self.trainer.strategy.reduce(weight.clone(), reduce_op="sum") / self.trainer.world_size
@@ -223,9 +223,9 @@ class Classifier(LightningModule):
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
         if step % every or (batch_idx + 1) % self.trainer.accumulate_grad_batches:
             return
-        loss, accuracy, count = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum").tolist()
-        self.log("train/loss", loss / count, prog_bar=True)
-        self.log("train/accuracy", accuracy / count)
+        loss, weight, hits, count = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum").tolist()
+        self.log("train/loss", loss / weight, prog_bar=True)
+        self.log("train/accuracy", hits / count)
         self.sums.zero_()
 
     def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
@@ -266,11 +266,11 @@ class Classifier(LightningModule):
             raise ValueError(f"model.optimizer cannot be made ({error}); give values in its range.") from error
         for group in optimizer.param_groups:
             group["lr"] *= group["lr_factor"]
-        steps = self.trainer.estimated_stepping_batches if self.make_schedule else 0
+        steps = self.trainer.estimated_stepping_batches if self.make_schedule or hparams.warmup_steps else 0
         if steps == float("inf"):
             raise ValueError(
                 "trainer.max_epochs=-1 gives the run no end, so the schedule has no length; "
-                "give --trainer.max_epochs or --trainer.max_steps, or --model.schedule null."
+                "give --trainer.max_epochs or --trainer.max_steps, or --model.schedule null --model.warmup_steps 0."
             )
         warmup = int(hparams.warmup_steps * steps if hparams.warmup_steps < 1 else hparams.warmup_steps)
         schedulers = with_warmup(optimizer, self.make_schedule, int(steps), warmup)

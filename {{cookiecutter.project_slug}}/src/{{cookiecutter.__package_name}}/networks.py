@@ -126,6 +126,8 @@ class Backbone(nn.Module):
         dropout: Share of the features that training drops; null keeps the model's own, where it has one.
         stochastic_depth: Share of the residual branches that training drops in the last block (Huang et al. 2016); null
             keeps the model's own, where it has one.
+        image_size: The side in pixels that a vision transformer is built for; null keeps its own, mostly 224. Networks
+            of convolutions take any.
         checkpointing: Compute activations a second time in the backward pass instead of keeping them: less memory,
             about a third more time.
 
@@ -142,6 +144,7 @@ class Backbone(nn.Module):
         name: str = "resnet18",
         dropout: float | None = None,
         stochastic_depth: float | None = None,
+        image_size: int | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -151,20 +154,27 @@ class Backbone(nn.Module):
         if name not in known:
             raise ValueError(unknown("network.name", name, known))
         self.name = name
-        given = {"dropout": dropout, "stochastic_depth_prob": stochastic_depth}
+        given = {"dropout": dropout, "stochastic_depth_prob": stochastic_depth, "image_size": image_size}
         options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         try:
             self.model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
-        except TypeError as error:
+        except (TypeError, AssertionError) as error:
             raise ValueError(
-                f"network.name={name!r} has no option {' or '.join(options)} ({error}), so it would have no effect; "
-                "leave it out or choose a model that has it, such as efficientnet_b0 or convnext_tiny."
+                f"network.name={name!r} cannot be made with {options} ({error}), so it would have no effect; "
+                "leave it out, give a value that the model takes, or choose a model that has this option."
             ) from error
         if checkpointing:
             for part in stages(self)[:-1]:
                 part.forward = functools.partial(_checkpointed, part, part.forward)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
+        side = getattr(self.model, "image_size", x_NCHW.shape[-1])  # vision transformers have one
+        if x_NCHW.shape[-1] != side:
+            raise ValueError(
+                f"network.name={self.name!r} is built for images of {side} pixels and data.image_size is "
+                f"{x_NCHW.shape[-1]}, so it cannot take them; give the same to --data.image_size and "
+                "--model.network.image_size."
+            )
         if x_NCHW.shape[1] == 1:
             x_NCHW = x_NCHW.expand(-1, 3, -1, -1)
         logits = self.model(x_NCHW)
