@@ -51,6 +51,7 @@ class Result:
 
 def _child(project: str, folder: str, args: list[str], log: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # for the workers of a loader, as on any Linux
     if "RANK" in environment:
         from lightning.fabric.utilities.rank_zero import rank_zero_only
 
@@ -65,6 +66,10 @@ def _child(project: str, folder: str, args: list[str], log: str, environment: di
     sys.path.insert(0, str(Path(project) / "src"))
     module, args = (args[1], args[2:]) if args[0] == "-m" else (package, args)
     sys.argv = [module, *args]
+    if "SABOTAGE" in os.environ:
+        from faults import sabotage
+
+        sabotage(os.environ["SABOTAGE"])
     try:
         runpy.run_path(module, run_name="__main__") if module.endswith(".py") else runpy.run_module(
             module, run_name="__main__", alter_sys=True

@@ -5,10 +5,11 @@ import re
 import sys
 import warnings
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from .cli import CLI
-from .mistakes import is_users_mistake
+from .mistakes import RunFailed, is_users_mistake
 
 NOISE = (  # what Lightning says that needs no answer here
     "does not have many workers",  # small images load faster without
@@ -20,6 +21,12 @@ NOISE = (  # what Lightning says that needs no answer here
     "isinstance(treespec",
     "litlogger",
     "to estimate number of stepping batches",
+)
+
+OUT_OF_MEMORY = (
+    "The device's memory does not hold a batch of data.batch_size; lower it, or keep it and take it in parts "
+    "(--trainer.accumulate_grad_batches 2), in half precision (--trainer.precision bf16-mixed), or compute activations "
+    "twice (--model.network.checkpointing true, Backbone)."
 )
 
 
@@ -46,6 +53,12 @@ def main(args: list[str] | None = None) -> int:
             smote(args[1:])
         else:
             CLI(args)
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except torch.OutOfMemoryError as error:
+        print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
+        return 1
     except (ValueError, MisconfigurationException) as error:
         if not is_users_mistake(error):
             raise

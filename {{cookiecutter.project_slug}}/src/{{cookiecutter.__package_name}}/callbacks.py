@@ -12,14 +12,18 @@ from typing import Any, Literal
 
 import lightning.pytorch.callbacks as lightning_callbacks
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
+    Checkpoint,
     DeviceStatsMonitor,
     LearningRateMonitor,
     ModelCheckpoint,
     TQDMProgressBar,
     WeightAveraging,
 )
+
+from . import checkpoints
 
 
 class EarlyStopping(lightning_callbacks.EarlyStopping):
@@ -42,6 +46,24 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta)
 
 
+def _prepare(trainer: Trainer, folder: str | Path) -> None:
+    """Refuse a folder that cannot be written before the first step, and save whole files alone from here on."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = checkpoints.WholeFile()
+    if not trainer.is_global_zero:
+        return
+    probe = Path(folder) / ".probe"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"checkpoints cannot be written to {str(folder)!r} ({error}), so nothing would be kept; make room or give "
+            "another folder."
+        ) from error
+
+
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the checkpoint of the best validation as best.ckpt.
 
@@ -56,24 +78,64 @@ class BestCheckpoint(ModelCheckpoint):
     ) -> None:
         super().__init__(dirpath, "best", monitor=monitor, mode=mode, enable_version_counter=False)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and not trainer.fast_dev_run:  # pyright: ignore
+            _prepare(trainer, self.dirpath or "")
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps the newest checkpoint as last.ckpt. (ModelCheckpoint's save_last, with a metric, keeps the best one
-    instead.)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best score, also where the run's folder was moved; without its file it starts anew."""
+        here = Path(self.dirpath or "") / "best.ckpt"
+        if state_dict["best_model_path"] and here.is_file():
+            scores = dict.fromkeys([str(here)], state_dict["best_model_score"])
+            moved = {"dirpath": self.dirpath, "best_model_path": str(here), "kth_best_model_path": str(here)}
+            super().load_state_dict({**state_dict, **moved, "best_k_models": scores})
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps the newest checkpoint as last.ckpt, at the end of every epoch and as often as asked for in between.
+
+    (ModelCheckpoint's save_last, with a metric, keeps the best one instead; and it saves before the validation that
+    falls on the same step, which a resumed run would then miss.)
 
     Args:
-        every_n_train_steps: Optimizer steps between saves; null saves at the end of every epoch.
+        every_n_train_steps: Optimizer steps between saves within an epoch; null saves none.
         dirpath: The folder; the run's checkpoints folder unless given.
     """
 
     def __init__(self, every_n_train_steps: int | None = None, dirpath: str | None = None) -> None:
-        super().__init__(
-            dirpath,
-            "last",
-            every_n_train_steps=every_n_train_steps,
-            save_on_train_epoch_end=every_n_train_steps is None,
-            enable_version_counter=False,
-        )
+        self.every_n_train_steps, self.dirpath = every_n_train_steps, dirpath
+        self.saved_step, self.due = 0, False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
+        if stage == "fit" and not trainer.fast_dev_run:  # pyright: ignore
+            _prepare(trainer, self.dirpath)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.saved_step = trainer.global_step
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # pyright: ignore
+            return
+        for logger in trainer.loggers:  # what is logged before a checkpoint is not logged again after a resume
+            logger.save()
+        self.saved_step, self.due = trainer.global_step, False
+        trainer.save_checkpoint(Path(self.dirpath or "") / "last.ckpt")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        step, loop = trainer.global_step, trainer.fit_loop.epoch_loop
+        if self.every_n_train_steps and step % self.every_n_train_steps == 0 and step != self.saved_step:
+            self.due = True
+            if not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # pyright: ignore
+                self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.due:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
 
 
 class SWA(WeightAveraging):

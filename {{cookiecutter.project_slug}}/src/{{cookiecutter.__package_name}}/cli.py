@@ -5,14 +5,15 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from . import loggers, runs
-from .callbacks import Callbacks, PredictionWriter
+from . import checkpoints, loggers, resume, runs
+from .callbacks import BestCheckpoint, Callbacks, PredictionWriter
 from .data import ImageData
 from .mistakes import unknown
 from .model import Classifier
@@ -79,13 +80,15 @@ def _config(name: str) -> Path:
 class CLI(LightningCLI):
     """``fit``, ``validate``, ``test`` and ``predict`` of a run that lives in one folder.
 
-    ``fit`` numbers a new folder. The others start from the config and the manifest of an earlier run: that of
-    ``--ckpt_path FILE``, or the newest of ``--name`` for ``best`` (the default) and ``last``.
+    ``fit`` numbers a new folder; with ``--resume auto`` it goes on in that of the newest run that did not end. The
+    others start from the config and the manifest of an earlier run: that of ``--ckpt_path FILE``, or the newest of
+    ``--name`` for ``best`` (the default) and ``last``.
     """
 
     def __init__(self, args: list[str], run: bool = True) -> None:
         self.run_folder: Path | None = None
         self.source: Path | None = None
+        self.resumed, self.lock = False, None
         self.manifest_given = any(arg.split("=")[0] == "--data.manifest" for arg in args)
         args = named_configs(args)
         missing = [str(path) for path in DEFAULTS if not path.is_file()]
@@ -114,7 +117,7 @@ class CLI(LightningCLI):
             )
         except Exception as error:
             trained = hasattr(self, "trainer") and self.trainer.global_step > 0
-            if self.run_folder not in (None, self.source) and not trained and runs.is_rank_zero():
+            if self.lock and self.run_folder and self.run_folder != self.source and not trained:
                 runs.discard(self.run_folder)
             if isinstance(error, ValueError) and not hasattr(self, "trainer"):
                 raise ValueError(f"{error}") from error  # whoever found it, a flag is the cause
@@ -122,11 +125,12 @@ class CLI(LightningCLI):
 
     def _find_source(self, args: list[str]) -> list[str] | None:
         """Find the run that a command starts from; its config then takes the place of the project's defaults."""
-        base = yaml.safe_load((CONFIGS / "base.yaml").read_text(encoding="utf-8"))
-        given = _peek(args, ckpt_path=None, run_root=base.get("run_root", "runs"), name=base["name"])
-        command, choice = args[0] if args else "", given["ckpt_path"]
+        given = _peek([f"--config={CONFIGS / 'base.yaml'}", *args], name="default", run_root="runs")
+        command, choice = args[0] if args else "", given.get("ckpt_path")
         if choice is None and command in ("validate", "test", "predict"):
             choice = "best"
+        if choice is None and command == "fit" and (given.get("resume") == "auto" or resume.implied()):
+            choice = self._resumable(Path(given["run_root"]), given["name"])
         if choice is None:
             return None
         if choice in ("best", "last"):
@@ -135,22 +139,32 @@ class CLI(LightningCLI):
         else:
             self.checkpoint = Path(choice)
             self.source = self.checkpoint.parent.parent
-        if not self.checkpoint.is_file():
-            raise ValueError(
-                f"ckpt_path={choice!r} is not a file, so there is nothing to load; give best, last or a path."
-            )
+        if not self.resumed:  # else it was read
+            checkpoints.read(self.checkpoint if self.checkpoint.is_file() else choice)
         config = self.source / "config.yaml"
         if not config.is_file():
             raise ValueError(
                 f"ckpt_path={choice!r} lies in no run's folder (no {config}), so its data and splits are unknown; "
                 "keep checkpoints in the folder of their run."
             )
+        checkpoints.check_class_paths(yaml.safe_load(config.read_text(encoding="utf-8")), str(config))
         if runs.is_rank_zero():
             print(f"{command}: {self.checkpoint} with the config and splits of {self.source}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
             if overrides:
                 print(f"changed by flags: {' '.join(args[1:])}")
         return [str(config)]
+
+    def _resumable(self, root: Path, name: str) -> str | None:
+        """Choose the checkpoint to resume from: rank zero's choice where Lightning started this rank."""
+        if runs.is_rank_zero() or "RUN_FOLDER" not in os.environ:
+            found = resume.find(root, name)
+            os.environ["RUN_CHECKPOINT"] = str(found or "")
+        choice = os.environ["RUN_CHECKPOINT"]
+        self.resumed = bool(choice)
+        if not choice and runs.is_rank_zero():
+            print(f"resume: no unfinished run in {root / name} has a checkpoint, so a fresh one begins")
+        return choice or None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="default", help="The run's name: a folder below run_root.")
@@ -160,6 +174,12 @@ class CLI(LightningCLI):
         )
         parser.add_argument(
             "--mode", type=str | None, default=None, help="min or max; null: min for losses and errors, max otherwise."
+        )
+        parser.add_argument(
+            "--resume",
+            type=Literal["auto"] | None,
+            default=None,
+            help="auto: fit goes on with the newest run of this name that did not end, if there is one.",
         )
         parser.add_class_arguments(Callbacks, "callbacks")
         parser.link_arguments("monitor", "model.monitor")
@@ -184,10 +204,19 @@ class CLI(LightningCLI):
             if not self.manifest_given:
                 config.data.manifest = str(self.source / "manifest.json")
         as_given = config.clone()
+        parser = self._parser(self.subcommand)
+        plain = yaml.safe_load(parser.dump(config, skip_none=False, skip_check=True))
         if self.subcommand != "fit":
             self.run_folder = self.source
         elif not config.trainer.fast_dev_run:
-            self.run_folder = self._new_run(Path(config.run_root), config.name)
+            checkpoints.check_class_paths(plain, "the config")
+            if self.source is not None:
+                changes = resume.check_changes(self.source / "config.yaml", plain)
+                if changes and runs.is_rank_zero():
+                    print(f"resume: changed since the run began: {', '.join(changes)}")
+            self.run_folder = self.source if self.resumed else self._new_run(Path(config.run_root), config.name)
+            if runs.is_rank_zero():
+                self.lock = resume.Lock(self.run_folder)  # pyright: ignore
         folder = self.run_folder
         if folder is None or self.subcommand not in ("fit", "test"):
             config.trainer.logger = False
@@ -203,8 +232,13 @@ class CLI(LightningCLI):
         for checkpoint in (config.callbacks.best, config.callbacks.last):
             if checkpoint is not None:
                 checkpoint.init_args.dirpath = checkpoint.init_args.dirpath or str(folder / "checkpoints")
-        config.trainer.logger = loggers.make(_plain(config.trainer.logger), folder, f"{config.name}/{folder.name}")
-        parser = self._parser(self.subcommand)
+        step = None
+        if self.resumed:
+            step = checkpoints.read(self.checkpoint)["global_step"]
+            if runs.is_rank_zero():
+                loggers.forget(folder, step)
+        name = f"{config.name}/{folder.name}"
+        config.trainer.logger = loggers.make(_plain(config.trainer.logger), folder, name, step)
         self.files = runs.RunFiles(folder, as_given, lambda config: parser.dump(config, skip_none=False))
 
     @staticmethod
@@ -234,17 +268,21 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say what came out and what to do next."""
-        best = self.trainer.checkpoint_callback
-        if self.run_folder is None or not self.trainer.is_global_zero:
+        if self.run_folder is None or self.lock is None:
             return
-        command = f"python -m {__package__}"
+        out_of_time = any(isinstance(c, Timer) and c.time_remaining() == 0 for c in self.trainer.callbacks)  # pyright: ignore
+        if not out_of_time:
+            self.lock.run_ended()
         print()
-        if best is not None and best.best_model_score is not None:  # pyright: ignore
-            print(f"best {best.monitor}: {best.best_model_score:.4f}")  # pyright: ignore
-            print(f"checkpoint:    {os.path.relpath(best.best_model_path)}")  # pyright: ignore
-        print(f"run folder:    {self.run_folder}")
-        if best is not None and best.best_model_path:  # pyright: ignore
-            print(f"next:          {command} test --ckpt_path {os.path.relpath(best.best_model_path)}")  # pyright: ignore
+        best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+        if best is not None and best.best_model_score is not None:
+            path = os.path.relpath(best.best_model_path)
+            print(f"best {best.monitor}: {best.best_model_score:.4f}")
+            print(f"checkpoint:    {path}")
+            print(f"run folder:    {self.run_folder}")
+            print(f"next:          python -m {__package__} test --ckpt_path {path}")
+        else:
+            print(f"run folder:    {self.run_folder}")
 
 
 def direction(monitor: str, mode: str | None) -> str:
@@ -256,11 +294,15 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else getattr(value, "as_dict", lambda: value)()
 
 
-def _peek(args: list[str], **defaults: Any) -> dict[str, Any]:
-    """Read a few flags before the parser exists, which needs to know the config they lead to."""
-    values = dict(defaults)
+def _peek(args: list[str], **defaults: str) -> dict[str, Any]:
+    """Read the plain flags and configs before the parser exists, which needs to know the config they lead to."""
+    values: dict[str, Any] = dict(defaults)
     for position, arg in enumerate(args):
         flag, sign, value = arg.removeprefix("--").partition("=")
-        if arg.startswith("--") and flag in values:
-            values[flag] = value if sign else (args[position + 1] if position + 1 < len(args) else None)
+        value = value if sign else next(iter(args[position + 1 :]), None)
+        if arg.startswith("--config") or arg == "-c":
+            content = yaml.safe_load(Path(value or "").read_text(encoding="utf-8")) or {}
+            values |= {key: item for key, item in content.items() if isinstance(item, str)}
+        elif arg.startswith("--"):
+            values[flag] = value
     return values

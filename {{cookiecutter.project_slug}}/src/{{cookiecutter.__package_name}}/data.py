@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 from .augment import Augment, check_name, one_thread
 from .images import Batch, ImageDataset, Samples, find, list_images, look, write_cifar10, write_digits
 from .mistakes import require
-from .sampling import EpochSampler, run_seed
-from .splits import Manifest, make, stratified_part
+from .sampling import EpochSampler, TrainLoader, run_seed
+from .splits import Manifest, fingerprint, make, stratified_part
 
 WRITERS: dict[str, Callable[[Path], None]] = {"digits": write_digits, "cifar10": write_cifar10}
 
@@ -115,6 +115,18 @@ class ImageData(LightningDataModule):
         return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
 
     @property
+    def draw_weights(self) -> Tensor | None:
+        """The weight of each training sample in the draw, or None where all are taken."""
+        if self.balance != "sampler":
+            return None
+        return torch.from_numpy(1.0 / self.class_counts[self.train.labels])  # per sample, not per class
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of which images of which size there are. Known after ``setup``."""
+        return fingerprint(self.samples(), self.root)
+
+    @property
     def class_prior(self) -> Tensor:
         """The share of each class in the training split, (K,)."""
         return torch.tensor(self.class_counts / self.class_counts.sum(), dtype=torch.float32)
@@ -205,12 +217,13 @@ class ImageData(LightningDataModule):
                 f"data.batch_size={self.batch_size} exceeds the {len(dataset)} training images, "
                 f"so there would be no step to take; lower it to {len(dataset)} or less."
             )
-        weights = None
-        if training and self.balance == "sampler":
-            weights = torch.from_numpy(1.0 / np.bincount(dataset.labels)[dataset.labels])  # per sample, not per class
+        weights = self.draw_weights if training else None
         sampler = EpochSampler(dataset, self.batch_size if training else None, run_seed(), weights, ranks, rank)
         options: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": one_thread} if self.num_workers else {}
-        return DataLoader(
+        if training and self.trainer is not None:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+            options["position"] = lambda: progress.current.ready
+        return (TrainLoader if training else DataLoader)(
             dataset,
             batch_size=max(1, self.batch_size // share),
             sampler=sampler,
@@ -218,6 +231,31 @@ class ImageData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **options,
         )
+
+    def images_of(self, epoch: int, batch_idx: int) -> list[str]:
+        """Return the paths of a training batch, over all ranks."""
+        sampler = EpochSampler(self.train, self.batch_size, run_seed(), self.draw_weights)
+        share = self.batch_size // (self.trainer.accumulate_grad_batches if self.trainer else 1)
+        order, _ = sampler.order(epoch)
+        return [self.train.paths[i] for i in order[batch_idx * share : (batch_idx + 1) * share].tolist()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data."""
+        return {"fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with other data than the run began with.
+
+        Raises:
+            ValueError: Images were added, removed, renamed or changed in size since.
+        """
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        if fitting and state_dict["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"the images of data.root={str(self.root)!r} are not those that the run began with, so its splits and "
+                "its order would be others; bring them back, or start a new run from these weights: "
+                "--model.weights CHECKPOINT."
+            )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.train, training=True)

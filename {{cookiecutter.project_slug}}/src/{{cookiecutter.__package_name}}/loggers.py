@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import netrc
 import os
 import secrets
@@ -50,13 +51,30 @@ class _AppendingWriter(ExperimentWriter):
                 self.metrics_keys = next(csv.reader(file), [])
 
 
-def make(wanted: Any, folder: Path, name: str) -> list[dict[str, Any]]:
+def forget(folder: Path, step: int) -> None:
+    """Drop the rows of metrics.csv that a resumed run will write again: those since ``step``."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    kept = [row for row in rows if row.get("step") and int(row["step"]) < step]
+    if len(kept) < len(rows):
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(kept)
+        runs.write(path, text.getvalue())
+
+
+def make(wanted: Any, folder: Path, name: str, step: int | None = None) -> list[dict[str, Any]]:
     """Turn ``trainer.logger`` into the class paths of the run's loggers.
 
     Args:
         wanted: True for TensorBoard, False for none, or one or more loggers by class path.
         folder: The run's folder, which every logger is given.
         name: The run's name for people.
+        step: The step from which a resumed run goes on.
     """
     if wanted is False:
         return []
@@ -68,6 +86,7 @@ def make(wanted: Any, folder: Path, name: str) -> list[dict[str, Any]]:
         options = dict(given.get("init_args") or {}) | {"save_dir": str(folder)}
         if kind == "TensorBoardLogger":
             options |= {"name": "", "version": "", "default_hp_metric": False}
+            options |= {} if step is None else {"purge_step": step}  # hides what will be written again
         elif kind == "WandbLogger":
             options = _wandb(options, folder, name)
         elif kind == "CSVLogger":

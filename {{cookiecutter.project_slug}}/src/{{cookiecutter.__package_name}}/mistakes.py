@@ -7,6 +7,10 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 
+class RunFailed(RuntimeError):
+    """A run that cannot go on, through no mistake in what was asked for: one line, exit code 1."""
+
+
 def is_users_mistake(error: BaseException) -> bool:
     """Tell a mistake in what was asked for (raised by this package or by Lightning's checks) from a fault in code."""
     if isinstance(error, MisconfigurationException):

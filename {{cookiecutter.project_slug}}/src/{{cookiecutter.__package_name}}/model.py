@@ -4,11 +4,12 @@ Shapes: N samples, C channels, H × W pixels, K classes. Images stay uint8 until
 """
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -17,12 +18,14 @@ from torchmetrics import ConfusionMatrix, MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
 from torchvision.transforms.v2 import CutMix, MixUp, RandomApply, RandomChoice
 
+from . import checkpoints
 from .combinations import check
+from .faults import NumericalFaults
 from .images import Batch
 from .losses import CrossEntropy, LossFactory
 from .mistakes import require
 from .networks import NetworkFactory, SmallCNN, initialise, load_weights, stages
-from .optim import Cosine, Plateau, ScheduleFactory, parameter_groups, with_warmup
+from .optim import Cosine, Plateau, ScheduleFactory, StepPlateau, parameter_groups, with_warmup
 from .sampling import derived_seed, run_seed
 
 # ImageNet's statistics per channel: what torchvision's weights expect; grey takes their mean.
@@ -122,6 +125,7 @@ class Classifier(LightningModule):
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.class_names, self.in_channels = class_names, in_channels
         self.network = None
+        self.resumed: dict[str, Any] = {}  # what a checkpoint says of the run that goes on
 
     def configure_model(self) -> None:
         """Build the network once the classes are known: from the data at a run's start, from a checkpoint otherwise."""
@@ -183,6 +187,8 @@ class Classifier(LightningModule):
     def on_train_start(self) -> None:
         # No buffer: DDP would overwrite those of every rank by rank zero's.
         self.sums = torch.zeros(4, device=self.device)
+        if "sums" in self.resumed and self.global_rank == 0:
+            self.sums += self.resumed["sums"].to(self.device)
 
     def on_train_epoch_start(self) -> None:
         if self.hparams.freeze:
@@ -217,16 +223,16 @@ class Classifier(LightningModule):
             loss = loss + self.hparams.l1 * sum(p.abs().sum() for p in self.network.parameters() if p.ndim > 1)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """At log points, and only there, read the means since the last one from the device."""
-        step = self.trainer.global_step
-        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
-        if step % every or (batch_idx + 1) % self.trainer.accumulate_grad_batches:
-            return
+    def log_means(self) -> None:
+        """Read the means since the last log point from the device, and log them."""
         loss, weight, hits, count = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum").tolist()
-        self.log("train/loss", loss / weight, prog_bar=True)
-        self.log("train/accuracy", hits / count)
         self.sums.zero_()
+        means = {"train/loss": loss / weight, "train/accuracy": hits / count}
+        for name, mean in means.items():
+            self.log(name, mean, prog_bar=name == "train/loss", logger=False)
+        step = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**means, "epoch": self.current_epoch}, step)
 
     def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
         logits_NK = self(batch.x_NCHW)
@@ -279,9 +285,26 @@ class Classifier(LightningModule):
             plateau = isinstance(scheduler, Plateau)
             if plateau:
                 scheduler.watch(hparams.mode)
-            interval = "epoch" if plateau else "step"
-            configs.append({"scheduler": scheduler, "interval": interval, "monitor": hparams.monitor})
+            configs.append({"scheduler": scheduler, "interval": "step", "monitor": hparams.monitor})
+            if plateau:
+                configs[-1]["frequency"] = sys.maxsize  # StepPlateau steps it
+        has_horizon = self.make_schedule is not None and not any(isinstance(s, Plateau) for s in schedulers)
+        self.horizon = [int(steps) if has_horizon else 0, warmup]
+        if self.resumed.get("horizon", self.horizon) != self.horizon:
+            raise ValueError(
+                f"the run was to have {self.resumed['horizon'][0]} steps and is now to have {self.horizon[0]}, which "
+                "would bend its schedule in the middle; keep its length, or start a new run from these weights: "
+                "--model.weights CHECKPOINT."
+            )
         return [optimizer], configs
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [NumericalFaults(), StepPlateau(), LogMeans()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if hasattr(self, "sums"):  # a run is being trained
+            sums = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
+            checkpoint["resume"] = {"horizon": self.horizon, "sums": sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         theirs = checkpoint["hyper_parameters"].get("class_names")
@@ -291,6 +314,22 @@ class Classifier(LightningModule):
                 "so its scores would be wrong; give the data it was trained on, "
                 "or start a new run from its weights with --model.weights CHECKPOINT."
             )
+        self.resumed = checkpoint.get("resume", {})
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "Classifier":
+        """Load a model as Lightning does, of a checkpoint that ``checkpoints.read`` finds harmless."""
+        checkpoints.read(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **kwargs})
+
+
+class LogMeans(Callback):
+    """Logs the training means at log points; a callback, so that it comes before the checkpoint of the same step."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        if trainer.global_step % every == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            pl_module.log_means()
 
 
 def class_path(name: str, factory: Callable[..., Any]) -> dict[str, Any]:

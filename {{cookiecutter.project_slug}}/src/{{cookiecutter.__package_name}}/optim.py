@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
@@ -153,6 +154,18 @@ class Plateau(lr_scheduler.ReduceLROnPlateau):
         """Say whether the metric should fall or rise, before the first step."""
         self._init_is_better(mode, self.threshold, self.threshold_mode)
         self._reset()
+
+
+class StepPlateau(Callback):
+    """Steps Plateau after each validation, before a checkpoint is saved.
+
+    (Lightning would step it after an epoch's last checkpoint, which a resumed run would then miss.)
+    """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for config in trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau and not trainer.sanity_checking:
+                config.scheduler.step(trainer.callback_metrics[config.monitor])  # pyright: ignore
 
 
 def with_warmup(

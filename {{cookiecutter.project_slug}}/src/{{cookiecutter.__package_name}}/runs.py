@@ -1,6 +1,7 @@
 """A run's folder: choosing it, finding it again, and what describes the run in it."""
 
 import importlib.metadata
+import os
 import platform
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from .mistakes import RunFailed
 
 PACKAGES = ("lightning", "torch", "torchvision", "torchmetrics", "albumentations", "numpy", "pillow", "jsonargparse")
 
@@ -50,6 +53,13 @@ def new(root: Path, name: str) -> Path:
             f"run_root={str(root)!r} cannot be written ({error}), so nothing could be kept; give another with "
             "--run_root."
         ) from error
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8", newline="")
+    os.replace(unfinished, path)
 
 
 def discard(run: Path) -> None:
@@ -108,6 +118,9 @@ class RunFiles(Callback):
         self.folder, self.config, self.dump = folder, config, dump
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        chosen = trainer.strategy.broadcast(str(trainer.ckpt_path))
+        if chosen != str(trainer.ckpt_path):
+            raise RunFailed(f"rank 0 goes on from {chosen}, this rank from {trainer.ckpt_path}; start the run again.")
         if not trainer.is_global_zero or stage != "fit":
             return
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
@@ -115,8 +128,11 @@ class RunFiles(Callback):
             self.config.data[chosen] = getattr(data, chosen)
         self.config.data.root = str(data.root.absolute())
         text = self.dump(self.config)
-        (self.folder / "config.yaml").write_text(text, encoding="utf-8")
-        (self.folder / "environment.txt").write_text(environment(), encoding="utf-8")
-        data.manifest.save(self.folder / "manifest.json")
+        begun = self.folder / "environment.txt"
+        earlier = begun.read_text(encoding="utf-8") + "\n" if begun.is_file() else ""
+        write(begun, earlier + environment())
+        if not earlier:
+            data.manifest.save(self.folder / "manifest.json")
+        write(self.folder / "config.yaml", text)
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))

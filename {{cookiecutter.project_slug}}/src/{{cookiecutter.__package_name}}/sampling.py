@@ -1,11 +1,13 @@
 """The one sampler: which sample comes when, as a pure function of (seed, epoch, position)."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, DistributedSampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 
 def derived_seed(*parts: int) -> int:
@@ -48,6 +50,7 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         self.length = size if batch_size is None else size // batch_size * batch_size
         self.training = batch_size is not None
         self.weights = weights
+        self.start = 0  # samples of this rank that a resumed epoch has behind it
 
     def __len__(self) -> int:
         return (self.length - self.rank + self.num_replicas - 1) // self.num_replicas
@@ -56,11 +59,34 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
         if not self.training:
             yield from range(self.rank, self.length, self.num_replicas)
             return
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
+        order, seeds = self.order(self.epoch)
+        mine = slice(self.rank + self.start * self.num_replicas, self.length, self.num_replicas)
+        yield from zip(order[mine].tolist(), seeds[mine].tolist(), strict=True)
+
+    def order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return the samples of an epoch over all ranks in their order, and the seed of each one's augmentation."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
         if self.weights is None:
             order = torch.randperm(len(self.dataset), generator=generator)  # pyright: ignore[reportArgumentType]
         else:
             order = torch.multinomial(self.weights, len(self.weights), replacement=True, generator=generator)
-        seeds = torch.randint(2**31, (len(order),), generator=generator)
-        mine = slice(self.rank, self.length, self.num_replicas)
-        yield from zip(order[mine].tolist(), seeds[mine].tolist(), strict=True)
+        return order, torch.randint(2**31, (len(order),), generator=generator)
+
+
+class TrainLoader(DataLoader[Any]):
+    """A loader that starts at its first batch, when Lightning has set the epoch and restored the position in it.
+
+    (Lightning makes the iterator before it does either, and workers then read ahead in the order of epoch 0.)
+
+    Args:
+        position: Returns the batches of the epoch that the run has behind it.
+    """
+
+    def __init__(self, *args: Any, position: Callable[[], int] = lambda: 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.position = position
+
+    def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if isinstance(self.sampler, EpochSampler):  # overfit_batches swaps it
+            self.sampler.start = self.position() * (self.batch_size or 1)
+        yield from super().__iter__()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -69,6 +70,16 @@ class Manifest:
                 "leave it in one split."
             )
         return cls(classes, splits, seed)
+
+
+def fingerprint(samples: Samples, root: str | Path) -> str:
+    """Return a hash of the paths, labels and sizes in bytes of a data set."""
+    digest = hashlib.sha256()
+    for path, label in zip(samples.paths, samples.labels.tolist(), strict=True):
+        file = os.path.join(root, path)
+        size = os.stat(file).st_size if os.path.exists(file) else -1
+        digest.update(f"{path}\0{samples.classes[label]}\0{size}\0".encode())
+    return digest.hexdigest()
 
 
 def assign(labels: np.ndarray, groups: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:

@@ -1,0 +1,110 @@
+"""Checkpoints that can be relied on: written whole or not at all, read without running what is in them."""
+
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from .mistakes import RunFailed
+
+# Packages whose classes a checkpoint or a run's config may name: add the prefix of yours, such as "mylib.".
+TRUSTED = ("torch.", "torchvision.", "lightning.", f"{__package__}.")
+
+FACTORIES = ("network", "loss", "optimizer", "schedule")
+# Texts that may look like the path of a class and are not.
+PLAIN = {"data", "name", "run_root", "ckpt_path", "weights", "dirpath", "default_root_dir", "class_names", "project"}
+IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+class WholeFile(TorchCheckpointIO):
+    """Writes beside the target and then takes its place, so that the previous checkpoint survives whatever happens.
+
+    (Lightning stages in the folder for temporary files, which may lie on another file system, and then copies.)
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+        except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
+            unfinished.unlink(missing_ok=True)
+            raise RunFailed(
+                f"{path} could not be written ({str(error).splitlines()[0]}), so the run would go on unsaved and was "
+                f"stopped; {'the previous one is unharmed: ' if path.exists() else ''}make room and go on with "
+                "fit --resume auto."
+            ) from error
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint as plain values, running nothing that it holds.
+
+    Raises:
+        ValueError: The file is not local, damaged, compressed (it could fill the memory), holds code, or names a
+            class of a package that is not trusted.
+    """
+    given, path = path, Path(path)
+    if not path.is_file():
+        raise ValueError(f"checkpoint {str(given)!r} is not a local file, so there is nothing to load; give its path.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed, which torch never does")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content.get("state_dict"), dict):
+            raise ValueError("it holds no state_dict")
+    except Exception as error:  # a damaged file raises almost anything
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"checkpoint {str(path)!r} cannot be read as plain values ({reason[0] if reason else error!r}), "
+            "so it is damaged or would run code; give one that this project wrote."
+        ) from error
+    hparams = content.get("hyper_parameters") or {}
+    check_class_paths({key: value for key, value in hparams.items() if not key.startswith("_")}, str(path))
+    made_by = hparams.get("_instantiator", "lightning.pytorch.cli.instantiate_module")
+    strings = [name for name in FACTORIES if isinstance(hparams.get(name), str)]
+    if made_by != "lightning.pytorch.cli.instantiate_module" or strings:
+        raise ValueError(
+            f"checkpoint {str(path)!r} would be made by {strings or made_by!r}, so loading it could run code; "
+            "give one that this project wrote."
+        )
+    return content
+
+
+def check_class_paths(config: dict[str, Any], source: str) -> None:
+    """Refuse a config that names a class of a package that is not trusted: loading it would import that.
+
+    Raises:
+        ValueError: It does.
+    """
+    for name in _class_paths(config):
+        if not name.startswith(TRUSTED):
+            raise ValueError(
+                f"{source} names {name!r}, of no package that this project trusts, so loading it could run anything; "
+                f"if it is yours, add {name.split('.')[0] + '.'!r} to TRUSTED in {Path(__file__).name}."
+            )
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key not in PLAIN:
+                yield from _class_paths(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _class_paths(item)
+    elif isinstance(value, str) and IMPORT_PATH.fullmatch(value):
+        yield value

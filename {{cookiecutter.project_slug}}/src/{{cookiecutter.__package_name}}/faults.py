@@ -1,0 +1,102 @@
+"""Numbers that go wrong during training: noticed without waiting for the device, stopped before they are saved."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .mistakes import RunFailed
+
+OVERFLOWS_IN_A_ROW = 20
+
+
+class NumericalFaults(Callback):
+    """Stops a run whose loss or weights are no longer finite, before a checkpoint is overwritten with them.
+
+    A flag on the device notes the first such step. It is read at log points and before every validation and save, so
+    that no step waits for the device; on a CPU, where reading is free, at once and before the update. Fused optimizers
+    withhold the updates in between. Under fp16 a gradient that overflows is skipped by the scaler and no fault, unless
+    twenty in a row are.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.first_batch = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        self.finite = torch.tensor(True, device=pl_module.device)
+        self.finite_batches = torch.zeros((), dtype=torch.long, device=pl_module.device)
+        self.scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self.scale: Tensor | None = None
+        self.overflows = torch.zeros((), dtype=torch.long, device=pl_module.device)
+        self.most_overflows = self.overflows.clone()
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if self.scaler is not None:
+            return
+        self.finite = self.finite & loss.detach().isfinite()
+        self.finite_batches += self.finite
+        if loss.device.type == "cpu" and trainer.world_size == 1 and not self.finite:
+            self.check(trainer, pl_module)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self.scaler is None and optimizer.defaults.get("fused"):
+            optimizer.found_inf = (~self.finite).float()  # pyright: ignore  (what torch's GradScaler sets)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        if self.scaler is not None:
+            scale = self.scaler._scale  # on the device, unlike get_scale
+            if scale is not None:
+                lowered = torch.zeros_like(self.overflows) if self.scale is None else (scale < self.scale).long()
+                self.overflows = (self.overflows + lowered) * lowered
+                self.most_overflows = torch.maximum(self.most_overflows, self.overflows)
+                self.scale = scale.clone()
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # pyright: ignore
+            self.check(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.check(trainer, pl_module, weights=True)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.state.fn == "fit" and hasattr(self, "finite"):
+            self.check(trainer, pl_module, weights=True)
+
+    def check(self, trainer: Trainer, pl_module: Any, weights: bool = False) -> None:
+        """Read the flag, on every rank.
+
+        Raises:
+            RunFailed: A loss or, if asked for, a weight is not finite, or fp16 overflowed twenty times in a row.
+        """
+        finite = self.finite
+        if weights:
+            norm = torch.nn.utils.get_total_norm([p.detach() for p in pl_module.parameters()])
+            finite = finite & norm.isfinite()
+        seen = torch.stack((finite.long(), self.finite_batches, -self.most_overflows))
+        finite, batches, overflows = trainer.strategy.reduce(seen, reduce_op="min").tolist()
+        folders = {str(getattr(callback, "dirpath", None) or "") for callback in trainer.checkpoint_callbacks} - {""}
+        saved = sorted(str(path) for folder in folders for path in Path(folder).glob("*.ckpt"))
+        kept = f"the checkpoints before it are kept: {', '.join(saved)}" if saved else "nothing was saved yet"
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        if -overflows >= OVERFLOWS_IN_A_ROW:
+            raise RunFailed(
+                f"{-overflows} steps in a row before step {trainer.global_step} overflowed fp16 (rate {rate:.3g}), so "
+                f"nothing was learned and the run was stopped; {kept}. Use --trainer.precision bf16-mixed or lower the "
+                "rate."
+            )
+        if finite:
+            return
+        where = self.first_batch + batches
+        epoch, batch_idx = divmod(where, int(trainer.num_training_batches))
+        step = where // trainer.accumulate_grad_batches
+        images = trainer.datamodule.images_of(epoch, batch_idx) if trainer.datamodule else []  # pyright: ignore
+        shown = ", ".join(images[:8]) + (f" … ({len(images)})" if len(images) > 8 else "")
+        what = "the loss" if batches < self._batches_seen(trainer) else "a weight"
+        raise RunFailed(
+            f"{what} is not finite at step {step} (epoch {epoch}, batch {batch_idx}, rate {rate:.3g}, images {shown}), "
+            f"so the run was stopped; {kept}. Lower the rate, warm up or clip gradients (--config stabilise), or look "
+            "at these images."
+        )
+
+    def _batches_seen(self, trainer: Trainer) -> int:
+        return trainer.fit_loop.epoch_loop.total_batch_idx + 1 - self.first_batch
