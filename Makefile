@@ -5,7 +5,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export NO_ALBUMENTATIONS_UPDATE := 1
 DEMO := build/demo/my-project
 
-.PHONY: demo test check fix mutants bench lock
+.PHONY: demo test check fix mutants faults bench lock
 
 demo: $(UV)  ## scaffold a project with the default answers, install it, train, test and predict on the digits
 	rm -rf build/demo && mkdir -p build/demo
@@ -29,6 +29,9 @@ fix: .venv/installed  ## what ruff can mend by itself
 
 mutants: .venv/installed  ## each technique turned off must turn a test red
 	.venv/bin/python tests/mutants.py
+
+faults: .venv/installed  ## kills, full disks, broken numbers, hostile files: every promise, for a quarter of an hour
+	.venv/bin/python tests/faults.py
 
 bench: .venv/installed  ## the accuracy of the README's table, measured again
 	.venv/bin/python benchmarks/digits.py

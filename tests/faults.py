@@ -2,47 +2,84 @@
 
     python tests/faults.py [--seed 0]
 
-Each is done to a generated project and, by the same harness, to plain Lightning (plain_lightning.py). Ends with ``N
-faults, N survived`` and writes the scorecard into docs/reliability.md; exit code 0 only if every promise holds.
+Each is done to a generated project and, by the same harness, to plain Lightning (plain_lightning.py), so that a mended
+Lightning is noticed. Writes the scorecard into docs/reliability.md and ends with ``N faults, N survived``; exit code 0
+only if every promise holds.
 """
 
+import argparse
+import csv
 import hashlib
+import io
+import json
+import multiprocessing
 import os
+import pickle
+import random
 import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from conftest import TEMPLATE, Command, Result, bake
 from PIL import Image
+from sklearn.metrics import f1_score, log_loss, roc_auc_score
 
+PLAIN = Path(__file__).with_name("plain_lightning.py")
 BASE = (
     *("--data.root=images", "--data.batch_size=8", "--data.num_workers=0", "--trainer.max_epochs=4"),
     *("--model.network.width=4", "--model.network.dropout=0.3", "--trainer.accelerator=cpu"),
     *("--trainer.log_every_n_steps=2", "--trainer.logger=[]", "--name=run"),
 )
-EMA = ("--callbacks.averaging=EMAWeightAveraging", "--callbacks.averaging.decay=0.9")
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "the default run": (),
+DDP = ("--trainer.devices=2", "--trainer.strategy=ddp")
+# What is trained, on how many ranks.
+SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "the default run": (1, ()),
     "one-cycle, EMA, MixUp, weighted sampling": (
-        *(
-            "--model.schedule=OneCycle",
-            "--model.mixup=0.4",
-            "--data.balance=sampler",
+        1,
+        (
+            *("--model.schedule=OneCycle", "--model.mixup=0.4", "--data.balance=sampler"),
+            *("--callbacks.averaging=EMAWeightAveraging", "--callbacks.averaging.decay=0.9"),
             "--callbacks.early_stopping=null",
         ),
-        *EMA,
     ),
     "accumulation of 2, validation twice an epoch, saves every 3 steps": (
-        *("--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=0.5"),
-        "--callbacks.last.every_n_train_steps=3",
+        1,
+        (
+            *("--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=0.5"),
+            "--callbacks.last.every_n_train_steps=3",
+        ),
     ),
     "plateau, early stopping, saves every 2 steps": (
-        *("--model.schedule=Plateau", "--model.schedule.patience=0", "--callbacks.early_stopping.patience=3"),
-        *("--callbacks.last.every_n_train_steps=2", "--trainer.val_check_interval=2"),
+        1,
+        (
+            *("--model.schedule=Plateau", "--model.schedule.patience=0", "--callbacks.early_stopping.patience=3"),
+            *("--callbacks.last.every_n_train_steps=2", "--trainer.val_check_interval=2"),
+        ),
     ),
-    "one worker": ("--data.num_workers=1", "--callbacks.last.every_n_train_steps=2"),
-    "two workers, SWA": ("--data.num_workers=2", "--callbacks.averaging=SWA", "--callbacks.averaging.start_epoch=1"),
+    "one worker, saves every 2 steps": (1, ("--data.num_workers=1", "--callbacks.last.every_n_train_steps=2")),
+    "two workers, SWA": (
+        1,
+        ("--data.num_workers=2", "--callbacks.averaging=SWA", "--callbacks.averaging.start_epoch=1"),
+    ),
+    "two ranks": (2, DDP),
+    "two ranks with a worker each, weighted sampling, accumulation of 2, saves every 2 steps": (
+        2,
+        (
+            *DDP,
+            *("--data.balance=sampler", "--data.num_workers=1", "--trainer.accumulate_grad_batches=2"),
+            "--callbacks.last.every_n_train_steps=2",
+        ),
+    ),
 }
 
 
@@ -57,28 +94,63 @@ def draw(folder: Path) -> Path:
     return folder
 
 
-def sabotage(kind: str) -> None:
-    """Arm a fault in this process, before the command starts: ``hook N`` kills it at the N-th hook of a callback."""
+def sabotage(fault: str) -> None:
+    """Arm a fault in this process before its command starts: KIND N [VALUE], struck at the N-th hook of callbacks."""
     import lightning.pytorch.trainer.call as call
 
-    name, _, value = kind.partition(" ")
-    if name in ("hook", "count"):
-        real, seen = call._call_callback_hooks, 0
+    kind, at, value = [*fault.split(" "), ""][:3]
+    hooks, real = 0, call._call_callback_hooks
 
-        def counted(*args: Any, **kwargs: Any) -> None:
-            nonlocal seen
-            seen += 1
-            if name == "hook" and seen == int(value):
-                os.kill(os.getpid(), signal.SIGKILL)
-            if name == "count":
-                Path(value).write_text(str(seen))
-            real(*args, **kwargs)
+    def struck(*args: Any, **kwargs: Any) -> None:
+        nonlocal hooks
+        hooks += 1
+        if kind == "count":
+            Path(value).write_text(str(hooks))
+        elif hooks == int(at) and kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif hooks == int(at) and kind == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
+        elif hooks == int(at) and kind == "fill":
+            fill(Path(value))
+        real(*args, **kwargs)
 
-        call._call_callback_hooks = counted
+    call._call_callback_hooks = struck
+    if kind == "nan":
+        steps, loss = 0, torch.nn.functional.cross_entropy
+
+        def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
+            nonlocal steps
+            result = loss(*args, **kwargs)
+            steps += torch.is_grad_enabled()
+            return result * float("nan") if steps == int(at) and torch.is_grad_enabled() else result
+
+        torch.nn.functional.cross_entropy = broken
 
 
-def weights(checkpoint: Path) -> str:
-    """Return a hash of everything that training changes: weights, averages, optimizer and schedule."""
+def fill(folder: Path) -> None:
+    """Leave no room on the file system of a folder."""
+    with (folder / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+@contextmanager
+def file_system(folder: Path, megabytes: int = 4) -> Iterator[Path]:
+    """Mount a small file system of its own at a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = f"size={megabytes}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "faults", str(folder)], check=True, capture_output=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def training_state(checkpoint: Path) -> str:
+    """Return a hash of all that training changes: weights, averages, optimizer and schedule."""
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     digest = hashlib.sha256()
 
@@ -96,3 +168,504 @@ def weights(checkpoint: Path) -> str:
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "averaging_state", "current_model_state"):
         add(content.get(part))
     return digest.hexdigest()
+
+
+class Ended(NamedTuple):
+    """What a run left: its exit code, output, and the hashes of its checkpoints and metrics."""
+
+    result: Result
+    run: Path
+    state: tuple[str, str, str]
+
+
+@dataclass
+class Arena:
+    """Where faults happen: a project, its images, and a folder of its own for each try."""
+
+    folder: Path
+    seed: int = 0
+    command: Command = field(default_factory=Command)
+    tries: int = 0
+
+    def __post_init__(self) -> None:
+        self.project = bake(self.folder / "baked")
+        self.images = draw(self.folder / "images")
+        self.random = random.Random(self.seed)
+
+    def place(self) -> Path:
+        """Make a working folder that sees the images."""
+        self.tries += 1
+        place = self.folder / f"try-{self.tries}"
+        place.mkdir()
+        (place / "images").symlink_to(self.images)
+        return place
+
+    def run(self, place: Path, *args: object, ranks: int = 1, fault: str = "", **environment: str) -> Result:
+        """Run a command of the project (or ``-m FILE``), with a fault in it, to its end."""
+        armed = environment | ({"SABOTAGE": fault} if fault else {})
+        started = self.command.start(self.project, place, *args, ranks=ranks, environment=armed)
+        deadline = time.monotonic() + 200
+        while any(process.is_alive() for process, _ in started) and time.monotonic() < deadline:
+            started[0][0].join(0.05)
+            if any(process.exitcode for process, _ in started):
+                deadline = min(deadline, time.monotonic() + 3)  # torchrun, too, ends the others then
+        return self.command.end(started)
+
+    def fit(self, place: Path, *flags: str, ranks: int = 1, fault: str = "", **environment: str) -> Ended:
+        """Train, and return what is left."""
+        result = self.run(place, "fit", *BASE, *flags, ranks=ranks, fault=fault, **environment)
+        run = max((place / "runs/run").glob("version_*"), default=place)
+        files = [run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt"]
+        if result.code or not all(file.is_file() for file in files):
+            return Ended(result, run, ("", "", ""))
+        return Ended(result, run, (*map(training_state, files), (run / "metrics.csv").read_text()))  # pyright: ignore
+
+    def plain(self, place: Path, *options: str, ranks: int = 1, fault: str = "", **environment: str) -> Result:
+        """Run the plain arm."""
+        return self.run(place, "-m", PLAIN, "images", *options, ranks=ranks, fault=fault, **environment)
+
+    def refused(self, place: Path, *args: object, words: str = "") -> bool:
+        """Tell whether a command ends as a user's mistake: one line, exit code 2, nothing new in the folder."""
+        before = sorted(str(path) for path in place.rglob("*"))
+        result = self.run(place, *args)
+        after = sorted(str(path) for path in place.rglob("*"))
+        good = (result.code, len(result.errors), before) == (2, 1, after) and words in result.errors[0]
+        if not good:
+            print(f"not refused: {args}: {result.code} {result.output[-600:]}")
+        return good
+
+
+def kills(arena: Arena, setting: str, tries: int) -> list[bool]:
+    """Kill a run at random hooks; the same command with --resume auto must end as the unbroken run did."""
+    ranks, flags = SETTINGS[setting]
+    place = arena.place()
+    whole = arena.fit(place, *flags, ranks=ranks, fault=f"count 0 {place}/hooks")
+    assert whole.result.code == 0, whole.result.output
+    hooks, survived = int((place / "hooks").read_text()), []
+    for _ in range(tries):
+        place, at = arena.place(), arena.random.randrange(1, hooks)
+        killed = arena.fit(place, *flags, ranks=ranks, fault=f"kill {at}")
+        assert killed.result.code == -signal.SIGKILL, killed.result.output
+        resumed = arena.fit(place, *flags, "--resume=auto", ranks=ranks)
+        survived.append(resumed.state == whole.state)
+        if not survived[-1]:
+            print(f"{setting}: killed at hook {at}: {resumed.result.output[-800:]}")
+    return survived
+
+
+def kills_of_plain(arena: Arena, tries: int) -> list[bool]:
+    """The same for plain Lightning, resumed from its last.ckpt."""
+    place = arena.place()
+    whole = arena.plain(place, fault=f"count 0 {place}/hooks")
+    assert whole.code == 0, whole.output
+    hooks, wanted, survived = int((place / "hooks").read_text()), training_state(place / "checkpoints/last.ckpt"), []
+    for _ in range(tries):
+        place = arena.place()
+        arena.plain(place, fault=f"kill {arena.random.randrange(hooks // 3, hooks)}")
+        resumed = arena.plain(place, "--resume")
+        survived.append(resumed.code == 0 and training_state(place / "checkpoints/last.ckpt") == wanted)
+    return survived
+
+
+def whole_processes(arena: Arena, tries: int) -> list[bool]:
+    """Kill real processes, with their imports and two workers, at random times."""
+    environment = {**os.environ, "PYTHONPATH": str(arena.project / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    flags = ("--data.num_workers=2", "--trainer.max_epochs=12", "--callbacks.last.every_n_train_steps=2")
+    program = [sys.executable, "-m", "my_project", "fit", *BASE, *flags]
+    wanted, survived = arena.fit(arena.place(), *flags).state, []
+    for _ in range(tries):
+        place = arena.place()
+        metrics = place / "runs/run/version_0/metrics.csv"
+        process = subprocess.Popen(program, cwd=place, env=environment, stdout=subprocess.DEVNULL)
+        while not metrics.exists():
+            time.sleep(0.01)
+        time.sleep(arena.random.uniform(0, 1.5))
+        process.kill()
+        process.wait()
+        program_again = [*program, "--resume=auto"]
+        resumed = subprocess.run(program_again, cwd=place, env=environment, capture_output=True, text=True)
+        run = max((place / "runs/run").glob("version_*"))
+        files = [run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt"]
+        state = (*map(training_state, files), (run / "metrics.csv").read_text())
+        survived.append(resumed.returncode == 0 and state == wanted)
+        if not survived[-1]:
+            print([a == b for a, b in zip(state, wanted, strict=True)], resumed.stdout[-800:], resumed.stderr[-800:])
+    return survived
+
+
+def _save_for_ever(source: str, path: str, folder_for_temporary_files: str) -> None:
+    tempfile.tempdir = os.environ["TMPDIR"] = folder_for_temporary_files
+    if source:
+        sys.path.insert(0, source)
+        from my_project.checkpoints import WholeFile as Writer  # pyright: ignore[reportMissingImports]
+    else:
+        from lightning.fabric.plugins import TorchCheckpointIO as Writer
+    for value in range(10**6):
+        Writer().save_checkpoint({"x": torch.full((4_000_000,), value)}, path)
+
+
+def kills_inside_a_save(arena: Arena, tries: int, plain: bool = False) -> list[bool]:
+    """Kill a process that saves 32 MB over and over; the file must always hold one whole version."""
+    survived = []
+    with file_system(arena.folder / f"temporary-{plain}", 200) as temporary:
+        for _ in range(tries):
+            path = arena.place() / "last.ckpt"
+            source = "" if plain else str(arena.project / "src")
+            process = arena.command.context.Process(target=_save_for_ever, args=(source, str(path), str(temporary)))
+            process.start()
+            while not path.exists():
+                time.sleep(0.01)
+            time.sleep(arena.random.uniform(0.05, 0.4))
+            process.kill()
+            process.join()
+            for left in temporary.iterdir():
+                left.unlink()
+            try:
+                values = torch.load(path, weights_only=True)["x"]
+                survived.append(bool((values == values[0]).all()))
+            except Exception:  # whatever a broken file raises
+                survived.append(False)
+    return survived
+
+
+def full_disk(arena: Arena, plain: bool = False) -> list[bool]:
+    """Fill the disk after an epoch: the next save fails loudly, the last one stays, and with room the run goes on."""
+    place = arena.place()
+    wanted = None if plain else arena.fit(arena.place()).state[0]
+    with file_system(place / ("checkpoints" if plain else "runs")) as disk:
+        if plain:
+            done = arena.plain(place, fault=f"fill 90 {disk}")
+            return [done.code != 0 and _readable(disk / "last.ckpt")]
+        done = arena.run(place, "fit", *BASE, fault=f"fill 90 {disk}")
+        last = disk / "run/version_0/checkpoints/last.ckpt"
+        loud = done.code == 1 and len(done.errors) == 1 and "could not be written" in done.errors[0]
+        kept = _readable(last)
+        (disk / "filler").unlink()
+        return [loud and kept and arena.fit(place, "--resume=auto").state[0] == wanted]
+
+
+def _readable(path: Path) -> bool:
+    try:
+        return bool(torch.load(path, weights_only=True)["state_dict"])
+    except Exception:  # whatever a broken file raises
+        return False
+
+
+def full_temporary_folder(arena: Arena, plain: bool = False) -> list[bool]:
+    """Temporary files have no room and lie on another file system."""
+    place = arena.place()
+    with file_system(place / "temporary", 1) as temporary:
+        fill(temporary)
+        if plain:
+            return [arena.plain(place, TMPDIR=str(temporary)).code == 0 and _readable(place / "checkpoints/last.ckpt")]
+        return [arena.fit(place, TMPDIR=str(temporary)).result.code == 0]
+
+
+def unwritable_folder(arena: Arena, plain: bool = False) -> list[bool]:
+    """Checkpoints are to be written where nobody can write."""
+    if plain:
+        done = arena.plain(arena.place(), "--checkpoints=/proc/none")
+        return [done.code != 0]
+    place = arena.place()
+    return [
+        arena.refused(place, "fit", *BASE, "--run_root=/proc/none", words="cannot be written"),
+        arena.refused(place, "fit", *BASE, "--callbacks.last.dirpath=/proc/none", words="cannot be written"),
+    ]
+
+
+def not_a_number(arena: Arena, plain: bool = False) -> list[bool]:
+    """A loss is NaN in the third epoch: the run stops there, and its checkpoint stays finite."""
+    if plain:
+        place = arena.place()
+        done = arena.plain(place, fault="nan 20")
+        return [done.code != 0 and _finite(place / "checkpoints/last.ckpt")]
+    survived = []
+    for ranks, flags in ((1, ()), (2, DDP)):
+        place = arena.place()
+        done = arena.run(place, "fit", *BASE, *flags, ranks=ranks, fault="nan 13")
+        last = place / "runs/run/version_0/checkpoints/last.ckpt"
+        words = ("the loss is not finite at step 12 (epoch 2, batch 2", "rate 0.00183", ".png")
+        said = any(all(word in line for word in words) for line in done.errors)
+        mended = arena.fit(place, *flags, "--resume=auto", ranks=ranks)
+        survived.append(done.code == 1 and said and mended.result.code == 0 and _finite(last))
+        if not survived[-1]:
+            print(done.code, done.errors, done.output[-500:], mended.result.output[-500:])
+    return survived
+
+
+def _finite(path: Path) -> bool:
+    state = torch.load(path, weights_only=True)["state_dict"]
+    return all(bool(value.isfinite().all()) for value in state.values())
+
+
+def damaged_checkpoint(arena: Arena) -> list[bool]:
+    """The newest checkpoint is cut short, overwritten or empty: the one before is taken, and that is said."""
+    wanted, survived = arena.fit(arena.place()).state[0], []
+    for damage in (
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:9000] + bytes(999) + data[9999:],
+        lambda data: b"",
+    ):
+        place = arena.place()
+        arena.fit(place, fault="kill 130")
+        last = place / "runs/run/version_0/checkpoints/last.ckpt"
+        last.write_bytes(damage(last.read_bytes()))
+        resumed = arena.fit(place, "--resume=auto")
+        survived.append("passed over" in resumed.result.output and resumed.state[0] == wanted)
+        if not survived[-1]:
+            print(resumed.result.output[-600:])
+    return survived
+
+
+def interrupted(arena: Arena) -> list[bool]:
+    """Ctrl-C, then the same command again."""
+    wanted, place = arena.fit(arena.place()).state, arena.place()
+    stopped = arena.fit(place, fault="interrupt 100")
+    return [stopped.result.code != 0 and arena.fit(place, "--resume=auto").state == wanted]
+
+
+def restarted_by_a_scheduler(arena: Arena) -> list[bool]:
+    """torchrun or SLURM start the same command again after a kill: no flag is needed."""
+    wanted, survived = arena.fit(arena.place()).state, []
+    for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"):
+        place = arena.place()
+        arena.fit(place, fault="kill 100")
+        environment: dict[str, Any] = {name: "1"}
+        survived.append(arena.fit(place, **environment).state == wanted)
+    return survived
+
+
+def changed_on_resume(arena: Arena) -> list[bool]:
+    """What would make another experiment of a run is refused; what changes its length or its machine is not."""
+    place = arena.place()
+    constant = ("--model.schedule=null", "--model.warmup_steps=0")
+    arena.fit(place, *constant, fault="kill 100")
+    resume = ("fit", *BASE, *constant, "--resume=auto")
+    others = ("--model.optimizer.lr=0.5", "--model.network.width=8", "--model.loss=Focal", "--data.batch_size=4")
+    others += ("--data.augment=medium", "--seed_everything=3", "--trainer.gradient_clip_val=0.1")
+    survived = [arena.refused(place, *resume, flag, words="one experiment") for flag in others]
+    survived.append(arena.refused(place, *resume, "--model.schedule=Cosine", words="one experiment"))
+    longer = arena.run(place, *resume, "--trainer.max_epochs=6", "--data.num_workers=1", "--callbacks.lr_monitor=null")
+    survived.append(longer.code == 0 and "trainer.max_epochs 4 → 6" in longer.output)
+    if not survived[-1]:
+        print(longer.output[-800:])
+    place = arena.place()
+    arena.fit(place, fault="kill 100")
+    survived.append(arena.refused(place, "fit", *BASE, "--resume=auto", "--trainer.max_epochs=6", words="schedule"))
+    return survived
+
+
+def changed_data(arena: Arena) -> list[bool]:
+    """An image or a class was added, removed or changed since the kill."""
+    survived = []
+    for change in ("added", "removed", "changed", "another class"):
+        place = arena.place()
+        (place / "images").unlink()
+        draw(place / "images")
+        arena.fit(place, fault="kill 100")
+        first = place / "images/red/00.png"
+        if change == "added":
+            (place / "images/red/99.png").write_bytes(first.read_bytes())
+        elif change == "removed":
+            first.rename(place / "images/.hidden")
+        elif change == "changed":
+            Image.new("RGB", (12, 12)).save(first)
+        else:
+            (place / "images/yellow").mkdir()
+            (place / "images/yellow/00.png").write_bytes(first.read_bytes())
+        survived.append(arena.refused(place, "fit", *BASE, "--resume=auto", words="began with"))
+    return survived
+
+
+class _Payload:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("/tmp/it-ran"),)
+
+
+def hostile_checkpoints(arena: Arena) -> list[bool]:
+    """Checkpoints that would run code, fill the memory or come from elsewhere, for every command."""
+    place = arena.place()
+    arena.fit(place)
+    marker, good = Path("/tmp/it-ran"), place / "runs/run/version_0/checkpoints/last.ckpt"
+    content = torch.load(good, weights_only=True)
+    marker.unlink(missing_ok=True)
+    saved = {}
+    for name in ("payload", "bomb", "class_path", "function", "instantiator", "text"):
+        saved[name] = good.with_name(f"{name}.ckpt")
+    torch.save({**content, "payload": _Payload()}, saved["payload"])
+    hparams = content["hyper_parameters"]
+    evil = {"class_path": "antigravity.Network", "init_args": {}}
+    torch.save({**content, "hyper_parameters": {**hparams, "network": evil}}, saved["class_path"])
+    torch.save({**content, "hyper_parameters": {**hparams, "network": "os.system"}}, saved["function"])
+    torch.save({**content, "hyper_parameters": {**hparams, "_instantiator": "os.system"}}, saved["instantiator"])
+    saved["text"].write_bytes(pickle.dumps(_Payload()))
+    with zipfile.ZipFile(io.BytesIO(good.read_bytes())) as source, zipfile.ZipFile(saved["bomb"], "w") as target:
+        for entry in source.infolist():
+            data = bytes(10**8) if entry.filename.endswith("data/0") else source.read(entry)
+            target.writestr(entry.filename, data, zipfile.ZIP_DEFLATED)
+    commands = [("test",), ("validate",), ("predict", "--data.predict_root=images/red"), ("fit", *BASE)]
+    survived = [
+        arena.refused(place, *command, f"--ckpt_path={path}", words="checkpoint")
+        for path in [*saved.values(), "http://127.0.0.1:9/last.ckpt"]
+        for command in commands
+    ]
+    config = place / "runs/run/version_0/config.yaml"
+    config.write_text(config.read_text().replace("torch.optim.AdamW", "antigravity.AdamW"))
+    survived.append(arena.refused(place, "test", "--name=run", words="antigravity"))
+    return [*survived, not marker.exists()]
+
+
+def evaluation(arena: Arena) -> list[bool]:
+    """Metrics and losses on one, two and three ranks and any batch size equal scikit-learn's on the predictions."""
+    place = arena.place()
+    arena.fit(place, "--data.test_fraction=0.5")
+    run, survived = place / "runs/run/version_0", []
+    for ranks in (1, 2, 3):
+        for batch_size in (1, 6, 30):
+            flags = (f"--data.batch_size={batch_size * ranks}", "--data.num_workers=0", "--trainer.accelerator=cpu")
+            ddp = (f"--trainer.devices={ranks}", "--trainer.strategy=ddp") if ranks > 1 else ()
+            done = arena.run(place, "test", "--name=run", *flags, *ddp, ranks=ranks)
+            assert done.code == 0, done.output
+            wanted, logged = by_scikit_learn(run), _rows(run / "metrics.csv")[-1]
+            good = all(abs(float(logged[f"test/{key}"]) - value) < 1e-6 for key, value in wanted.items())
+            survived.append(good and len({row["path"] for row in _rows(run / "test_predictions.csv")}) == 32)
+            if not survived[-1]:
+                print(ranks, batch_size, wanted, logged)
+    return survived
+
+
+def by_scikit_learn(run: Path) -> dict[str, float]:
+    """Score the predictions of a test."""
+    rows = _rows(run / "test_predictions.csv")
+    classes = list(rows[0])[3:]
+    true = np.array([classes.index(row["target"]) for row in rows])
+    p_NK = np.array([[float(row[name]) for name in classes] for row in rows])
+    said = p_NK.argmax(1)
+    p_NK /= p_NK.sum(1, keepdims=True)
+    return {
+        "accuracy": float((true == said).mean()),
+        "f1_macro": float(f1_score(true, said, average="macro")),
+        "auroc": float(roc_auc_score(true, p_NK, multi_class="ovr")),
+        "loss": float(log_loss(true, p_NK)),
+    }
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def evaluation_of_plain(arena: Arena) -> list[bool]:
+    """Plain Lightning's logged accuracy and loss on two and three ranks against those on one."""
+    seen = []
+    for ranks in (1, 2, 3):
+        done = arena.plain(arena.place(), "--evaluate", ranks=ranks)
+        line = next(line for line in done.output.splitlines() if line.startswith("RESULT"))
+        seen.append(json.loads(line.removeprefix("RESULT ").replace("'", '"')))
+    return [all(abs(other[key] - seen[0][key]) < 1e-6 for key in seen[0]) for other in seen[1:]]
+
+
+@dataclass
+class Row:
+    """A line of the scorecard."""
+
+    fault: str
+    promise: str
+    ours: Callable[[Arena], list[bool]]
+    plain: Callable[[Arena], list[bool]] | None = None
+
+
+ROWS = [
+    *(
+        Row(
+            f"`kill -9` at random hooks: {setting}",
+            "with `--resume auto` the same command ends in bit-identical weights, optimizer state and metrics.csv",
+            lambda arena, setting=setting: kills(arena, setting, 8 if SETTINGS[setting][0] == 1 else 4),
+            (lambda arena: kills_of_plain(arena, 8)) if setting == "the default run" else None,
+        )
+        for setting in SETTINGS
+    ),
+    Row("`kill -9` of whole processes with two workers, at random times", "as above", lambda a: whole_processes(a, 4)),
+    Row(
+        "`kill -9` inside a save, temporary files on another file system",
+        "the file holds one whole version",
+        lambda arena: kills_inside_a_save(arena, 32),
+        lambda arena: kills_inside_a_save(arena, 32, plain=True),
+    ),
+    Row(
+        "the disk is full",
+        "the run fails loudly, the checkpoint before stays, with room it goes on",
+        full_disk,
+        lambda arena: full_disk(arena, plain=True),
+    ),
+    Row(
+        "the folder of temporary files is full",
+        "nothing happens",
+        full_temporary_folder,
+        lambda arena: full_temporary_folder(arena, plain=True),
+    ),
+    Row(
+        "a folder for checkpoints that cannot be written",
+        "refused before the first step",
+        unwritable_folder,
+        lambda arena: unwritable_folder(arena, plain=True),
+    ),
+    Row(
+        "a loss is NaN, on one and two ranks",
+        "the run stops with step, rate and images, exit code 1; the checkpoint stays finite",
+        not_a_number,
+        lambda arena: not_a_number(arena, plain=True),
+    ),
+    Row("the newest checkpoint is damaged", "the one before is taken, which is said", damaged_checkpoint),
+    Row("Ctrl-C", "resumed as after a kill", interrupted),
+    Row("a restart by torchrun or SLURM", "resumed without a flag", restarted_by_a_scheduler),
+    Row(
+        "flags changed on resume",
+        "another experiment is refused, another length or machine accepted",
+        changed_on_resume,
+    ),
+    Row("images or classes changed on resume", "refused", changed_data),
+    Row("hostile checkpoints, for every command", "refused in one line, nothing is run", hostile_checkpoints),
+    Row(
+        "evaluation on 1, 2, 3 ranks, batches of 1, 6, 30",
+        "accuracy, macro F1, AUROC and loss equal scikit-learn's to 1e-6; every sample once",
+        evaluation,
+        evaluation_of_plain,
+    ),
+]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    seed = parser.parse_args().seed
+    print(f"seed {seed}")
+    total, good, lines = 0, 0, []
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        arena = Arena(Path(folder), seed)
+        for row in ROWS:
+            begun = time.monotonic()
+            ours = row.ours(arena)
+            plain = row.plain(arena) if row.plain else None
+            total, good = total + len(ours), good + sum(ours)
+            beside = f"{sum(plain)} of {len(plain)}" if plain is not None else ""
+            lines.append(f"| {row.fault} | {row.promise} | {sum(ours)} of {len(ours)} | {beside} |")
+            print(f"{lines[-1]} {time.monotonic() - begun:.0f} s", flush=True)
+    page = TEMPLATE / "docs/reliability.md"
+    before, mark, _ = page.read_text(encoding="utf-8").partition("<!-- scorecard -->\n")
+    head = f"Seed {seed}, lightning {_version('lightning')}, torch {_version('torch')}.\n\n"
+    head += "| fault | promise | survived | plain Lightning |\n|---|---|---|---|\n"
+    page.write_text(before + mark + head + "\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{total} faults, {good} survived")
+    return 0 if good == total else 1
+
+
+def _version(package: str) -> str:
+    import importlib.metadata
+
+    return importlib.metadata.version(package)
+
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    raise SystemExit(main())

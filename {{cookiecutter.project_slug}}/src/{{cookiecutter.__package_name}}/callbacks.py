@@ -43,7 +43,8 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
         patience: int = 20,
         min_delta: float = 0.0,
     ) -> None:
-        super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta)
+        # After the validation: at the epoch's end a run resumed in between would miss its metrics.
+        super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta, check_on_train_epoch_end=False)
 
 
 def _prepare(trainer: Trainer, folder: str | Path) -> None:
@@ -76,7 +77,14 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(
         self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min", dirpath: str | None = None
     ) -> None:
-        super().__init__(dirpath, "best", monitor=monitor, mode=mode, enable_version_counter=False)
+        super().__init__(
+            dirpath,
+            "best",
+            monitor=monitor,
+            mode=mode,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -277,7 +285,7 @@ class PredictionWriter(Callback):
             for index, target, probabilities in sorted(row for rows in gathered for row in rows):
                 label = classes[max(range(len(classes)), key=probabilities.__getitem__)]
                 true = [classes[target]] if with_target else []
-                writer.writerow([paths[index], label, *true, *(f"{p:.6f}" for p in probabilities)])
+                writer.writerow([paths[index], label, *true, *(f"{p:.9g}" for p in probabilities)])
         print(f"predictions: {self.folder / file_name}")
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:

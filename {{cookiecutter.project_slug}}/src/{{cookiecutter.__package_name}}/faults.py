@@ -24,6 +24,7 @@ class NumericalFaults(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.first_batch = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        self.rates: list[float] = []  # since the flag was last read
         self.finite = torch.tensor(True, device=pl_module.device)
         self.finite_batches = torch.zeros((), dtype=torch.long, device=pl_module.device)
         self.scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -36,6 +37,7 @@ class NumericalFaults(Callback):
             return
         self.finite = self.finite & loss.detach().isfinite()
         self.finite_batches += self.finite
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
         if loss.device.type == "cpu" and trainer.world_size == 1 and not self.finite:
             self.check(trainer, pl_module)
 
@@ -78,6 +80,7 @@ class NumericalFaults(Callback):
         saved = sorted(str(path) for folder in folders for path in Path(folder).glob("*.ckpt"))
         kept = f"the checkpoints before it are kept: {', '.join(saved)}" if saved else "nothing was saved yet"
         rate = trainer.optimizers[0].param_groups[0]["lr"]
+        rates, self.rates = self.rates, []
         if -overflows >= OVERFLOWS_IN_A_ROW:
             raise RunFailed(
                 f"{-overflows} steps in a row before step {trainer.global_step} overflowed fp16 (rate {rate:.3g}), so "
@@ -91,12 +94,10 @@ class NumericalFaults(Callback):
         step = where // trainer.accumulate_grad_batches
         images = trainer.datamodule.images_of(epoch, batch_idx) if trainer.datamodule else []  # pyright: ignore
         shown = ", ".join(images[:8]) + (f" … ({len(images)})" if len(images) > 8 else "")
-        what = "the loss" if batches < self._batches_seen(trainer) else "a weight"
+        behind = trainer.fit_loop.epoch_loop.total_batch_idx + 1 - where
+        what, rate = ("the loss", rates[-behind]) if behind else ("a weight", rate)
         raise RunFailed(
             f"{what} is not finite at step {step} (epoch {epoch}, batch {batch_idx}, rate {rate:.3g}, images {shown}), "
             f"so the run was stopped; {kept}. Lower the rate, warm up or clip gradients (--config stabilise), or look "
             "at these images."
         )
-
-    def _batches_seen(self, trainer: Trainer) -> int:
-        return trainer.fit_loop.epoch_loop.total_batch_idx + 1 - self.first_batch

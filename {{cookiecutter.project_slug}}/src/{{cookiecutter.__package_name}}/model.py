@@ -292,8 +292,8 @@ class Classifier(LightningModule):
         self.horizon = [int(steps) if has_horizon else 0, warmup]
         if self.resumed.get("horizon", self.horizon) != self.horizon:
             raise ValueError(
-                f"the run was to have {self.resumed['horizon'][0]} steps and is now to have {self.horizon[0]}, which "
-                "would bend its schedule in the middle; keep its length, or start a new run from these weights: "
+                f"the run has another length: its schedule of (steps, warm-up) {self.resumed['horizon']} would be bent "
+                f"to {self.horizon} in the middle; keep the length, or start a new run from these weights: "
                 "--model.weights CHECKPOINT."
             )
         return [optimizer], configs

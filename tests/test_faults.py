@@ -1,0 +1,36 @@
+"""The fast part of the faults: each kind once; ``make faults`` runs all of them."""
+
+import random
+import subprocess
+
+import pytest
+from faults import ROWS, SETTINGS, Arena, kills, kills_inside_a_save
+
+
+@pytest.fixture(scope="module")
+def arena(tmp_path_factory, command) -> Arena:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    return Arena(tmp_path_factory.mktemp("faults"), seed, command)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_killed_run_ends_as_an_unbroken_one(setting, arena):
+    assert all(kills(arena, setting, 1))
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "kill -9" not in row.fault], ids=lambda row: row.fault)
+def test_a_promise_holds(row, arena):
+    try:
+        assert all(row.ours(arena))
+    except subprocess.CalledProcessError as error:
+        if "mount" in error.cmd:
+            pytest.skip("needs the right to mount a file system")
+        raise
+
+
+def test_a_kill_inside_a_save_leaves_a_whole_file(arena):
+    try:
+        assert all(kills_inside_a_save(arena, 4))
+    except subprocess.CalledProcessError:
+        pytest.skip("needs the right to mount a file system")
