@@ -71,6 +71,10 @@ SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
         1,
         ("--data.num_workers=2", "--callbacks.averaging=SWA", "--callbacks.averaging.start_epoch=1"),
     ),
+    "two workers that end with each epoch, saves every 4 steps": (
+        1,
+        ("--data.num_workers=2", "--callbacks.last.every_n_train_steps=4", "--data.augment=medium"),
+    ),
     "two ranks": (2, DDP),
     "two ranks with a worker each, weighted sampling, accumulation of 2, saves every 2 steps": (
         2,
@@ -95,8 +99,21 @@ def draw(folder: Path) -> Path:
 
 
 def sabotage(fault: str) -> None:
-    """Arm a fault in this process before its command starts: KIND N [VALUE], struck at the N-th hook of callbacks."""
+    """Arm a fault in this process before its command starts: KIND N [VALUE], struck at the N-th hook of callbacks.
+
+    ``brief`` in front of it makes the workers of loaders end with each epoch.
+    """
     import lightning.pytorch.trainer.call as call
+
+    if fault.startswith("brief"):
+        fault, make = fault.removeprefix("brief").strip(), torch.utils.data.DataLoader.__init__
+
+        def brief(*args: Any, **kwargs: Any) -> None:
+            make(*args, **{**kwargs, "persistent_workers": False})
+
+        torch.utils.data.DataLoader.__init__ = brief
+        if not fault:
+            return
 
     kind, at, value = [*fault.split(" "), ""][:3]
     hooks, real = 0, call._call_callback_hooks
@@ -238,18 +255,20 @@ class Arena:
 def kills(arena: Arena, setting: str, tries: int) -> list[bool]:
     """Kill a run at random hooks; the same command with --resume auto must end as the unbroken run did."""
     ranks, flags = SETTINGS[setting]
+    brief = "brief " if "end with each epoch" in setting else ""
     place = arena.place()
-    whole = arena.fit(place, *flags, ranks=ranks, fault=f"count 0 {place}/hooks")
+    whole = arena.fit(place, *flags, ranks=ranks, fault=f"{brief}count 0 {place}/hooks")
     assert whole.result.code == 0, whole.result.output
     hooks, survived = int((place / "hooks").read_text()), []
     for _ in range(tries):
         place, at = arena.place(), arena.random.randrange(1, hooks)
-        killed = arena.fit(place, *flags, ranks=ranks, fault=f"kill {at}")
+        killed = arena.fit(place, *flags, ranks=ranks, fault=f"{brief}kill {at}")
         assert killed.result.code == -signal.SIGKILL, killed.result.output
-        resumed = arena.fit(place, *flags, "--resume=auto", ranks=ranks)
+        resumed = arena.fit(place, *flags, "--resume=auto", ranks=ranks, fault=brief)
         survived.append(resumed.state == whole.state)
         if not survived[-1]:
-            print(f"{setting}: killed at hook {at}: {resumed.result.output[-800:]}")
+            same = [one == other for one, other in zip(resumed.state, whole.state, strict=True)]
+            print(f"{setting}: killed at hook {at}: {same} {resumed.result.output[-800:]}")
     return survived
 
 
@@ -565,6 +584,95 @@ def evaluation_of_plain(arena: Arena) -> list[bool]:
     return [all(abs(other[key] - seen[0][key]) < 1e-6 for key in seen[0]) for other in seen[1:]]
 
 
+def workers(arena: Arena) -> list[bool]:
+    """No, one and two workers, lasting or not, train the same."""
+    flags = ("--data.augment=strong", "--data.balance=sampler")
+    wanted = arena.fit(arena.place(), *flags).state
+    counts = ((1, ""), (2, ""), (2, "brief"))
+    return [
+        arena.fit(arena.place(), *flags, f"--data.num_workers={count}", fault=fault).state == wanted
+        for count, fault in counts
+    ]
+
+
+LOAD = """
+import sys
+import torch
+from my_project.model import Classifier
+path = sys.argv[1]
+state = torch.load(path, weights_only=True)["state_dict"]
+model = Classifier.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+with torch.no_grad():
+    assert model(torch.zeros(2, 3, 12, 12, dtype=torch.uint8)).shape == (2, 3)
+print("LOADED")
+"""
+KINDS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "plain": (1, ()),
+    "averaged (EMA)": (1, ("--callbacks.averaging=EMAWeightAveraging", "--callbacks.averaging.decay=0.9")),
+    "averaged (SWA)": (1, ("--callbacks.averaging=SWA", "--callbacks.averaging.start_epoch=1")),
+    "frozen": (1, ("--model.freeze=true", "--model.weights=weights.ckpt")),
+    "two ranks": (2, DDP),
+    "compiled": (1, ("--model.compile=true", "--model.network=SmallMLP")),
+}
+
+
+def contract(arena: Arena, kinds: tuple[str, ...] = tuple(KINDS)) -> list[bool]:
+    """Checkpoints of every kind of run serve every command, each in a fresh process; best and last are that."""
+    survived, first = [], arena.place()
+    arena.fit(first)
+    for kind in kinds:
+        ranks, flags = KINDS[kind]
+        place = arena.place()
+        (place / "weights.ckpt").symlink_to(first / "runs/run/version_0/checkpoints/last.ckpt")
+        (place / "load.py").write_text(LOAD)
+        arena.fit(place, *flags, ranks=ranks)
+        folder, one = place / "runs/run/version_0", ("--trainer.devices=1", "--trainer.strategy=auto")
+        seen = [float(row["val/loss"]) for row in _rows(folder / "metrics.csv") if row["val/loss"]]
+        for name, wanted in (("best", min(seen)), ("last", seen[-1])):
+            path = folder / f"checkpoints/{name}.ckpt"
+            done = [
+                arena.run(place, "validate", f"--ckpt_path={path}", *one),
+                arena.run(place, "test", f"--ckpt_path={path}", *one),
+                arena.run(place, "predict", f"--ckpt_path={path}", "--data.predict_root=images/red", *one),
+                arena.run(place, "-m", place / "load.py", path),
+            ]
+            said = float(done[0].output.split("val/loss")[1].split()[0])
+            survived.append(all(result.code == 0 for result in done) and abs(said - wanted) < 1e-5)
+            if not survived[-1]:
+                print(kind, name, said, wanted, [result.output[-500:] for result in done if result.code])
+        again = arena.run(place, "fit", f"--ckpt_path={folder}/checkpoints/best.ckpt", *one)
+        survived.append(again.code == 0 and (place / "runs/run/version_1/checkpoints/last.ckpt").is_file())
+    return survived
+
+
+def loggers(arena: Arena) -> list[bool]:
+    """TensorBoard's folder and wandb's run go on, and metrics.csv has no row twice."""
+    tensorboard = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "the run's folder"}}
+    wanted = [tensorboard, {"class_path": "WandbLogger", "init_args": {"offline": True}}]
+    flags = (f"--trainer.logger={json.dumps(wanted)}", "--callbacks.last.every_n_train_steps=2")
+    whole = arena.fit(arena.place(), *flags, HOME=str(arena.folder))
+    place = arena.place()
+    run = place / "runs/run/version_0"
+    arena.fit(place, *flags, fault="kill 100", HOME=str(arena.folder))
+    identity = (run / "wandb_id.txt").read_text()
+    resumed = arena.fit(place, *flags, "--resume=auto", HOME=str(arena.folder))
+    same = resumed.state == whole.state and (run / "wandb_id.txt").read_text() == identity
+    parts = [path.name.rsplit("-", 1)[-1] for path in (run / "wandb").glob("offline-run-*")]
+    return [same and set(parts) == {identity} and len(list(run.glob("events.out*"))) == 2 and resumed.run == run]
+
+
+def alive(arena: Arena) -> list[bool]:
+    """A run that another process works on is left alone."""
+    place = arena.place()
+    started = arena.command.start(arena.project, place, "fit", *BASE, "--trainer.max_epochs=400")
+    while not (place / "runs/run/version_0/checkpoints/last.ckpt").exists():
+        time.sleep(0.05)
+    second = arena.fit(place, "--resume=auto")
+    arena.command.end(started)
+    return [second.run.name == "version_1" and "no unfinished run" in second.result.output]
+
+
 @dataclass
 class Row:
     """A line of the scorecard."""
@@ -616,6 +724,14 @@ ROWS = [
         not_a_number,
         lambda arena: not_a_number(arena, plain=True),
     ),
+    Row("no, one, two workers, lasting or not", "the same weights", workers),
+    Row(
+        f"checkpoints of these runs: {', '.join(KINDS)}",
+        "load in a fresh process for every command and `load_from_checkpoint`; `best` and `last` are what they say",
+        contract,
+    ),
+    Row("a kill with TensorBoard and wandb (offline)", "the same folder and run go on, no row twice", loggers),
+    Row("`--resume auto` while the run is alive", "it is left alone", alive),
     Row("the newest checkpoint is damaged", "the one before is taken, which is said", damaged_checkpoint),
     Row("Ctrl-C", "resumed as after a kill", interrupted),
     Row("a restart by torchrun or SLURM", "resumed without a flag", restarted_by_a_scheduler),

@@ -4,7 +4,9 @@ import random
 import subprocess
 
 import pytest
-from faults import ROWS, SETTINGS, Arena, kills, kills_inside_a_save
+from faults import ROWS, SETTINGS, Arena, contract, kills, kills_inside_a_save
+
+SLOW = [row for row in ROWS if "kill -9" in row.fault or row.ours is contract]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(setting, arena):
     assert all(kills(arena, setting, 1))
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if "kill -9" not in row.fault], ids=lambda row: row.fault)
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in SLOW], ids=lambda row: row.fault)
 def test_a_promise_holds(row, arena):
     try:
         assert all(row.ours(arena))
@@ -27,6 +29,10 @@ def test_a_promise_holds(row, arena):
         if "mount" in error.cmd:
             pytest.skip("needs the right to mount a file system")
         raise
+
+
+def test_checkpoints_serve_every_command_in_a_fresh_process(arena):
+    assert all(contract(arena, ("averaged (EMA)", "frozen")))
 
 
 def test_a_kill_inside_a_save_leaves_a_whole_file(arena):

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,12 @@ def test_the_commands_of_a_generated_readme_work(data, command, tmp_path):
         done.append(first)
     assert {"fit", "test", "predict", "preview", "launch"} <= set(done)
     assert (project / "preview.png").is_file()
+
+
+def test_help_answers_without_importing_torch(project):
+    code = "import sys; from my_project.__main__ import main; main(['--help']); assert 'torch' not in sys.modules"
+    environment = {**os.environ, "PYTHONPATH": str(project / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("fit", "validate", "test", "predict", "preview", "smote"):
+        assert f"\n  {name} " in done.stdout

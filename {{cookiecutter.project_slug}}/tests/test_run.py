@@ -70,6 +70,19 @@ def test_a_checkpoint_is_loaded_without_the_command_line(run, shapes):
         assert model.eval()(x_NCHW).shape == (4, 3)
 
 
+def test_nothing_but_test_reads_the_test_split(run, shapes, tmp_path, capfd):
+    for path in shapes.rglob("*.png"):
+        split = "test" if int(path.stem) < 4 else "train"
+        target = tmp_path / "parted" / split / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"no image" if split == "test" else path.read_bytes())
+    root = f"--data.root={tmp_path / 'parted'}"
+    assert run("fit", root) == 0
+    assert run("validate", root) == 0
+    assert run("test", root) == 2
+    assert "cannot be read as an image" in capfd.readouterr().err
+
+
 def test_class_weights_reach_the_loss(run):
     assert run("fit", "--data.balance=class_weights") == 0
     state = torch.load(RUN / "checkpoints/last.ckpt", weights_only=True)["state_dict"]

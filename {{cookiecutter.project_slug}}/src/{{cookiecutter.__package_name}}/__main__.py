@@ -5,11 +5,18 @@ import re
 import sys
 import warnings
 
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+# What is heavy is imported in main, so that --help answers at once.
 
-from .cli import CLI
-from .mistakes import RunFailed, is_users_mistake
+HELP = f"""usage: python -m {__package__} COMMAND [FLAG ...]
+
+  fit        train, into a folder runs/NAME/version_N; --resume auto goes on with a run that was killed
+  validate   score a run's best checkpoint on the validation split
+  test       score it on the test split, which nothing else reads
+  predict    write the classes of new images: --data.predict_root FOLDER
+  preview    write preview.png, a grid of augmented training images; takes the flags of fit
+  smote      train the last layer of a run again, rare classes interpolated
+
+COMMAND --help lists its flags. --config NAME lays a preset, a recipe or a file over the defaults."""
 
 NOISE = (  # what Lightning says that needs no answer here
     "does not have many workers",  # small images load faster without
@@ -40,18 +47,28 @@ def quiet() -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    quiet()
     args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from .mistakes import RunFailed, is_users_mistake
+
+    quiet()
     try:
-        if args[:1] == ["preview"]:
+        if args[0] == "preview":
             from .tools.preview import main as preview
 
             preview(args[1:])
-        elif args[:1] == ["smote"]:
+        elif args[0] == "smote":
             from .tools.smote import main as smote
 
             smote(args[1:])
         else:
+            from .cli import CLI
+
             CLI(args)
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr)

@@ -29,6 +29,7 @@ class Loss(nn.Module):
         super().__init__()
         self.register_buffer("class_weights_K", class_weights_K)
         self.register_buffer("class_prior_K", class_prior_K)
+        self.weighted = bool((class_weights_K != 1).any())  # else batches of one size have one weight
 
     def soft(self, target: Tensor) -> Tensor:
         """Return the target as probabilities (N, K)."""

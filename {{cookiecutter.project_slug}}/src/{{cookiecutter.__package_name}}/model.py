@@ -187,8 +187,10 @@ class Classifier(LightningModule):
     def on_train_start(self) -> None:
         # No buffer: DDP would overwrite those of every rank by rank zero's.
         self.sums = torch.zeros(4, device=self.device)
-        if "sums" in self.resumed and self.global_rank == 0:
-            self.sums += self.resumed["sums"].to(self.device)
+        if "sums" in self.resumed:
+            sums = self.resumed["sums"].to(self.device)
+            of_rank_zero = sums.sum(0) if self.global_rank == 0 else self.sums
+            self.sums += sums[self.global_rank] if len(sums) == self.trainer.world_size else of_rank_zero
 
     def on_train_epoch_start(self) -> None:
         if self.hparams.freeze:
@@ -215,7 +217,7 @@ class Classifier(LightningModule):
         with torch.no_grad():
             hits = (logits_NK.argmax(1) == batch.y_N).float().sum()  # hard labels, also where training mixes them
             self.sums += torch.stack((total.detach(), weight, hits, torch.full_like(hits, len(logits_NK))))
-        if self.trainer.world_size > 1:
+        if self.trainer.world_size > 1 and self.loss.weighted:
             # DDP averages gradients over ranks: scale so that the result is the mean over all ranks' samples.
             weight = self.trainer.strategy.reduce(weight.clone(), reduce_op="sum") / self.trainer.world_size
         loss = total / weight
@@ -303,8 +305,11 @@ class Classifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if hasattr(self, "sums"):  # a run is being trained
-            sums = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
-            checkpoint["resume"] = {"horizon": self.horizon, "sums": sums}
+            checkpoint["resume"] = {
+                "horizon": self.horizon,
+                "sums": self.all_gather(self.sums).reshape(-1, len(self.sums)),  # pyright: ignore  (a row each rank)
+                "between_steps": not self.trainer.fit_loop.epoch_loop._should_accumulate(),
+            }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         theirs = checkpoint["hyper_parameters"].get("class_names")

@@ -43,7 +43,9 @@ def find(root: Path, name: str) -> Path | None:
             if not path.is_file():
                 continue
             try:
-                checkpoints.read(path)
+                content = checkpoints.read(path)
+                if not content.get("resume", {}).get("between_steps", True):
+                    raise ValueError(f"{path} was saved between the accumulated batches of a step")
             except ValueError as error:
                 if runs.is_rank_zero():
                     print(f"resume: passed over, {error}")
