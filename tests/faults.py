@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -497,27 +498,29 @@ def changed_data(arena: Arena) -> list[bool]:
 
 
 class _Payload:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
     def __reduce__(self) -> Any:
-        return Path.touch, (Path("/tmp/it-ran"),)
+        return Path.touch, (self.marker,)
 
 
 def hostile_checkpoints(arena: Arena) -> list[bool]:
     """Checkpoints that would run code, fill the memory or come from elsewhere, for every command."""
     place = arena.place()
     arena.fit(place)
-    marker, good = Path("/tmp/it-ran"), place / "runs/run/version_0/checkpoints/last.ckpt"
+    marker, good = arena.folder / "it-ran", place / "runs/run/version_0/checkpoints/last.ckpt"
     content = torch.load(good, weights_only=True)
-    marker.unlink(missing_ok=True)
     saved = {}
     for name in ("payload", "bomb", "class_path", "function", "instantiator", "text"):
         saved[name] = good.with_name(f"{name}.ckpt")
-    torch.save({**content, "payload": _Payload()}, saved["payload"])
+    torch.save({**content, "payload": _Payload(marker)}, saved["payload"])
     hparams = content["hyper_parameters"]
     evil = {"class_path": "antigravity.Network", "init_args": {}}
     torch.save({**content, "hyper_parameters": {**hparams, "network": evil}}, saved["class_path"])
     torch.save({**content, "hyper_parameters": {**hparams, "network": "os.system"}}, saved["function"])
     torch.save({**content, "hyper_parameters": {**hparams, "_instantiator": "os.system"}}, saved["instantiator"])
-    saved["text"].write_bytes(pickle.dumps(_Payload()))
+    saved["text"].write_bytes(pickle.dumps(_Payload(marker)))
     with zipfile.ZipFile(io.BytesIO(good.read_bytes())) as source, zipfile.ZipFile(saved["bomb"], "w") as target:
         for entry in source.infolist():
             data = bytes(10**8) if entry.filename.endswith("data/0") else source.read(entry)
@@ -637,8 +640,10 @@ def contract(arena: Arena, kinds: tuple[str, ...] = tuple(KINDS)) -> list[bool]:
                 arena.run(place, "predict", f"--ckpt_path={path}", "--data.predict_root=images/red", *one),
                 arena.run(place, "-m", place / "load.py", path),
             ]
-            said = float(done[0].output.split("val/loss")[1].split()[0])
-            survived.append(all(result.code == 0 for result in done) and abs(said - wanted) < 1e-5)
+            said = float(re.findall(r"val/loss[^\d]+([\d.e-]+)", done[0].output)[-1])
+            averaged_since = "SWA" in kind and name == "last"  # an epoch's weights enter the mean after its validation
+            same = averaged_since or abs(said - wanted) < 1e-5
+            survived.append(all(result.code == 0 for result in done) and same)
             if not survived[-1]:
                 print(kind, name, said, wanted, [result.output[-500:] for result in done if result.code])
         again = arena.run(place, "fit", f"--ckpt_path={folder}/checkpoints/best.ckpt", *one)

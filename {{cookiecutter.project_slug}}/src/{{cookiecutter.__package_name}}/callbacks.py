@@ -150,6 +150,7 @@ class SWA(WeightAveraging):
     """Stochastic weight averaging: evaluates and keeps the mean of the weights since an epoch (Izmailov et al. 2018).
 
     Until that epoch ends the weights are those of the training. Statistics of BatchNorm are averaged with the weights.
+    An epoch's weights enter the mean after its validation.
 
     Args:
         start_epoch: The first epoch whose last weights count.
