@@ -16,7 +16,7 @@ from project_package.model import Classifier
 
 RUN = Path("runs/small/version_0")
 LAST = RUN / "checkpoints/last.ckpt"
-FLAGS = ("--model.network.dropout=0.3", "--trainer.max_epochs=3", "--callbacks.last.every_n_train_steps=2")
+FLAGS = ("--model.network.dropout=0.3", "--trainer.max_epochs=3", "--callbacks.last.every_n_train_steps=3")
 
 
 def killed(run, monkeypatch: pytest.MonkeyPatch, at: int, *flags: str) -> None:
