@@ -129,7 +129,7 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:  # what is logged before a checkpoint is not logged again after a resume
             logger.save()
         self.saved_step, self.due = trainer.global_step, False
-        trainer.save_checkpoint(Path(self.dirpath or "") / "last.ckpt")
+        trainer.save_checkpoint(Path(self.dirpath or "") / "last.ckpt", weights_only=False)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         step, loop = trainer.global_step, trainer.fit_loop.epoch_loop

@@ -151,7 +151,7 @@ class CLI(LightningCLI):
         if runs.is_rank_zero():
             print(f"{command}: {self.checkpoint} with the config and splits of {self.source}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
-            if overrides:
+            if overrides and command != "fit":  # fit compares the configs
                 print(f"changed by flags: {' '.join(args[1:])}")
         return [str(config)]
 

@@ -74,8 +74,9 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
                 f"{key}={new} differs from the run's {old}, so the run would no longer be one experiment; "
                 "leave it out, or start a new run from these weights: --model.weights CHECKPOINT."
             )
-        accepted.append(f"{key} {old} → {new}")
-    return accepted
+        part = ".".join(key.split(".")[:2])
+        accepted.append(f"{key} {old} → {new}" if key == part else part)
+    return list(dict.fromkeys(accepted))
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -136,3 +136,7 @@ class RunFiles(Callback):
         write(self.folder / "config.yaml", text)
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.is_global_zero and (self.folder / "checkpoints/last.ckpt").is_file():
+            print(f"{self.folder} is unfinished; the same command with --resume auto goes on with it")
