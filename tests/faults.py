@@ -463,6 +463,7 @@ def changed_on_resume(arena: Arena) -> list[bool]:
     resume = ("fit", *BASE, *constant, "--resume=auto")
     others = ("--model.optimizer.lr=0.5", "--model.network.width=8", "--model.loss=Focal", "--data.batch_size=4")
     others += ("--data.augment=medium", "--seed_everything=3", "--trainer.gradient_clip_val=0.1")
+    others += ("--trainer.accumulate_grad_batches=2",)
     survived = [arena.refused(place, *resume, flag, words="one experiment") for flag in others]
     survived.append(arena.refused(place, *resume, "--model.schedule=Cosine", words="one experiment"))
     longer = arena.run(place, *resume, "--trainer.max_epochs=6", "--data.num_workers=1", "--callbacks.lr_monitor=null")
@@ -512,13 +513,15 @@ def hostile_checkpoints(arena: Arena) -> list[bool]:
     marker, good = arena.folder / "it-ran", place / "runs/run/version_0/checkpoints/last.ckpt"
     content = torch.load(good, weights_only=True)
     saved = {}
-    for name in ("payload", "bomb", "class_path", "function", "instantiator", "text"):
+    for name in ("payload", "bomb", "class_path", "function", "hub", "instantiator", "text"):
         saved[name] = good.with_name(f"{name}.ckpt")
     torch.save({**content, "payload": _Payload(marker)}, saved["payload"])
     hparams = content["hyper_parameters"]
     evil = {"class_path": "antigravity.Network", "init_args": {}}
     torch.save({**content, "hyper_parameters": {**hparams, "network": evil}}, saved["class_path"])
     torch.save({**content, "hyper_parameters": {**hparams, "network": "os.system"}}, saved["function"])
+    hub = {"class_path": "torch.hub.load", "init_args": {"repo_or_dir": str(place), "model": "Net", "source": "local"}}
+    torch.save({**content, "hyper_parameters": {**hparams, "network": hub}}, saved["hub"])
     torch.save({**content, "hyper_parameters": {**hparams, "_instantiator": "os.system"}}, saved["instantiator"])
     saved["text"].write_bytes(pickle.dumps(_Payload(marker)))
     with zipfile.ZipFile(io.BytesIO(good.read_bytes())) as source, zipfile.ZipFile(saved["bomb"], "w") as target:
@@ -532,8 +535,11 @@ def hostile_checkpoints(arena: Arena) -> list[bool]:
         for command in commands
     ]
     config = place / "runs/run/version_0/config.yaml"
-    config.write_text(config.read_text().replace("torch.optim.AdamW", "antigravity.AdamW"))
-    survived.append(arena.refused(place, "test", "--name=run", words="antigravity"))
+    text = config.read_text()
+    inside = 'callbacks: \'{"averaging": {"class_path": "antigravity.Mean"}}\'\nignored:\n'
+    for evil in (text.replace("torch.optim.AdamW", "antigravity.AdamW"), text.replace("callbacks:\n", inside)):
+        config.write_text(evil)
+        survived.append(arena.refused(place, "test", "--name=run", words="antigravity"))
     return [*survived, not marker.exists()]
 
 
@@ -678,6 +684,24 @@ def alive(arena: Arena) -> list[bool]:
     return [second.run.name == "version_1" and "no unfinished run" in second.result.output]
 
 
+def out_of_time(arena: Arena) -> list[bool]:
+    """max_time ends a launch, not the run; SIGTERM ends with the code that a scheduler takes for one."""
+    place, short = arena.place(), ("--trainer.max_epochs=300", "--trainer.max_time=00:00:00:02")
+    first = arena.fit(place, *short)
+    seen = torch.load(first.run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+    second = arena.fit(place, *short, "--resume=auto")
+    went_on = torch.load(second.run / "checkpoints/last.ckpt", weights_only=True)["global_step"] > seen
+    place = arena.place()
+    started = arena.command.start(arena.project, place, "fit", *BASE, "--trainer.max_epochs=400")
+    while not (place / "runs/run/version_0/checkpoints/last.ckpt").exists():
+        time.sleep(0.05)
+    os.kill(started[0][0].pid, signal.SIGTERM)
+    started[0][0].join(30)
+    ended = arena.command.end(started).code
+    lock = place / "runs/run/version_0/unfinished.lock"
+    return [went_on and first.run == second.run, ended == 128 + signal.SIGTERM and lock.exists()]
+
+
 @dataclass
 class Row:
     """A line of the scorecard."""
@@ -693,7 +717,7 @@ ROWS = [
         Row(
             f"`kill -9` at random hooks: {setting}",
             "with `--resume auto` the same command ends in bit-identical weights, optimizer state and metrics.csv",
-            lambda arena, setting=setting: kills(arena, setting, 8 if SETTINGS[setting][0] == 1 else 4),
+            lambda arena, setting=setting: kills(arena, setting, 6 if SETTINGS[setting][0] == 1 else 4),
             (lambda arena: kills_of_plain(arena, 8)) if setting == "the default run" else None,
         )
         for setting in SETTINGS
@@ -739,6 +763,7 @@ ROWS = [
     Row("`--resume auto` while the run is alive", "it is left alone", alive),
     Row("the newest checkpoint is damaged", "the one before is taken, which is said", damaged_checkpoint),
     Row("Ctrl-C", "resumed as after a kill", interrupted),
+    Row("`max_time` ran out; SIGTERM", "`--resume auto` goes on; exit code 143", out_of_time),
     Row("a restart by torchrun or SLURM", "resumed without a flag", restarted_by_a_scheduler),
     Row(
         "flags changed on resume",

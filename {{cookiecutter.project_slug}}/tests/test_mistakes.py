@@ -67,5 +67,7 @@ def test_a_checkpoint_of_other_classes_is_refused(run, shapes, tmp_path, capfd):
         (root / f"not-{path.parent.name}" / path.name).write_bytes(path.read_bytes())
     assert run("fit", f"--data.root={root}", "--name=others") == 0
     manifest = "runs/others/version_0/manifest.json"
-    assert run("fit", f"--data.root={root}", f"--data.manifest={manifest}", "--ckpt_path=last") == 2
+    assert run("fit", "--ckpt_path=last", f"--data.root={root}", f"--data.manifest={manifest}") == 2
+    assert "has other splits than the run" in capfd.readouterr().err
+    assert run("validate", f"--data.root={root}", f"--data.manifest={manifest}") == 2
     assert "knows the classes left, middle, right" in capfd.readouterr().err

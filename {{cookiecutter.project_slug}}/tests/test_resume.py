@@ -141,5 +141,5 @@ def test_a_save_that_fails_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(RunFailed, match="No space left"):
         writer.save_checkpoint({"state_dict": {}, "version": 2}, path)
-    assert checkpoints.read(path)["version"] == 1
+    assert torch.load(path, weights_only=True)["version"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

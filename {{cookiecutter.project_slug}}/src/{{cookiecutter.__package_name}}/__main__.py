@@ -2,6 +2,7 @@
 
 import logging
 import re
+import signal
 import sys
 import warnings
 
@@ -53,6 +54,7 @@ def main(args: list[str] | None = None) -> int:
         return 0
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from .mistakes import RunFailed, is_users_mistake
 
@@ -73,6 +75,8 @@ def main(args: list[str] | None = None) -> int:
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except SIGTERMException:
+        return 128 + signal.SIGTERM
     except torch.OutOfMemoryError as error:
         print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         return 1

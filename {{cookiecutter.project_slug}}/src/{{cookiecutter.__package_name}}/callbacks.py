@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from . import checkpoints
+from .mistakes import require
 
 
 class EarlyStopping(lightning_callbacks.EarlyStopping):
@@ -45,6 +46,10 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
     ) -> None:
         # After the validation: at the epoch's end a run resumed in between would miss its metrics.
         super().__init__(monitor, mode=mode, patience=patience, min_delta=min_delta, check_on_train_epoch_end=False)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.wait_count >= self.patience:  # the run was killed after the decision to stop
+            trainer.should_stop = True
 
 
 def _prepare(trainer: Trainer, folder: str | Path) -> None:
@@ -112,11 +117,14 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_train_steps: int | None = None, dirpath: str | None = None) -> None:
+        steps = every_n_train_steps
+        require(steps is None or steps >= 1, "callbacks.last.every_n_train_steps", steps or 0, "x ≥ 1")
         self.every_n_train_steps, self.dirpath = every_n_train_steps, dirpath
         self.saved_step, self.due = 0, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.dirpath = self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
+        best = next((c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+        self.dirpath = self.dirpath or str(best or Path(trainer.default_root_dir) / "checkpoints")
         if stage == "fit" and not trainer.fast_dev_run:  # pyright: ignore
             _prepare(trainer, self.dirpath)
 
@@ -183,7 +191,7 @@ class CheckMetric(Callback):
     def __init__(self, monitor: str = "val/loss") -> None:
         self.monitor = monitor
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor not in trainer.callback_metrics:
             raise ValueError(
                 f"monitor={self.monitor!r} is not logged, so no best checkpoint could be chosen; "

@@ -1,5 +1,6 @@
 """Checkpoints that can be relied on: written whole or not at all, read without running what is in them."""
 
+import importlib
 import os
 import re
 import zipfile
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from .mistakes import RunFailed
@@ -64,17 +66,20 @@ def read(path: str | Path) -> dict[str, Any]:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise ValueError("it is compressed, which torch never does")
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content.get("state_dict"), dict):
-            raise ValueError("it holds no state_dict")
+        for key in ("state_dict", "hyper_parameters", "loops"):
+            if not isinstance(content.get(key), dict) or not all(isinstance(name, str) for name in content[key]):
+                raise ValueError(f"it holds no {key}")
+        if "pytorch-lightning_version" not in content:
+            raise ValueError("it holds no version")
     except Exception as error:  # a damaged file raises almost anything
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"checkpoint {str(path)!r} cannot be read as plain values ({reason[0] if reason else error!r}), "
             "so it is damaged or would run code; give one that this project wrote."
         ) from error
-    hparams = content.get("hyper_parameters") or {}
-    check_class_paths({key: value for key, value in hparams.items() if not key.startswith("_")}, str(path))
-    made_by = hparams.get("_instantiator", "lightning.pytorch.cli.instantiate_module")
+    hparams = dict(content["hyper_parameters"])
+    made_by = hparams.pop("_instantiator", "lightning.pytorch.cli.instantiate_module")
+    check_class_paths(hparams, str(path))
     strings = [name for name in FACTORIES if isinstance(hparams.get(name), str)]
     if made_by != "lightning.pytorch.cli.instantiate_module" or strings:
         raise ValueError(
@@ -96,6 +101,9 @@ def check_class_paths(config: dict[str, Any], source: str) -> None:
                 f"{source} names {name!r}, of no package that this project trusts, so loading it could run anything; "
                 f"if it is yours, add {name.split('.')[0] + '.'!r} to TRUSTED in {Path(__file__).name}."
             )
+        module, _, attribute = name.rpartition(".")
+        if not isinstance(getattr(importlib.import_module(module), attribute, None), type):
+            raise ValueError(f"{source} names {name!r}, which is no class, so loading it could run anything.")
 
 
 def _class_paths(value: Any) -> Iterator[str]:
@@ -106,5 +114,11 @@ def _class_paths(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _class_paths(item)
-    elif isinstance(value, str) and IMPORT_PATH.fullmatch(value):
-        yield value
+    elif isinstance(value, str) and IMPORT_PATH.fullmatch(value.strip()):
+        yield value.strip()
+    elif isinstance(value, str) and {"{", "["} & set(value):  # the parser reads YAML and JSON inside a text, too
+        try:
+            inner = yaml.safe_load(value)
+        except yaml.YAMLError:
+            inner = None
+        yield from [value] if inner in (None, value) else _class_paths(inner)

@@ -122,6 +122,9 @@ class CLI(LightningCLI):
             if isinstance(error, ValueError) and not hasattr(self, "trainer"):
                 raise ValueError(f"{error}") from error  # whoever found it, a flag is the cause
             raise
+        finally:
+            if self.lock is not None:
+                self.lock.release()
 
     def _find_source(self, args: list[str]) -> list[str] | None:
         """Find the run that a command starts from; its config then takes the place of the project's defaults."""
@@ -129,8 +132,8 @@ class CLI(LightningCLI):
         command, choice = args[0] if args else "", given.get("ckpt_path")
         if choice is None and command in ("validate", "test", "predict"):
             choice = "best"
-        if choice is None and command == "fit" and (given.get("resume") == "auto" or resume.implied()):
-            choice = self._resumable(Path(given["run_root"]), given["name"])
+        if command == "fit" and (resume.implied() or (given.get("resume") == "auto" and choice is None)):
+            choice = self._resumable(Path(given["run_root"]), given["name"]) or choice
         if choice is None:
             return None
         if choice in ("best", "last"):
@@ -139,15 +142,20 @@ class CLI(LightningCLI):
         else:
             self.checkpoint = Path(choice)
             self.source = self.checkpoint.parent.parent
-        if not self.resumed:  # else it was read
-            checkpoints.read(self.checkpoint if self.checkpoint.is_file() else choice)
+        content = checkpoints.read(self.checkpoint if self.checkpoint.is_file() else choice)
+        if command == "fit" and not {"optimizer_states", "lr_schedulers", "callbacks"} <= content.keys():
+            raise ValueError(
+                f"checkpoint {choice!r} holds weights alone, so nothing can go on from it; start a new run from them: "
+                "--model.weights CHECKPOINT."
+            )
+        self.step = content.get("global_step", 0)
         config = self.source / "config.yaml"
         if not config.is_file():
             raise ValueError(
                 f"ckpt_path={choice!r} lies in no run's folder (no {config}), so its data and splits are unknown; "
                 "keep checkpoints in the folder of their run."
             )
-        checkpoints.check_class_paths(yaml.safe_load(config.read_text(encoding="utf-8")), str(config))
+        checkpoints.check_class_paths(resume.read_config(config), str(config))
         if runs.is_rank_zero():
             print(f"{command}: {self.checkpoint} with the config and splits of {self.source}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
@@ -157,10 +165,11 @@ class CLI(LightningCLI):
 
     def _resumable(self, root: Path, name: str) -> str | None:
         """Choose the checkpoint to resume from: rank zero's choice where Lightning started this rank."""
-        if runs.is_rank_zero() or "RUN_FOLDER" not in os.environ:
-            found = resume.find(root, name)
-            os.environ["RUN_CHECKPOINT"] = str(found or "")
-        choice = os.environ["RUN_CHECKPOINT"]
+        launched_by_lightning = not runs.is_rank_zero() and "TORCHELASTIC_RUN_ID" not in os.environ
+        if launched_by_lightning and "RUN_CHECKPOINT" in os.environ:
+            choice = os.environ["RUN_CHECKPOINT"]
+        else:
+            choice = os.environ["RUN_CHECKPOINT"] = str(resume.find(root, name) or "")
         self.resumed = bool(choice)
         if not choice and runs.is_rank_zero():
             print(f"resume: no unfinished run in {root / name} has a checkpoint, so a fresh one begins")
@@ -199,16 +208,25 @@ class CLI(LightningCLI):
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
-        if self.source is not None:
-            config.ckpt_path = str(self.checkpoint)
-            if not self.manifest_given:
-                config.data.manifest = str(self.source / "manifest.json")
         as_given = config.clone()
+        as_given.resume = as_given.ckpt_path = None  # fit --config config.yaml repeats the run from its start
+        if self.source is not None:
+            config.ckpt_path, own = str(self.checkpoint), self.source / "manifest.json"
+            if not self.manifest_given:
+                config.data.manifest = str(own)
+            elif self.subcommand == "fit" and Path(config.data.manifest).read_bytes() != own.read_bytes():
+                raise ValueError(
+                    f"data.manifest={config.data.manifest!r} has other splits than the run, so test images would be "
+                    "trained on; leave it out, or start a new run from these weights: --model.weights CHECKPOINT."
+                )
         parser = self._parser(self.subcommand)
         plain = yaml.safe_load(parser.dump(config, skip_none=False, skip_check=True))
         if self.subcommand != "fit":
             self.run_folder = self.source
-        elif not config.trainer.fast_dev_run:
+        elif config.trainer.fast_dev_run:
+            if self.source is not None:
+                raise ValueError("trainer.fast_dev_run keeps nothing, so no run can go on with it; leave out one.")
+        else:
             checkpoints.check_class_paths(plain, "the config")
             if self.source is not None:
                 changes = resume.check_changes(self.source / "config.yaml", plain)
@@ -222,6 +240,8 @@ class CLI(LightningCLI):
             config.trainer.logger = False
         if config.callbacks.progress_bar is None:
             config.trainer.enable_progress_bar = False  # Lightning would add its own
+        if config.trainer.enable_checkpointing is False:
+            config.callbacks.best = config.callbacks.last = None
         if config.callbacks.best is None and config.callbacks.last is None:
             config.trainer.enable_checkpointing = False
         if config.trainer.logger is False:
@@ -232,14 +252,12 @@ class CLI(LightningCLI):
         for checkpoint in (config.callbacks.best, config.callbacks.last):
             if checkpoint is not None:
                 checkpoint.init_args.dirpath = checkpoint.init_args.dirpath or str(folder / "checkpoints")
-        step = None
-        if self.resumed:
-            step = checkpoints.read(self.checkpoint)["global_step"]
-            if runs.is_rank_zero():
-                loggers.forget(folder, step)
-        name = f"{config.name}/{folder.name}"
+        if self.resumed and runs.is_rank_zero():
+            loggers.forget(folder, self.step)
+        name, step = f"{config.name}/{folder.name}", self.step if self.resumed else None
         config.trainer.logger = loggers.make(_plain(config.trainer.logger), folder, name, step)
-        self.files = runs.RunFiles(folder, as_given, lambda config: parser.dump(config, skip_none=False))
+        checkpoint = str(config.ckpt_path or "")
+        self.files = runs.RunFiles(folder, as_given, lambda config: parser.dump(config, skip_none=False), checkpoint)
 
     @staticmethod
     def _new_run(root: Path, name: str) -> Path:
@@ -262,6 +280,8 @@ class CLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Find a user's mistakes in the data before other ranks start and anything is trained."""
+        if self.source is not None:
+            self.model.resumed = {"from": str(self.checkpoint)}  # so that it does not load its first weights
         if self.trainer.global_rank == 0:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
@@ -270,7 +290,8 @@ class CLI(LightningCLI):
         """Say what came out and what to do next."""
         if self.run_folder is None or self.lock is None:
             return
-        out_of_time = any(isinstance(c, Timer) and c.time_remaining() == 0 for c in self.trainer.callbacks)  # pyright: ignore
+        remaining = [timer.time_remaining() for timer in self.trainer.callbacks if isinstance(timer, Timer)]  # pyright: ignore
+        out_of_time = any(seconds is not None and seconds <= 0 for seconds in remaining)
         if not out_of_time:
             self.lock.run_ended()
         print()
@@ -301,8 +322,8 @@ def _peek(args: list[str], **defaults: str) -> dict[str, Any]:
         flag, sign, value = arg.removeprefix("--").partition("=")
         value = value if sign else next(iter(args[position + 1 :]), None)
         if arg.startswith("--config") or arg == "-c":
-            content = yaml.safe_load(Path(value or "").read_text(encoding="utf-8")) or {}
-            values |= {key: item for key, item in content.items() if isinstance(item, str)}
+            content = resume.read_config(Path(value or ""))
+            values |= {key: str(item) for key, item in content.items() if isinstance(item, str | int)}
         elif arg.startswith("--"):
             values[flag] = value
     return values

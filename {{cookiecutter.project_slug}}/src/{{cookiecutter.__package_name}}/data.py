@@ -82,6 +82,7 @@ class ImageData(LightningDataModule):
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "x ≥ 0")
         require(0 < train_fraction <= 1, "data.train_fraction", train_fraction, "0 < x ≤ 1")
         self.manifest: Manifest | None = None
+        self.fingerprint = ""  # which images of which size there are; known after setup("fit")
 
     @property
     def seed(self) -> int:
@@ -122,11 +123,6 @@ class ImageData(LightningDataModule):
         return torch.from_numpy(1.0 / self.class_counts[self.train.labels])  # per sample, not per class
 
     @property
-    def fingerprint(self) -> str:
-        """A hash of which images of which size there are. Known after ``setup``."""
-        return fingerprint(self.samples(), self.root)
-
-    @property
     def class_prior(self) -> Tensor:
         """The share of each class in the training split, (K,)."""
         return torch.tensor(self.class_counts / self.class_counts.sum(), dtype=torch.float32)
@@ -154,6 +150,8 @@ class ImageData(LightningDataModule):
                 kept = stratified_part(labels, self.train_fraction, self.seed)
                 paths, labels = [paths[i] for i in kept], labels[kept]
             self.train = self.dataset(self.root, paths, labels)
+        if stage == "fit" and not self.fingerprint:
+            self.fingerprint = fingerprint(self.samples(), self.root)
         if stage == "predict":
             root = Path(self.predict_root or "")
             paths = list_images(root) if self.predict_root else []
@@ -221,8 +219,8 @@ class ImageData(LightningDataModule):
         sampler = EpochSampler(dataset, self.batch_size if training else None, run_seed(), weights, ranks, rank)
         options: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": one_thread} if self.num_workers else {}
         if training and self.trainer is not None:
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress
-            options["position"] = lambda: progress.current.ready
+            trainer, progress = self.trainer, self.trainer.fit_loop.epoch_loop.batch_progress
+            options["position"] = lambda: (trainer.current_epoch, progress.current.ready)
         return (TrainLoader if training else DataLoader)(
             dataset,
             batch_size=max(1, self.batch_size // share),
@@ -233,7 +231,9 @@ class ImageData(LightningDataModule):
         )
 
     def images_of(self, epoch: int, batch_idx: int) -> list[str]:
-        """Return the paths of a training batch, over all ranks."""
+        """Return the paths of a training batch, over all ranks; none where overfit_batches has taken over the order."""
+        if self.trainer is not None and self.trainer.overfit_batches:  # pyright: ignore
+            return []
         sampler = EpochSampler(self.train, self.batch_size, run_seed(), self.draw_weights)
         share = self.batch_size // (self.trainer.accumulate_grad_batches if self.trainer else 1)
         order, _ = sampler.order(epoch)

@@ -53,7 +53,8 @@ class NumericalFaults(Callback):
                 self.overflows = (self.overflows + lowered) * lowered
                 self.most_overflows = torch.maximum(self.most_overflows, self.overflows)
                 self.scale = scale.clone()
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # pyright: ignore
+        every = trainer.log_every_n_steps  # pyright: ignore
+        if every and trainer.global_step % every == 0:
             self.check(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,7 +78,7 @@ class NumericalFaults(Callback):
         seen = torch.stack((finite.long(), self.finite_batches, -self.most_overflows))
         finite, batches, overflows = trainer.strategy.reduce(seen, reduce_op="min").tolist()
         folders = {str(getattr(callback, "dirpath", None) or "") for callback in trainer.checkpoint_callbacks} - {""}
-        saved = sorted(str(path) for folder in folders for path in Path(folder).glob("*.ckpt"))
+        saved = sorted({str(path.resolve()) for folder in folders for path in Path(folder).glob("*.ckpt")})
         kept = f"the checkpoints before it are kept: {', '.join(saved)}" if saved else "nothing was saved yet"
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         rates, self.rates = self.rates, []

@@ -159,7 +159,7 @@ class Classifier(LightningModule):
         self.mix = RandomApply([RandomChoice(mixers)], hparams.mix_probability) if mixers else None
         if self._trainer is not None and self.trainer.state.fn == "fit":
             check(self, data, self.trainer)
-            if hparams.weights and self.trainer.ckpt_path is None:
+            if hparams.weights and not self.resumed:
                 load_weights(self.network, hparams.weights)
         if hparams.freeze and not hparams.unfreeze_every:
             self._freeze()  # before DDP looks which parameters need a gradient
@@ -191,6 +191,7 @@ class Classifier(LightningModule):
             sums = self.resumed["sums"].to(self.device)
             of_rank_zero = sums.sum(0) if self.global_rank == 0 else self.sums
             self.sums += sums[self.global_rank] if len(sums) == self.trainer.world_size else of_rank_zero
+        self.resumed = {}
 
     def on_train_epoch_start(self) -> None:
         if self.hparams.freeze:
@@ -319,7 +320,9 @@ class Classifier(LightningModule):
                 "so its scores would be wrong; give the data it was trained on, "
                 "or start a new run from its weights with --model.weights CHECKPOINT."
             )
-        self.resumed = checkpoint.get("resume", {})
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self.resumed = checkpoint.get("resume", {})
+            checkpoint["callbacks"].pop("Timer", None)  # max_time is that of one launch
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "Classifier":
@@ -333,7 +336,7 @@ class LogMeans(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
         every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
-        if trainer.global_step % every == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if every and trainer.global_step % every == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             pl_module.log_means()
 
 

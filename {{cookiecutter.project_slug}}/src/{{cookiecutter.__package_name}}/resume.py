@@ -4,7 +4,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -22,7 +22,7 @@ SILENT = (
     "data.root",
 )  # images are compared
 REFUSED = ("trainer.gradient_clip", "trainer.limit_train_batches", "trainer.overfit_batches", "trainer.sync_batchnorm")
-REFUSED += ("callbacks.averaging",)
+REFUSED += ("callbacks.averaging", "trainer.accumulate_grad_batches")
 FOLLOW_THE_DATA = ("data.image_size", "data.stored_size", "data.channels")
 
 
@@ -34,12 +34,17 @@ def implied() -> bool:
 def find(root: Path, name: str) -> Path | None:
     """Return the newest readable checkpoint of the newest run of a name that did not end and is not running.
 
-    ``last.ckpt`` comes before ``best.ckpt``. What is passed over is said.
+    ``last.ckpt`` comes before ``best.ckpt``. What is passed over is said. A scheduler that starts a command again means
+    the newest run and no other.
     """
-    for run in sorted((root / name).glob("version_*"), key=runs.number, reverse=True):
+    found = sorted((root / name).glob("version_*"), key=runs.number, reverse=True)
+    for run in found[:1] if implied() else found:
         if not (run / Lock.FILE).exists() or not (run / "config.yaml").is_file() or Lock.is_held(run):
             continue
-        for path in (run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt"):
+        callbacks = read_config(run / "config.yaml").get("callbacks") or {}
+        for kind in ("last", "best"):
+            given = ((callbacks.get(kind) or {}).get("init_args") or {}).get("dirpath")
+            path = Path(given or run / "checkpoints") / f"{kind}.ckpt"
             if not path.is_file():
                 continue
             try:
@@ -54,13 +59,31 @@ def find(root: Path, name: str) -> Path | None:
     return None
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config file.
+
+    Raises:
+        ValueError: It cannot be read, or is no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"config {str(path)!r} cannot be read ({' '.join(str(error).split())}), so its settings are unknown; "
+            "mend it."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"config {str(path)!r} is no mapping of flags to values, so it has no effect; mend it.")
+    return content
+
+
 def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
     """Compare a run's config with the one that it is to go on with; returns the accepted changes, for people.
 
     Raises:
         ValueError: A change that the run cannot take.
     """
-    before = dict(_flat(yaml.safe_load(config_file.read_text(encoding="utf-8"))))
+    before = dict(_flat(read_config(config_file)))
     after = dict(_flat(config))
     accepted = []
     for key in sorted(before.keys() | after.keys()):
@@ -98,6 +121,7 @@ class Lock:
     """
 
     FILE = "unfinished.lock"
+    held: ClassVar[set[Path]] = set()  # by this process, which the kernel lets lock again
 
     def __init__(self, run: Path) -> None:
         self.path = run / self.FILE
@@ -108,17 +132,24 @@ class Lock:
             raise ValueError(
                 f"another process works on {run}, so its files would be mixed up; wait for it or stop it."
             ) from error
+        self.held.add(self.path.resolve())
         os.truncate(self.file, 0)
         os.write(self.file, _launch().encode())
 
     def run_ended(self) -> None:
         """The run needs no resume."""
         self.path.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let other processes go on with the run."""
+        self.held.discard(self.path.resolve())
         os.close(self.file)
 
     @classmethod
     def is_held(cls, run: Path) -> bool:
         """Tell whether a process of another launch works on a run."""
+        if (run / cls.FILE).resolve() in cls.held:
+            return True
         with (run / cls.FILE).open("r+", encoding="utf-8") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,5 +159,6 @@ class Lock:
 
 
 def _launch() -> str:
-    names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID")
+    names = ["SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"]
+    names += ["MASTER_ADDR", "MASTER_PORT"] if "TORCHELASTIC_RUN_ID" in os.environ else []
     return " ".join(os.environ.get(name, "-") for name in names)

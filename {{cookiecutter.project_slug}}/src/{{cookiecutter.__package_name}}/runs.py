@@ -112,15 +112,16 @@ class RunFiles(Callback):
         folder: The run's folder.
         config: The parsed config.
         dump: Turns it into YAML.
+        checkpoint: What the run goes on from, or nothing.
     """
 
-    def __init__(self, folder: Path, config: Namespace, dump: Callable[[Namespace], str]) -> None:
-        self.folder, self.config, self.dump = folder, config, dump
+    def __init__(self, folder: Path, config: Namespace, dump: Callable[[Namespace], str], checkpoint: str) -> None:
+        self.folder, self.config, self.dump, self.checkpoint = folder, config, dump, checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        chosen = trainer.strategy.broadcast(str(trainer.ckpt_path))
-        if chosen != str(trainer.ckpt_path):
-            raise RunFailed(f"rank 0 goes on from {chosen}, this rank from {trainer.ckpt_path}; start the run again.")
+        chosen = trainer.strategy.broadcast(self.checkpoint)
+        if chosen != self.checkpoint:
+            raise RunFailed(f"rank 0 goes on from {chosen}, this rank from {self.checkpoint}; start the run again.")
         if not trainer.is_global_zero or stage != "fit":
             return
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]

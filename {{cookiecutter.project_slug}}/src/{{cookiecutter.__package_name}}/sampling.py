@@ -1,5 +1,6 @@
 """The one sampler: which sample comes when, as a pure function of (seed, epoch, position)."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -79,14 +80,17 @@ class TrainLoader(DataLoader[Any]):
     (Lightning makes the iterator before it does either, and workers then read ahead in the order of epoch 0.)
 
     Args:
-        position: Returns the batches of the epoch that the run has behind it.
+        position: Returns the epoch and the batches of it that the run has behind it.
     """
 
-    def __init__(self, *args: Any, position: Callable[[], int] = lambda: 0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, position: Callable[[], tuple[int, int]] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.position = position
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if isinstance(self.sampler, EpochSampler):  # overfit_batches swaps it
-            self.sampler.start = self.position() * (self.batch_size or 1)
-        yield from super().__iter__()
+        epoch, batches = self.position() if self.position else (0, 0)
+        if self.position and isinstance(self.sampler, EpochSampler):
+            self.sampler.set_epoch(epoch)
+            self.sampler.start = batches * (self.batch_size or 1)
+            batches = 0
+        yield from itertools.islice(super().__iter__(), batches, None)  # overfit_batches swaps the sampler
