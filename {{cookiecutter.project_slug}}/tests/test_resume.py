@@ -10,6 +10,7 @@ from lightning.pytorch import Trainer
 from torch.nn import functional
 
 from project_package import checkpoints, faults
+from project_package.callbacks import standard
 from project_package.data import ImageData
 from project_package.mistakes import RunFailed
 from project_package.model import Classifier
@@ -66,6 +67,40 @@ def test_another_experiment_is_refused(run, capfd, monkeypatch):
     for flag in ("--model.optimizer.lr=0.5", "--data.batch_size=4", "--trainer.max_epochs=9"):
         assert run("fit", *FLAGS, "--resume=auto", flag) == 2
         assert "--model.weights" in capfd.readouterr().err
+
+
+def test_a_run_that_ended_in_mid_epoch_sees_each_sample_once_when_it_is_lengthened(run):
+    flags = ("--model.schedule=null", "--model.warmup_steps=0", "--trainer.max_epochs=-1")
+    assert run("fit", *flags, "--trainer.max_steps=16", "--name=whole") == 0
+    assert run("fit", *flags, "--trainer.max_steps=9") == 0
+    assert run("fit", *flags, "--trainer.max_steps=16", "--ckpt_path=last") == 0
+    whole, branch = weights("whole"), torch.load("runs/small/version_1/checkpoints/last.ckpt", weights_only=True)
+    assert all(torch.equal(whole[name], branch["state_dict"][name]) for name in whole)
+
+
+def test_early_stopping_that_was_decided_before_a_kill_stays_decided(run):
+    flags = ("--callbacks.early_stopping.patience=1", "--model.optimizer.lr=0", "--trainer.max_epochs=9")
+    assert run("fit", *flags) == 0
+    before = LAST.read_bytes()
+    (RUN / "unfinished.lock").touch()
+    assert run("fit", *flags, "--resume=auto") == 0
+    assert LAST.read_bytes() == before
+
+
+def test_the_config_of_a_resumed_run_repeats_it_from_its_start(run, monkeypatch):
+    killed(run, monkeypatch, 9, *FLAGS)
+    assert run("fit", *FLAGS, "--resume=auto") == 0
+    assert run("fit", f"--config={RUN / 'config.yaml'}", "--name=again") == 0
+    first, again = weights(), weights("again")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_loaded_model_can_be_trained_anew_in_a_script(run, shapes):
+    assert run("fit") == 0
+    model = Classifier.load_from_checkpoint(LAST)
+    trainer = Trainer(max_epochs=1, callbacks=standard(), accelerator="cpu", log_every_n_steps=0)
+    trainer.fit(model, ImageData(str(shapes), batch_size=8, num_workers=0))
+    assert {path.name for path in Path(str(trainer.log_dir), "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_its_checkpoint(run, capfd, monkeypatch):
