@@ -16,12 +16,15 @@ from cookiecutter.exceptions import FailedHookException
 ANSWERS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 CHOICES = {key: values for key, values in ANSWERS.items() if isinstance(values, list) and not key.startswith("_")}
 PACKAGE_FILES = """
-    __init__ __main__ augment callbacks cli combinations data images loggers losses mistakes model networks optim runs
-    sampling splits
+    __init__ __main__ augment callbacks checkpoints cli combinations data faults images loggers losses mistakes model
+    networks optim resume runs sampling splits
 """.split()
 
 
-TEST_FILES = ("conftest", "test_data", "test_losses", "test_mistakes", "test_run", "test_schedules", "test_techniques")
+TEST_FILES = (
+    *("conftest", "test_data", "test_losses", "test_mistakes", "test_resume", "test_run", "test_schedules"),
+    "test_techniques",
+)
 RECIPES = ("baseline", "fast_gpu", "finetune", "imbalanced", "long_schedule", "small_data", "stabilise")
 
 
