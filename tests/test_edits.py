@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 PACKAGE = Path("src/my_project")
-SMALL = ("--trainer.max_epochs=2", "--data.batch_size=8", "--trainer.log_every_n_steps=2", "--model.schedule=null")
+SMALL = (
+    *("--trainer.max_epochs=2", "--data.batch_size=8", "--trainer.log_every_n_steps=2"),
+    *("--model.schedule=null", "--model.warmup_steps=0"),  # the run is lengthened later
+)
 
 
 def draw_images(root: Path) -> Path:
