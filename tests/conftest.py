@@ -9,6 +9,7 @@ import os
 import runpy
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Result:
 def _child(project: str, folder: str, args: list[str], log: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     multiprocessing.set_start_method("fork", force=True)  # for the workers of a loader, as on any Linux
+    tempfile.tempdir = None  # the server remembers the folder of its own TMPDIR
     if "RANK" in environment:
         from lightning.fabric.utilities.rank_zero import rank_zero_only
 

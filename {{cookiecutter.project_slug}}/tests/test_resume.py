@@ -62,6 +62,14 @@ def test_without_a_run_to_go_on_with_a_fresh_one_begins(run, capsys):
     assert Path("runs/small/version_1").is_dir()
 
 
+def test_checkpoints_that_are_kept_elsewhere_are_found(run, monkeypatch, tmp_path):
+    flags = (*FLAGS, f"--callbacks.last.dirpath={tmp_path / 'elsewhere'}")
+    killed(run, monkeypatch, 9, *flags)
+    assert run("fit", *flags, "--resume=auto") == 0
+    assert not (RUN / "unfinished.lock").exists()
+    assert [path.name for path in Path("runs/small").iterdir()] == ["version_0"]
+
+
 def test_another_experiment_is_refused(run, capfd, monkeypatch):
     killed(run, monkeypatch, 9, *FLAGS)
     for flag in ("--model.optimizer.lr=0.5", "--data.batch_size=4", "--trainer.max_epochs=9"):

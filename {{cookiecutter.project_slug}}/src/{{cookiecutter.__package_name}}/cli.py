@@ -87,7 +87,8 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str], run: bool = True) -> None:
         self.run_folder: Path | None = None
-        self.source: Path | None = None
+        self.source: Path | None = None  # the run that a command starts from, and its checkpoint
+        self.checkpoint: Any = None
         self.resumed, self.lock = False, None
         self.manifest_given = any(arg.split("=")[0] == "--data.manifest" for arg in args)
         args = named_configs(args)
@@ -133,15 +134,18 @@ class CLI(LightningCLI):
         if choice is None and command in ("validate", "test", "predict"):
             choice = "best"
         if command == "fit" and (resume.implied() or (given.get("resume") == "auto" and choice is None)):
-            choice = self._resumable(Path(given["run_root"]), given["name"]) or choice
-        if choice is None:
+            self.source, self.checkpoint = self._resumable(Path(given["run_root"]), given["name"])
+        if self.source is not None:
+            choice = str(self.checkpoint)
+        elif choice is None:
             return None
-        if choice in ("best", "last"):
+        elif choice in ("best", "last"):
             self.source = runs.latest(Path(given["run_root"]), given["name"], f"checkpoints/{choice}.ckpt")
             self.checkpoint = self.source / "checkpoints" / f"{choice}.ckpt"
         else:
             self.checkpoint = Path(choice)
             self.source = self.checkpoint.parent.parent
+        assert self.source is not None
         content = checkpoints.read(self.checkpoint if self.checkpoint.is_file() else choice)
         if command == "fit" and not {"optimizer_states", "lr_schedulers", "callbacks"} <= content.keys():
             raise ValueError(
@@ -163,17 +167,18 @@ class CLI(LightningCLI):
                 print(f"changed by flags: {' '.join(args[1:])}")
         return [str(config)]
 
-    def _resumable(self, root: Path, name: str) -> str | None:
-        """Choose the checkpoint to resume from: rank zero's choice where Lightning started this rank."""
+    def _resumable(self, root: Path, name: str) -> tuple[Path, Path] | tuple[None, None]:
+        """Choose the run and checkpoint to resume from: rank zero's choice where Lightning started this rank."""
         launched_by_lightning = not runs.is_rank_zero() and "TORCHELASTIC_RUN_ID" not in os.environ
-        if launched_by_lightning and "RUN_CHECKPOINT" in os.environ:
-            choice = os.environ["RUN_CHECKPOINT"]
-        else:
-            choice = os.environ["RUN_CHECKPOINT"] = str(resume.find(root, name) or "")
-        self.resumed = bool(choice)
-        if not choice and runs.is_rank_zero():
+        if not (launched_by_lightning and "RUN_RESUMED" in os.environ):
+            os.environ["RUN_RESUMED"] = os.pathsep.join(map(str, resume.find(root, name) or ()))
+        self.resumed = bool(os.environ["RUN_RESUMED"])
+        if self.resumed:
+            run, checkpoint = map(Path, os.environ["RUN_RESUMED"].split(os.pathsep))
+            return run, checkpoint
+        if runs.is_rank_zero():
             print(f"resume: no unfinished run in {root / name} has a checkpoint, so a fresh one begins")
-        return choice or None
+        return None, None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="default", help="The run's name: a folder below run_root.")
@@ -220,13 +225,13 @@ class CLI(LightningCLI):
                     "trained on; leave it out, or start a new run from these weights: --model.weights CHECKPOINT."
                 )
         parser = self._parser(self.subcommand)
-        plain = yaml.safe_load(parser.dump(config, skip_none=False, skip_check=True))
         if self.subcommand != "fit":
             self.run_folder = self.source
         elif config.trainer.fast_dev_run:
             if self.source is not None:
                 raise ValueError("trainer.fast_dev_run keeps nothing, so no run can go on with it; leave out one.")
         else:
+            plain = yaml.safe_load(parser.dump(config, skip_none=False, skip_check=True))
             checkpoints.check_class_paths(plain, "the config")
             if self.source is not None:
                 changes = resume.check_changes(self.source / "config.yaml", plain)

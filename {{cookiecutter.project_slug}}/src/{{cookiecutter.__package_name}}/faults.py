@@ -77,19 +77,19 @@ class NumericalFaults(Callback):
             finite = finite & norm.isfinite()
         seen = torch.stack((finite.long(), self.finite_batches, -self.most_overflows))
         finite, batches, overflows = trainer.strategy.reduce(seen, reduce_op="min").tolist()
+        rates, self.rates = self.rates, []
+        if finite and -overflows < OVERFLOWS_IN_A_ROW:
+            return
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
         folders = {str(getattr(callback, "dirpath", None) or "") for callback in trainer.checkpoint_callbacks} - {""}
         saved = sorted({str(path.resolve()) for folder in folders for path in Path(folder).glob("*.ckpt")})
         kept = f"the checkpoints before it are kept: {', '.join(saved)}" if saved else "nothing was saved yet"
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        rates, self.rates = self.rates, []
         if -overflows >= OVERFLOWS_IN_A_ROW:
             raise RunFailed(
                 f"{-overflows} steps in a row before step {trainer.global_step} overflowed fp16 (rate {rate:.3g}), so "
                 f"nothing was learned and the run was stopped; {kept}. Use --trainer.precision bf16-mixed or lower the "
                 "rate."
             )
-        if finite:
-            return
         where = self.first_batch + batches
         epoch, batch_idx = divmod(where, int(trainer.num_training_batches))
         step = where // trainer.accumulate_grad_batches

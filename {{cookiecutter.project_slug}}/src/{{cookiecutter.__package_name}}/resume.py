@@ -31,8 +31,8 @@ def implied() -> bool:
     return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
-def find(root: Path, name: str) -> Path | None:
-    """Return the newest readable checkpoint of the newest run of a name that did not end and is not running.
+def find(root: Path, name: str) -> tuple[Path, Path] | None:
+    """Return the newest run of a name that did not end and is not running, and its newest readable checkpoint.
 
     ``last.ckpt`` comes before ``best.ckpt``. What is passed over is said. A scheduler that starts a command again means
     the newest run and no other.
@@ -55,7 +55,7 @@ def find(root: Path, name: str) -> Path | None:
                 if runs.is_rank_zero():
                     print(f"resume: passed over, {error}")
                 continue
-            return path
+            return run, path
     return None
 
 
