@@ -61,7 +61,7 @@ MUTANTS = [
     ("networks.py", "nn.init.orthogonal_(module.weight, own_gain)", "pass", "first_weights"),
     ("networks.py", "network.load_state_dict({", "dict({", "weights_of_other"),
     ("sampling.py", "batches * (self.batch_size or 1)", "0", "same_weights"),
-    ("sampling.py", "self.sampler.set_epoch(epoch)", "self.sampler.set_epoch(0)", "same_weights"),
+    ("sampling.py", "self.sampler.set_epoch(epoch)", "self.sampler.set_epoch(0)", "order_of_its_own"),
     ("optim.py", "config.scheduler.step(trainer.callback_metrics[config.monitor])", "pass", "plateau_watches"),
     ("model.py", "self.sums += sums[self.global_rank]", "self.sums += 0 * sums[self.global_rank]", "same_weights"),
     ("model.py", 'if self.resumed.get("horizon", self.horizon) != self.horizon:', "if False:", "another_experiment"),
