@@ -4,9 +4,11 @@ Importing lightning costs ten seconds a process. Commands therefore run in child
 has imported the heavy packages, but nothing of a project; each has its own working folder, arguments and output.
 """
 
+import csv
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import sys
 import tempfile
@@ -38,6 +40,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bake(tmp_path_factory.mktemp("baked"))
 
 
+def rows(path: Path) -> list[dict[str, str]]:
+    """Read a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @dataclass
 class Result:
     """How a command ended."""
@@ -52,6 +60,7 @@ class Result:
 
 def _child(project: str, folder: str, args: list[str], log: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     multiprocessing.set_start_method("fork", force=True)  # for the workers of a loader, as on any Linux
     tempfile.tempdir = None  # the server remembers the folder of its own TMPDIR
     if "RANK" in environment:
@@ -103,9 +112,17 @@ class Command:
         self.context.set_forkserver_preload(HEAVY)
         self.number = 0
 
-    def __call__(self, project: Path, folder: Path, *args: object, ranks: int = 1, timeout: float = 300) -> Result:
+    def __call__(
+        self,
+        project: Path,
+        folder: Path,
+        *args: object,
+        ranks: int = 1,
+        timeout: float = 300,
+        environment: dict[str, str] | None = None,
+    ) -> Result:
         """Run it to its end; with several ranks, as torchrun would start them."""
-        started = self.start(project, folder, *args, ranks=ranks)
+        started = self.start(project, folder, *args, ranks=ranks, environment=environment)
         deadline = time.monotonic() + timeout
         while any(process.is_alive() for process, _ in started) and time.monotonic() < deadline:
             started[0][0].join(0.05)

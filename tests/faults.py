@@ -8,7 +8,6 @@ only if every promise holds.
 """
 
 import argparse
-import csv
 import hashlib
 import io
 import json
@@ -31,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from conftest import TEMPLATE, Command, Result, bake
+from conftest import TEMPLATE, Command, Result, bake, rows
 from PIL import Image
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 
@@ -42,6 +41,8 @@ BASE = (
     *("--trainer.log_every_n_steps=2", "--trainer.logger=[]", "--name=run"),
 )
 DDP = ("--trainer.devices=2", "--trainer.strategy=ddp")
+EMA = ("--callbacks.averaging=EMAWeightAveraging", "--callbacks.averaging.decay=0.9")
+SWA = ("--callbacks.averaging=SWA", "--callbacks.averaging.start_epoch=1")
 # What is trained, on how many ranks.
 SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
     "the default run": (1, ()),
@@ -49,7 +50,7 @@ SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
         1,
         (
             *("--model.schedule=OneCycle", "--model.mixup=0.4", "--data.balance=sampler"),
-            *("--callbacks.averaging=EMAWeightAveraging", "--callbacks.averaging.decay=0.9"),
+            *EMA,
             "--callbacks.early_stopping=null",
         ),
     ),
@@ -68,10 +69,7 @@ SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
         ),
     ),
     "one worker, saves every 2 steps": (1, ("--data.num_workers=1", "--callbacks.last.every_n_train_steps=2")),
-    "two workers, SWA": (
-        1,
-        ("--data.num_workers=2", "--callbacks.averaging=SWA", "--callbacks.averaging.start_epoch=1"),
-    ),
+    "two workers, SWA": (1, ("--data.num_workers=2", *SWA)),
     "two workers that end with each epoch, saves every 4 steps": (
         1,
         ("--data.num_workers=2", "--callbacks.last.every_n_train_steps=4", "--data.augment=medium"),
@@ -196,6 +194,16 @@ class Ended(NamedTuple):
     state: tuple[str, str, str]
 
 
+def ended(result: Result, place: Path) -> Ended:
+    """Collect what the newest run of a place left."""
+    run = max((place / "runs/run").glob("version_*"), default=place)
+    files = [run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt"]
+    if result.code or not all(file.is_file() for file in files):
+        return Ended(result, run, ("", "", ""))
+    last, best = map(training_state, files)
+    return Ended(result, run, (last, best, (run / "metrics.csv").read_text()))
+
+
 @dataclass
 class Arena:
     """Where faults happen: a project, its images, and a folder of its own for each try."""
@@ -221,22 +229,19 @@ class Arena:
     def run(self, place: Path, *args: object, ranks: int = 1, fault: str = "", **environment: str) -> Result:
         """Run a command of the project (or ``-m FILE``), with a fault in it, to its end."""
         armed = environment | ({"SABOTAGE": fault} if fault else {})
-        started = self.command.start(self.project, place, *args, ranks=ranks, environment=armed)
-        deadline = time.monotonic() + 200
-        while any(process.is_alive() for process, _ in started) and time.monotonic() < deadline:
-            started[0][0].join(0.05)
-            if any(process.exitcode for process, _ in started):
-                deadline = min(deadline, time.monotonic() + 3)  # torchrun, too, ends the others then
-        return self.command.end(started)
+        return self.command(self.project, place, *args, ranks=ranks, timeout=200, environment=armed)
+
+    def start(self, place: Path) -> list[tuple[Any, Path]]:
+        """Start a run that would take long, and wait for its first checkpoint."""
+        started = self.command.start(self.project, place, "fit", *BASE, "--trainer.max_epochs=400")
+        while not (place / "runs/run/version_0/checkpoints/last.ckpt").exists():
+            time.sleep(0.05)
+        return started
 
     def fit(self, place: Path, *flags: str, ranks: int = 1, fault: str = "", **environment: str) -> Ended:
         """Train, and return what is left."""
         result = self.run(place, "fit", *BASE, *flags, ranks=ranks, fault=fault, **environment)
-        run = max((place / "runs/run").glob("version_*"), default=place)
-        files = [run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt"]
-        if result.code or not all(file.is_file() for file in files):
-            return Ended(result, run, ("", "", ""))
-        return Ended(result, run, (*map(training_state, files), (run / "metrics.csv").read_text()))  # pyright: ignore
+        return ended(result, place)
 
     def plain(self, place: Path, *options: str, ranks: int = 1, fault: str = "", **environment: str) -> Result:
         """Run the plain arm."""
@@ -266,10 +271,8 @@ def kills(arena: Arena, setting: str, tries: int) -> list[bool]:
         killed = arena.fit(place, *flags, ranks=ranks, fault=f"{brief}kill {at}")
         assert killed.result.code == -signal.SIGKILL, killed.result.output
         resumed = arena.fit(place, *flags, "--resume=auto", ranks=ranks, fault=brief)
-        survived.append(resumed.state == whole.state)
-        if not survived[-1]:
-            same = [one == other for one, other in zip(resumed.state, whole.state, strict=True)]
-            print(f"{setting}: killed at hook {at}: {same} {resumed.result.output[-800:]}")
+        where = f"{setting}: killed at hook {at}: "
+        survived.append(same(resumed.state, whole.state, where + resumed.result.output[-700:]))
     return survived
 
 
@@ -303,14 +306,17 @@ def whole_processes(arena: Arena, tries: int) -> list[bool]:
         process.kill()
         process.wait()
         program_again = [*program, "--resume=auto"]
-        resumed = subprocess.run(program_again, cwd=place, env=environment, capture_output=True, text=True)
-        run = max((place / "runs/run").glob("version_*"))
-        files = [run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt"]
-        state = (*map(training_state, files), (run / "metrics.csv").read_text())
-        survived.append(resumed.returncode == 0 and state == wanted)
-        if not survived[-1]:
-            print([a == b for a, b in zip(state, wanted, strict=True)], resumed.stdout[-800:], resumed.stderr[-800:])
+        done = subprocess.run(program_again, cwd=place, env=environment, capture_output=True, text=True)
+        resumed = ended(Result(done.returncode, done.stdout + done.stderr), place)
+        survived.append(same(resumed.state, wanted, resumed.result.output))
     return survived
+
+
+def same(state: tuple[str, str, str], wanted: tuple[str, str, str], output: str) -> bool:
+    """Compare what two runs left; says what differs."""
+    if state != wanted:
+        print([one == other for one, other in zip(state, wanted, strict=True)], output[-800:])
+    return state == wanted
 
 
 def _save_for_ever(source: str, path: str, folder_for_temporary_files: str) -> None:
@@ -554,9 +560,9 @@ def evaluation(arena: Arena) -> list[bool]:
             ddp = (f"--trainer.devices={ranks}", "--trainer.strategy=ddp") if ranks > 1 else ()
             done = arena.run(place, "test", "--name=run", *flags, *ddp, ranks=ranks)
             assert done.code == 0, done.output
-            wanted, logged = by_scikit_learn(run), _rows(run / "metrics.csv")[-1]
+            wanted, logged = by_scikit_learn(run), rows(run / "metrics.csv")[-1]
             good = all(abs(float(logged[f"test/{key}"]) - value) < 1e-6 for key, value in wanted.items())
-            survived.append(good and len({row["path"] for row in _rows(run / "test_predictions.csv")}) == 32)
+            survived.append(good and len({row["path"] for row in rows(run / "test_predictions.csv")}) == 32)
             if not survived[-1]:
                 print(ranks, batch_size, wanted, logged)
     return survived
@@ -564,10 +570,10 @@ def evaluation(arena: Arena) -> list[bool]:
 
 def by_scikit_learn(run: Path) -> dict[str, float]:
     """Score the predictions of a test."""
-    rows = _rows(run / "test_predictions.csv")
-    classes = list(rows[0])[3:]
-    true = np.array([classes.index(row["target"]) for row in rows])
-    p_NK = np.array([[float(row[name]) for name in classes] for row in rows])
+    predicted = rows(run / "test_predictions.csv")
+    classes = list(predicted[0])[3:]
+    true = np.array([classes.index(row["target"]) for row in predicted])
+    p_NK = np.array([[float(row[name]) for name in classes] for row in predicted])
     said = p_NK.argmax(1)
     p_NK /= p_NK.sum(1, keepdims=True)
     return {
@@ -576,11 +582,6 @@ def by_scikit_learn(run: Path) -> dict[str, float]:
         "auroc": float(roc_auc_score(true, p_NK, multi_class="ovr")),
         "loss": float(log_loss(true, p_NK)),
     }
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def evaluation_of_plain(arena: Arena) -> list[bool]:
@@ -618,8 +619,8 @@ print("LOADED")
 """
 KINDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "plain": (1, ()),
-    "averaged (EMA)": (1, ("--callbacks.averaging=EMAWeightAveraging", "--callbacks.averaging.decay=0.9")),
-    "averaged (SWA)": (1, ("--callbacks.averaging=SWA", "--callbacks.averaging.start_epoch=1")),
+    "averaged (EMA)": (1, EMA),
+    "averaged (SWA)": (1, SWA),
     "frozen": (1, ("--model.freeze=true", "--model.weights=weights.ckpt")),
     "two ranks": (2, DDP),
     "compiled": (1, ("--model.compile=true", "--model.network=SmallMLP")),
@@ -637,7 +638,7 @@ def contract(arena: Arena, kinds: tuple[str, ...] = tuple(KINDS)) -> list[bool]:
         (place / "load.py").write_text(LOAD)
         arena.fit(place, *flags, ranks=ranks)
         folder, one = place / "runs/run/version_0", ("--trainer.devices=1", "--trainer.strategy=auto")
-        seen = [float(row["val/loss"]) for row in _rows(folder / "metrics.csv") if row["val/loss"]]
+        seen = [float(row["val/loss"]) for row in rows(folder / "metrics.csv") if row["val/loss"]]
         for name, wanted in (("best", min(seen)), ("last", seen[-1])):
             path = folder / f"checkpoints/{name}.ckpt"
             done = [
@@ -668,17 +669,15 @@ def loggers(arena: Arena) -> list[bool]:
     arena.fit(place, *flags, fault="kill 100", HOME=str(arena.folder))
     identity = (run / "wandb_id.txt").read_text()
     resumed = arena.fit(place, *flags, "--resume=auto", HOME=str(arena.folder))
-    same = resumed.state == whole.state and (run / "wandb_id.txt").read_text() == identity
+    goes_on = resumed.state == whole.state and (run / "wandb_id.txt").read_text() == identity
     parts = [path.name.rsplit("-", 1)[-1] for path in (run / "wandb").glob("offline-run-*")]
-    return [same and set(parts) == {identity} and len(list(run.glob("events.out*"))) == 2 and resumed.run == run]
+    return [goes_on and set(parts) == {identity} and len(list(run.glob("events.out*"))) == 2 and resumed.run == run]
 
 
 def alive(arena: Arena) -> list[bool]:
     """A run that another process works on is left alone."""
     place = arena.place()
-    started = arena.command.start(arena.project, place, "fit", *BASE, "--trainer.max_epochs=400")
-    while not (place / "runs/run/version_0/checkpoints/last.ckpt").exists():
-        time.sleep(0.05)
+    started = arena.start(place)
     second = arena.fit(place, "--resume=auto")
     arena.command.end(started)
     return [second.run.name == "version_1" and "no unfinished run" in second.result.output]
@@ -692,9 +691,7 @@ def out_of_time(arena: Arena) -> list[bool]:
     second = arena.fit(place, *short, "--resume=auto")
     went_on = torch.load(second.run / "checkpoints/last.ckpt", weights_only=True)["global_step"] > seen
     place = arena.place()
-    started = arena.command.start(arena.project, place, "fit", *BASE, "--trainer.max_epochs=400")
-    while not (place / "runs/run/version_0/checkpoints/last.ckpt").exists():
-        time.sleep(0.05)
+    started = arena.start(place)
     os.kill(started[0][0].pid, signal.SIGTERM)
     started[0][0].join(30)
     ended = arena.command.end(started).code

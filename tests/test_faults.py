@@ -2,6 +2,7 @@
 
 import random
 import subprocess
+from contextlib import contextmanager
 
 import pytest
 from faults import ROWS, SETTINGS, Arena, contract, kills, kills_inside_a_save
@@ -16,6 +17,16 @@ def arena(tmp_path_factory, command) -> Arena:
     return Arena(tmp_path_factory.mktemp("faults"), seed, command)
 
 
+@contextmanager
+def where_mounting_is_allowed():
+    try:
+        yield
+    except subprocess.CalledProcessError as error:
+        if "mount" in error.cmd:
+            pytest.skip("needs the right to mount a file system")
+        raise
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_a_killed_run_ends_as_an_unbroken_one(setting, arena):
     assert all(kills(arena, setting, 1))
@@ -23,12 +34,8 @@ def test_a_killed_run_ends_as_an_unbroken_one(setting, arena):
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in SLOW], ids=lambda row: row.fault)
 def test_a_promise_holds(row, arena):
-    try:
+    with where_mounting_is_allowed():
         assert all(row.ours(arena))
-    except subprocess.CalledProcessError as error:
-        if "mount" in error.cmd:
-            pytest.skip("needs the right to mount a file system")
-        raise
 
 
 def test_checkpoints_serve_every_command_in_a_fresh_process(arena):
@@ -36,7 +43,5 @@ def test_checkpoints_serve_every_command_in_a_fresh_process(arena):
 
 
 def test_a_kill_inside_a_save_leaves_a_whole_file(arena):
-    try:
+    with where_mounting_is_allowed():
         assert all(kills_inside_a_save(arena, 4))
-    except subprocess.CalledProcessError:
-        pytest.skip("needs the right to mount a file system")

@@ -1,6 +1,5 @@
 """Lightning's Trainer flags work as documented, on one device and on two."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import rows as read
 from PIL import Image
 from sklearn.metrics import f1_score, log_loss
 from test_edits import draw_images
@@ -24,11 +24,6 @@ RUN = Path("runs/digits/version_0")
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
     return draw_images(tmp_path_factory.mktemp("flags") / "images")
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,10 @@ class EarlyStopping(lightning_callbacks.EarlyStopping):
             trainer.should_stop = True
 
 
-def _prepare(trainer: Trainer, folder: str | Path) -> None:
-    """Refuse a folder that cannot be written before the first step, and save whole files alone from here on."""
+def _prepare(trainer: Trainer, stage: str, folder: str | Path) -> None:
+    """Before training, refuse a folder that cannot be written, and save whole files alone from here on."""
+    if stage != "fit" or trainer.fast_dev_run:  # pyright: ignore
+        return
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = checkpoints.WholeFile()
     if not trainer.is_global_zero:
@@ -93,8 +95,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
-        if stage == "fit" and not trainer.fast_dev_run:  # pyright: ignore
-            _prepare(trainer, self.dirpath or "")
+        _prepare(trainer, stage, self.dirpath or "")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the best score, also where the run's folder was moved; without its file it starts anew."""
@@ -117,16 +118,15 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, every_n_train_steps: int | None = None, dirpath: str | None = None) -> None:
-        steps = every_n_train_steps
-        require(steps is None or steps >= 1, "callbacks.last.every_n_train_steps", steps or 0, "x ≥ 1")
+        if every_n_train_steps is not None:
+            require(every_n_train_steps >= 1, "callbacks.last.every_n_train_steps", every_n_train_steps, "x ≥ 1")
         self.every_n_train_steps, self.dirpath = every_n_train_steps, dirpath
         self.saved_step, self.due = 0, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         best = next((c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
         self.dirpath = self.dirpath or str(best or Path(trainer.default_root_dir) / "checkpoints")
-        if stage == "fit" and not trainer.fast_dev_run:  # pyright: ignore
-            _prepare(trainer, self.dirpath)
+        _prepare(trainer, stage, self.dirpath)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step

@@ -51,12 +51,16 @@ class WholeFile(TorchCheckpointIO):
             ) from error
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path, to_go_on: bool = False) -> dict[str, Any]:
     """Read a checkpoint as plain values, running nothing that it holds.
+
+    Args:
+        path: The file.
+        to_go_on: Whether a run is to go on from it, which takes more than weights.
 
     Raises:
         ValueError: The file is not local, damaged, compressed (it could fill the memory), holds code, or names a
-            class of a package that is not trusted.
+            class of a package that is not trusted; or a run cannot go on from it.
     """
     given, path = path, Path(path)
     if not path.is_file():
@@ -85,6 +89,11 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"checkpoint {str(path)!r} would be made by {strings or made_by!r}, so loading it could run code; "
             "give one that this project wrote."
+        )
+    if to_go_on and not {"optimizer_states", "lr_schedulers", "callbacks"} <= content.keys():
+        raise ValueError(
+            f"checkpoint {str(path)!r} holds weights alone, so nothing can go on from it; start a new run from them: "
+            "--model.weights CHECKPOINT."
         )
     return content
 

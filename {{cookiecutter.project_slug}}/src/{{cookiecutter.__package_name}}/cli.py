@@ -1,14 +1,16 @@
 """The command line: LightningCLI with the run's folder, packaged configs, and errors in one line."""
 
+import argparse
 import difflib
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -37,6 +39,26 @@ class Parser(LightningArgumentParser):
             text = f"{flag} is not a flag, so it would have no effect; "
             text += f"did you mean {', '.join(near)}?" if near else "--help lists all."
         fail(text)
+
+
+class Options(argparse.ArgumentParser):
+    """The flags of a tool's own; what it does not know is left to the CLI.
+
+    Args:
+        module: The tool's ``__name__``.
+        description: Its docstring, for ``--help``.
+    """
+
+    def __init__(self, module: str, description: str | None) -> None:
+        super().__init__(
+            f"python -m {__package__} {module.rpartition('.')[2].replace('_', '-')}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        fail(message)
 
 
 def fail(message: str) -> NoReturn:
@@ -83,13 +105,20 @@ class CLI(LightningCLI):
     ``fit`` numbers a new folder; with ``--resume auto`` it goes on in that of the newest run that did not end. The
     others start from the config and the manifest of an earlier run: that of ``--ckpt_path FILE``, or the newest of
     ``--name`` for ``best`` (the default) and ``last``.
+
+    Args:
+        args: The command and its flags.
+        run: Whether ``args`` begins with a command; else the parts are made and nothing is run.
+        callbacks: Callbacks of a tool, beside those of the config.
     """
 
-    def __init__(self, args: list[str], run: bool = True) -> None:
+    def __init__(self, args: list[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> None:
+        self.callbacks = callbacks
         self.run_folder: Path | None = None
         self.source: Path | None = None  # the run that a command starts from, and its checkpoint
         self.checkpoint: Any = None
-        self.resumed, self.lock = False, None
+        self.resumed_step: int | None = None  # None unless that run goes on in its own folder
+        self.lock: resume.Lock | None = None
         self.manifest_given = any(arg.split("=")[0] == "--data.manifest" for arg in args)
         args = named_configs(args)
         missing = [str(path) for path in DEFAULTS if not path.is_file()]
@@ -134,30 +163,21 @@ class CLI(LightningCLI):
         if choice is None and command in ("validate", "test", "predict"):
             choice = "best"
         if command == "fit" and (resume.implied() or (given.get("resume") == "auto" and choice is None)):
-            self.source, self.checkpoint = self._resumable(Path(given["run_root"]), given["name"])
-        if self.source is not None:
-            choice = str(self.checkpoint)
-        elif choice is None:
-            return None
-        elif choice in ("best", "last"):
-            self.source = runs.latest(Path(given["run_root"]), given["name"], f"checkpoints/{choice}.ckpt")
-            self.checkpoint = self.source / "checkpoints" / f"{choice}.ckpt"
-        else:
-            self.checkpoint = Path(choice)
-            self.source = self.checkpoint.parent.parent
-        assert self.source is not None
-        content = checkpoints.read(self.checkpoint if self.checkpoint.is_file() else choice)
-        if command == "fit" and not {"optimizer_states", "lr_schedulers", "callbacks"} <= content.keys():
-            raise ValueError(
-                f"checkpoint {choice!r} holds weights alone, so nothing can go on from it; start a new run from them: "
-                "--model.weights CHECKPOINT."
-            )
-        self.step = content.get("global_step", 0)
+            self._find_unfinished(Path(given["run_root"]), given["name"])
+        if self.source is None:
+            if choice is None:
+                return None
+            if choice in ("best", "last"):
+                self.source = runs.latest(Path(given["run_root"]), given["name"], f"checkpoints/{choice}.ckpt")
+                self.checkpoint = self.source / "checkpoints" / f"{choice}.ckpt"
+            else:
+                self.checkpoint, self.source = Path(choice), Path(choice).parent.parent
+            checkpoints.read(self.checkpoint if self.checkpoint.is_file() else choice, to_go_on=command == "fit")
         config = self.source / "config.yaml"
         if not config.is_file():
             raise ValueError(
-                f"ckpt_path={choice!r} lies in no run's folder (no {config}), so its data and splits are unknown; "
-                "keep checkpoints in the folder of their run."
+                f"ckpt_path={str(self.checkpoint)!r} lies in no run's folder (no {config}), so its data and splits are "
+                "unknown; keep checkpoints in the folder of their run."
             )
         checkpoints.check_class_paths(resume.read_config(config), str(config))
         if runs.is_rank_zero():
@@ -167,18 +187,16 @@ class CLI(LightningCLI):
                 print(f"changed by flags: {' '.join(args[1:])}")
         return [str(config)]
 
-    def _resumable(self, root: Path, name: str) -> tuple[Path, Path] | tuple[None, None]:
+    def _find_unfinished(self, root: Path, name: str) -> None:
         """Choose the run and checkpoint to resume from: rank zero's choice where Lightning started this rank."""
         launched_by_lightning = not runs.is_rank_zero() and "TORCHELASTIC_RUN_ID" not in os.environ
         if not (launched_by_lightning and "RUN_RESUMED" in os.environ):
-            os.environ["RUN_RESUMED"] = os.pathsep.join(map(str, resume.find(root, name) or ()))
-        self.resumed = bool(os.environ["RUN_RESUMED"])
-        if self.resumed:
-            run, checkpoint = map(Path, os.environ["RUN_RESUMED"].split(os.pathsep))
-            return run, checkpoint
-        if runs.is_rank_zero():
+            os.environ["RUN_RESUMED"] = "\n".join(map(str, resume.find(root, name) or ()))
+        if os.environ["RUN_RESUMED"]:
+            run, checkpoint, step = os.environ["RUN_RESUMED"].split("\n")
+            self.source, self.checkpoint, self.resumed_step = Path(run), Path(checkpoint), int(step)
+        elif runs.is_rank_zero():
             print(f"resume: no unfinished run in {root / name} has a checkpoint, so a fresh one begins")
-        return None, None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str, default="default", help="The run's name: a folder below run_root.")
@@ -237,7 +255,8 @@ class CLI(LightningCLI):
                 changes = resume.check_changes(self.source / "config.yaml", plain)
                 if changes and runs.is_rank_zero():
                     print(f"resume: changed since the run began: {', '.join(changes)}")
-            self.run_folder = self.source if self.resumed else self._new_run(Path(config.run_root), config.name)
+            goes_on = self.resumed_step is not None
+            self.run_folder = self.source if goes_on else self._new_run(Path(config.run_root), config.name)
             if runs.is_rank_zero():
                 self.lock = resume.Lock(self.run_folder)  # pyright: ignore
         folder = self.run_folder
@@ -257,10 +276,10 @@ class CLI(LightningCLI):
         for checkpoint in (config.callbacks.best, config.callbacks.last):
             if checkpoint is not None:
                 checkpoint.init_args.dirpath = checkpoint.init_args.dirpath or str(folder / "checkpoints")
-        if self.resumed and runs.is_rank_zero():
-            loggers.forget(folder, self.step)
-        name, step = f"{config.name}/{folder.name}", self.step if self.resumed else None
-        config.trainer.logger = loggers.make(_plain(config.trainer.logger), folder, name, step)
+        if self.resumed_step is not None and runs.is_rank_zero():
+            loggers.forget(folder, self.resumed_step)
+        name = f"{config.name}/{folder.name}"
+        config.trainer.logger = loggers.make(_plain(config.trainer.logger), folder, name, self.resumed_step)
         checkpoint = str(config.ckpt_path or "")
         self.files = runs.RunFiles(folder, as_given, lambda config: parser.dump(config, skip_none=False), checkpoint)
 
@@ -275,7 +294,7 @@ class CLI(LightningCLI):
         return Path(os.environ.get("RUN_FOLDER", root / name / "of_rank_zero"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        extra = list(self._get(self.config_init, "callbacks").items)
+        extra = [*self._get(self.config_init, "callbacks").items, *self.callbacks]
         if self.subcommand == "fit" and self.run_folder is not None:
             extra.append(self.files)
         if self.subcommand in ("test", "predict") and self.run_folder is not None:

@@ -136,6 +136,7 @@ class ImageData(LightningDataModule):
             WRITERS[self.built_in](self.root)
 
     def setup(self, stage: str) -> None:
+        samples = None
         if self.manifest is None:
             if self.manifest_path is not None:
                 self.manifest = Manifest.load(self.manifest_path)
@@ -151,7 +152,7 @@ class ImageData(LightningDataModule):
                 paths, labels = [paths[i] for i in kept], labels[kept]
             self.train = self.dataset(self.root, paths, labels)
         if stage == "fit" and not self.fingerprint:
-            self.fingerprint = fingerprint(self.samples(), self.root)
+            self.fingerprint = fingerprint(samples or self.samples(), self.root)
         if stage == "predict":
             root = Path(self.predict_root or "")
             paths = list_images(root) if self.predict_root else []

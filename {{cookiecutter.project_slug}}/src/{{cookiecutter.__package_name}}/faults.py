@@ -13,6 +13,13 @@ from .mistakes import RunFailed
 OVERFLOWS_IN_A_ROW = 20
 
 
+def is_log_point(trainer: Trainer) -> bool:
+    """Tell whether the optimizer step that was just made is one after which the run logs."""
+    every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+    step_is_made = trainer.fit_loop.epoch_loop._accumulated_batches_reached()
+    return bool(every) and trainer.global_step % every == 0 and step_is_made
+
+
 class NumericalFaults(Callback):
     """Stops a run whose loss or weights are no longer finite, before a checkpoint is overwritten with them.
 
@@ -53,8 +60,7 @@ class NumericalFaults(Callback):
                 self.overflows = (self.overflows + lowered) * lowered
                 self.most_overflows = torch.maximum(self.most_overflows, self.overflows)
                 self.scale = scale.clone()
-        every = trainer.log_every_n_steps  # pyright: ignore
-        if every and trainer.global_step % every == 0:
+        if is_log_point(trainer):
             self.check(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import CutMix, MixUp, RandomApply, RandomChoice
 
 from . import checkpoints
 from .combinations import check
-from .faults import NumericalFaults
+from .faults import NumericalFaults, is_log_point
 from .images import Batch
 from .losses import CrossEntropy, LossFactory
 from .mistakes import require
@@ -335,8 +335,7 @@ class LogMeans(Callback):
     """Logs the training means at log points; a callback, so that it comes before the checkpoint of the same step."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
-        if every and trainer.global_step % every == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        if is_log_point(trainer):
             pl_module.log_means()
 
 

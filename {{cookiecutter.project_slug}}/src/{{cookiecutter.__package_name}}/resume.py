@@ -12,15 +12,8 @@ from . import checkpoints, runs
 
 # Anything else that differs from the run's config would make another experiment of it.
 ACCEPTED = ("trainer", "callbacks", "name", "model.compile", "data.num_workers")
-SILENT = (
-    "ckpt_path",
-    "resume",
-    "config",
-    "run_root",
-    "data.manifest",
-    "data.predict_root",
-    "data.root",
-)  # images are compared
+# Compared elsewhere (the images by their fingerprint, the splits by the CLI), or of no weight for a run.
+SILENT = ("ckpt_path", "resume", "config", "run_root", "data.manifest", "data.predict_root", "data.root")
 REFUSED = ("trainer.gradient_clip", "trainer.limit_train_batches", "trainer.overfit_batches", "trainer.sync_batchnorm")
 REFUSED += ("callbacks.averaging", "trainer.accumulate_grad_batches")
 FOLLOW_THE_DATA = ("data.image_size", "data.stored_size", "data.channels")
@@ -31,8 +24,8 @@ def implied() -> bool:
     return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
-def find(root: Path, name: str) -> tuple[Path, Path] | None:
-    """Return the newest run of a name that did not end and is not running, and its newest readable checkpoint.
+def find(root: Path, name: str) -> tuple[Path, Path, int] | None:
+    """Return the newest run of a name that neither ended nor runs, its newest readable checkpoint, and the step.
 
     ``last.ckpt`` comes before ``best.ckpt``. What is passed over is said. A scheduler that starts a command again means
     the newest run and no other.
@@ -48,14 +41,14 @@ def find(root: Path, name: str) -> tuple[Path, Path] | None:
             if not path.is_file():
                 continue
             try:
-                content = checkpoints.read(path)
+                content = checkpoints.read(path, to_go_on=True)
                 if not content.get("resume", {}).get("between_steps", True):
                     raise ValueError(f"{path} was saved between the accumulated batches of a step")
             except ValueError as error:
                 if runs.is_rank_zero():
                     print(f"resume: passed over, {error}")
                 continue
-            return run, path
+            return run, path, content["global_step"]
     return None
 
 
@@ -88,9 +81,7 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
     accepted = []
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)
-        if old == new or (new is None and key in FOLLOW_THE_DATA):
-            continue
-        if key in SILENT:
+        if old == new or key in SILENT or (new is None and key in FOLLOW_THE_DATA):
             continue
         if key.startswith(REFUSED) or not any(key == part or key.startswith(f"{part}.") for part in ACCEPTED):
             raise ValueError(
