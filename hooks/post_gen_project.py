@@ -8,6 +8,7 @@ from pathlib import Path
 ANSWERS = json.loads(r"""{{ cookiecutter | jsonify }}""")
 REMOVALS = {
     ".github": ANSWERS["ci"] != "github",
+    f"src/{ANSWERS['__package_name']}/tools": ANSWERS["tools"] == "no",
 }
 
 for path, unwanted in REMOVALS.items():

@@ -7,7 +7,6 @@ import shlex
 from conftest import SOURCE, TEMPLATE
 
 TECHNIQUES = (TEMPLATE / "docs/techniques.md").read_text(encoding="utf-8")
-README = (SOURCE / "README.md").read_text(encoding="utf-8")
 
 
 def table(text: str, first: str) -> list[list[str]]:
@@ -59,8 +58,8 @@ def test_the_contradictions_are_those_of_the_code(project, command, tmp_path):
     assert rules == table(TECHNIQUES, "combination")
 
 
-def test_the_generated_readme_has_the_same_table_of_techniques():
-    assert table(README, "technique") == table(TECHNIQUES, "technique")
+def test_the_generated_readme_has_the_same_table_of_techniques(project):
+    assert table((project / "README.md").read_text(encoding="utf-8"), "technique") == table(TECHNIQUES, "technique")
 
 
 def test_the_recipes_say_what_for_and_by_which_metric_and_command():

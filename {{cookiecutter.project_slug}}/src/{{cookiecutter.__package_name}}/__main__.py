@@ -1,22 +1,22 @@
-"""``python -m PACKAGE fit|validate|test|predict|preview|smote``: runs a command and turns its end into an exit code."""
+"""``python -m PACKAGE COMMAND``: runs a command of Lightning's or a tool, and turns its end into an exit code."""
 
+import importlib
 import logging
 import re
 import signal
 import sys
 import warnings
+from pathlib import Path
 
 # What is heavy is imported in main, so that --help answers at once.
 
-HELP = f"""usage: python -m {__package__} COMMAND [FLAG ...]
+HELP = """usage: python -m {package} COMMAND [FLAG ...]
 
   fit        train, into a folder runs/NAME/version_N; --resume auto goes on with a run that was killed
   validate   score a run's best checkpoint on the validation split
   test       score it on the test split, which nothing else reads
   predict    write the classes of new images: --data.predict_root FOLDER
-  preview    write preview.png, a grid of augmented training images; takes the flags of fit
-  smote      train the last layer of a run again, rare classes interpolated
-
+{tools}
 COMMAND --help lists its flags. --config NAME lays a preset, a recipe or a file over the defaults."""
 
 NOISE = (  # what Lightning says that needs no answer here
@@ -38,6 +38,15 @@ OUT_OF_MEMORY = (
 )
 
 
+def tools() -> dict[str, str]:
+    """Return the commands of ``tools/`` and what each does: the first line of its file."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("tools/[a-z]*.py")):
+        with path.open(encoding="utf-8") as file:
+            found[path.stem.replace("_", "-")] = file.readline().strip('".\n').partition(": ")[2]
+    return found
+
+
 def quiet() -> None:
     """Leave out what is no news."""
     for text in NOISE:
@@ -50,7 +59,8 @@ def main(args: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ("-h", "--help"):
-        print(HELP)
+        listed = "".join(f"  {name:<10} {what}\n" for name, what in tools().items())
+        print(HELP.format(package=__package__, tools=listed))
         return 0
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -60,14 +70,8 @@ def main(args: list[str] | None = None) -> int:
 
     quiet()
     try:
-        if args[0] == "preview":
-            from .tools.preview import main as preview
-
-            preview(args[1:])
-        elif args[0] == "smote":
-            from .tools.smote import main as smote
-
-            smote(args[1:])
+        if args[0] in tools():
+            importlib.import_module(f".tools.{args[0].replace('-', '_')}", __package__).main(args[1:])
         else:
             from .cli import CLI
 

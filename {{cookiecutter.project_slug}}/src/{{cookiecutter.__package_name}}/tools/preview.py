@@ -1,5 +1,4 @@
-"""``preview``: a grid of training images, each as evaluation sees it and then augmented in different ways, as
-preview.png.
+"""``preview``: write preview.png, a grid of augmented training images.
 
 Takes the flags of ``fit``.
 """

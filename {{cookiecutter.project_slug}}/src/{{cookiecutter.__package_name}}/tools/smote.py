@@ -1,8 +1,8 @@
-"""``smote``: train a run's last layer again on embeddings in which rare classes are interpolated (Chawla et al. 2002).
+"""``smote``: train the last layer of a run again, rare classes interpolated.
 
-On pixels SMOTE makes double exposures; between the embeddings of a trained, frozen network it is sensible. Takes the
-flags of ``validate``; writes ``checkpoints/smote.ckpt`` beside the checkpoint it started from, which stays as it is.
-Needs imbalanced-learn (the extra ``smote``).
+Synthetic minority over-sampling (Chawla et al. 2002) makes double exposures of pixels; between the embeddings of a
+trained, frozen network it is sensible. Takes the flags of ``validate``; writes ``checkpoints/smote.ckpt`` beside the
+checkpoint it started from, which stays as it is. Needs imbalanced-learn (the extra ``smote``).
 """
 
 from typing import Any
