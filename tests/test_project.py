@@ -66,4 +66,4 @@ def test_the_package_stays_small():
         plain = (line for number, line in enumerate(lines, 1) if number not in documented)
         return sum(1 for line in plain if line.strip() and not line.strip().startswith("#"))
 
-    assert sum(code(path) for path in SOURCE.glob("src/*/*.py")) <= 2420
+    assert sum(code(path) for path in SOURCE.glob("src/*/*.py")) <= 2480

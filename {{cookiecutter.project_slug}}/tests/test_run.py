@@ -22,7 +22,8 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_a_run_leaves_what_describes_it_and_is_found_again(run, shapes, capsys):
     assert run("fit") == 0
     assert "checkpoints/best.ckpt" in capsys.readouterr().out
-    assert {path.name for path in RUN.iterdir()} == {"checkpoints", "config.yaml", "environment.txt", "manifest.json"}
+    names = {"checkpoints", "config.yaml", "environment.txt", "manifest.json", "timing.csv"}
+    assert {path.name for path in RUN.iterdir()} == names
     assert run("test") == 0
     assert len(read(RUN / "test_predictions.csv")) == 12
     assert len(read(RUN / "confusion_matrix.csv")) == 3

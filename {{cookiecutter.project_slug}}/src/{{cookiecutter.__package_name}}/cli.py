@@ -296,7 +296,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         extra = [*self._get(self.config_init, "callbacks").items, *self.callbacks]
         if self.subcommand == "fit" and self.run_folder is not None:
-            extra.append(self.files)
+            extra += [self.files, runs.Timing(self.files.folder)]
         if self.subcommand in ("test", "predict") and self.run_folder is not None:
             extra.append(PredictionWriter(self.run_folder))
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}

@@ -13,7 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.nn.utils import get_total_norm
+from torch.optim import AdamW, Optimizer
 from torchmetrics import ConfusionMatrix, MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
 from torchvision.transforms.v2 import CutMix, MixUp, RandomApply, RandomChoice
@@ -78,6 +79,7 @@ class Classifier(LightningModule):
     mean_1C11: Tensor
     std_1C11: Tensor
     sums: Tensor
+    grad_norm: Tensor
     losses: Any
     scores: Any
 
@@ -226,11 +228,17 @@ class Classifier(LightningModule):
             loss = loss + self.hparams.l1 * sum(p.abs().sum() for p in self.network.parameters() if p.ndim > 1)
         return loss
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        if every and (self.trainer.global_step + 1) % every == 0:  # before clipping
+            self.grad_norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+
     def log_means(self) -> None:
-        """Read the means since the last log point from the device, and log them."""
-        loss, weight, hits, count = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum").tolist()
+        """Read the means since the last log point and the step's gradient norm from the device, and log them."""
+        sums = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
+        loss, weight, hits, count, grad_norm = torch.cat((sums, self.grad_norm.reshape(1))).tolist()
         self.sums.zero_()
-        means = {"train/loss": loss / weight, "train/accuracy": hits / count}
+        means = {"train/loss": loss / weight, "train/accuracy": hits / count, "train/grad_norm": grad_norm}
         for name, mean in means.items():
             self.log(name, mean, prog_bar=name == "train/loss", logger=False)
         step = self.trainer.fit_loop.epoch_loop._batches_that_stepped

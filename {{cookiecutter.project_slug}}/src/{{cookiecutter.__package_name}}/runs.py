@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from .faults import is_log_point
 from .mistakes import RunFailed
 
 PACKAGES = ("lightning", "torch", "torchvision", "torchmetrics", "albumentations", "numpy", "pillow", "jsonargparse")
@@ -141,3 +143,46 @@ class RunFiles(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero and (self.folder / "checkpoints/last.ckpt").is_file():
             print(f"{self.folder} is unfinished; the same command with --resume auto goes on with it")
+
+
+class Timing(Callback):
+    """Writes timing.csv: at each log point the time of training since the one before, validation and saving left out.
+
+    Its columns are the step, the seconds, those of them in which training waited for data, and the images.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    COLUMNS = "step,seconds,data_wait,images\n"
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "timing.csv"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.waited, self.worked, self.images, self.mark = 0.0, 0.0, 0, time.perf_counter()
+        if trainer.is_global_zero and not self.file.exists():
+            self.file.write_text(self.COLUMNS)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.mark = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        now = time.perf_counter()
+        self.waited += now - self.mark
+        self.mark = now
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        self.worked += now - self.mark
+        self.images += len(batch[0]) * trainer.world_size
+        if is_log_point(trainer) and trainer.is_global_zero:
+            with self.file.open("a") as file:
+                file.write(f"{trainer.global_step},{self.waited + self.worked:.6f},{self.waited:.6f},{self.images}\n")
+            self.waited, self.worked, self.images = 0.0, 0.0, 0
+        self.mark = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.mark = time.perf_counter()
