@@ -248,6 +248,7 @@ class CLI(LightningCLI):
         elif config.trainer.fast_dev_run:
             if self.source is not None:
                 raise ValueError("trainer.fast_dev_run keeps nothing, so no run can go on with it; leave out one.")
+            config.data.cache_gb = 0
         else:
             plain = yaml.safe_load(parser.dump(config, skip_none=False, skip_check=True))
             checkpoints.check_class_paths(plain, "the config")

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .augment import Augment, check_name, one_thread
-from .images import Batch, ImageDataset, Samples, find, list_images, look, write_cifar10, write_digits
+from .cache import Cache
+from .images import Batch, ImageDataset, Samples, collate, find, list_images, look, write_cifar10, write_digits
 from .mistakes import require
 from .sampling import EpochSampler, TrainLoader, run_seed
 from .splits import Manifest, fingerprint, make, stratified_part
@@ -45,6 +46,9 @@ class ImageData(LightningDataModule):
         augment: The pipeline of the training images, see augment.py.
         flip: Whether a mirror image keeps its label; never for digits and letters.
         num_workers: Loader processes per device; null chooses by the machine's cores.
+        cache_gb: Gigabytes that decoded images may take on the disk, see cache.py; null is half of the memory and of
+            the disk, 0 decodes images again in every epoch.
+        cache_root: Where they lie.
         predict_root: The folder of images that predict reads, labelled or not.
     """
 
@@ -65,6 +69,8 @@ class ImageData(LightningDataModule):
         augment: str = "light",
         flip: bool = False,
         num_workers: int | None = None,
+        cache_gb: float | None = None,
+        cache_root: str = "data/cache",
         predict_root: str | None = None,
     ) -> None:
         super().__init__()
@@ -75,6 +81,7 @@ class ImageData(LightningDataModule):
         self.batch_size, self.train_fraction, self.balance = batch_size, train_fraction, balance
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.group_pattern, self.manifest_path = group_pattern, manifest
+        self.cache_gb, self.cache_root = cache_gb, cache_root
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.num_workers = min(8, cores - 1) if num_workers is None else num_workers
         check_name(augment)
@@ -82,6 +89,7 @@ class ImageData(LightningDataModule):
         require(self.num_workers >= 0, "data.num_workers", self.num_workers, "x ≥ 0")
         require(0 < train_fraction <= 1, "data.train_fraction", train_fraction, "0 < x ≤ 1")
         self.manifest: Manifest | None = None
+        self.cache: Cache | None = None
         self.fingerprint = ""  # which images of which size there are; known after setup("fit")
 
     @property
@@ -150,6 +158,7 @@ class ImageData(LightningDataModule):
             if self.train_fraction < 1:
                 kept = stratified_part(labels, self.train_fraction, self.seed)
                 paths, labels = [paths[i] for i in kept], labels[kept]
+            self._decode_once(build=stage == "fit")
             self.train = self.dataset(self.root, paths, labels)
         if stage == "fit" and not self.fingerprint:
             self.fingerprint = fingerprint(samples or self.samples(), self.root)
@@ -178,9 +187,18 @@ class ImageData(LightningDataModule):
             )
         self.view = Augment(self.augment, self.image_size, self.flip)
 
+    def _decode_once(self, build: bool) -> None:
+        """Open the cache of decoded training and validation images, if there is one; before training it is built."""
+        assert self.manifest is not None
+        paths = [path for split in ("train", "val") for path in self.manifest.splits[split][0]]
+        if self.cache_gb != 0:
+            cache = Cache(self.cache_root, self.root, paths, self.channels, self.stored_size)  # pyright: ignore
+            self.cache = cache if (cache.build(self.cache_gb) if build else cache.is_whole()) else None
+
     def dataset(self, root: Path, paths: list[str], labels: np.ndarray) -> ImageDataset:
-        """Make the data set of one split."""
-        return ImageDataset(root, paths, labels, self.channels, self.stored_size, self.view)  # pyright: ignore
+        """Make the data set of one split; its images come from the cache if there is one and it holds them."""
+        decoded = self.cache.pixels(paths) if self.cache and root == self.root else None
+        return ImageDataset(root, paths, labels, self.channels, self.stored_size, self.view, decoded)  # pyright: ignore
 
     def split(self, name: str) -> ImageDataset:
         """Return the validation or test split.
@@ -228,6 +246,7 @@ class ImageData(LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
             **options,
         )
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 GIVEN_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -62,6 +62,18 @@ def list_images(root: Path) -> list[str]:
             if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
         ]
     return sorted(found)
+
+
+def file_stats(root: str | Path, paths: list[str]) -> np.ndarray:
+    """Return the size in bytes and the time of change in nanoseconds of each file, (N, 2); -1 where there is none."""
+    stats, prefix = np.full((len(paths), 2), -1, dtype=np.int64), os.path.join(root, "")
+    for i, path in enumerate(paths):
+        try:
+            found = os.stat(prefix + path)
+        except OSError:
+            continue
+        stats[i] = found.st_size, found.st_mtime_ns
+    return stats
 
 
 def find(root: str | Path) -> Samples:
@@ -148,6 +160,12 @@ def decode(path: str | Path, channels: int, size: int) -> np.ndarray:
     return np.asarray(image).reshape(size, size, channels)
 
 
+class Indexable(Protocol):
+    """Images (HWC, uint8) by position."""
+
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+
 class ImageDataset(Dataset[Batch]):
     """The images of one split.
 
@@ -158,6 +176,7 @@ class ImageDataset(Dataset[Batch]):
         channels: 1 for grey, 3 for RGB.
         size: The side in pixels at which an image is decoded.
         transform: Takes an image (HWC, uint8) and a seed; None, the deterministic view, for an unseeded sample.
+        decoded: The images by position, where they need no decoding.
     """
 
     def __init__(
@@ -168,6 +187,7 @@ class ImageDataset(Dataset[Batch]):
         channels: int,
         size: int,
         transform: Callable[[np.ndarray, int | None], np.ndarray],
+        decoded: Indexable | None = None,
     ) -> None:
         self.root = Path(root)
         self.paths = paths
@@ -175,16 +195,34 @@ class ImageDataset(Dataset[Batch]):
         self.channels = channels
         self.size = size
         self.transform = transform
+        self.decoded = decoded
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> Batch:
+    def _image(self, key: int | tuple[int, int]) -> tuple[np.ndarray, int]:
         # Lightning's overfit_batches swaps our sampler for one that yields plain integers.
         index, seed = key if isinstance(key, tuple) else (key, None)
-        image = self.transform(decode(self.root / self.paths[index], self.channels, self.size), seed)
-        x_CHW = torch.from_numpy(image.transpose(2, 0, 1).copy())
-        return Batch(x_CHW, torch.tensor(self.labels[index]), torch.tensor(index))
+        if self.decoded is None:
+            image = decode(self.root / self.paths[index], self.channels, self.size)
+        else:
+            image = self.decoded[index]
+        return self.transform(image, seed).transpose(2, 0, 1), index
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Batch:
+        image, index = self._image(key)
+        return Batch(torch.from_numpy(image.copy()), torch.tensor(self.labels[index]), torch.tensor(index))
+
+    def __getitems__(self, keys: list[int | tuple[int, int]]) -> Batch:
+        """Fetch a batch into one array, which spares collating its samples."""
+        images, indices = zip(*map(self._image, keys), strict=True)
+        index = np.array(indices)
+        return Batch(*map(torch.from_numpy, (np.stack(images), self.labels[index], index)))
+
+
+def collate(batch: Any) -> Any:
+    """Collate the samples of a data set that does not fetch whole batches."""
+    return batch if isinstance(batch, Batch) else default_collate(batch)
 
 
 def write_digits(root: Path) -> None:

@@ -1,0 +1,165 @@
+"""A cache of decoded images: uint8 pixels in one memory-mapped file that workers, ranks and runs share.
+
+It holds the very bytes that decoding gives, so that a run with it equals a run without. Its name follows from the
+paths, sizes and times of change of the images, their side and channels: other images make another file.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .images import decode, file_stats
+
+VERSION = 1  # raise it when decode gives other pixels
+# The time of change of a whole file: whatever is written to it later leaves another.
+STAMP = 1_000_000_000
+PORTION = 32  # images that a thread decodes at a time
+
+
+class Pixels:
+    """Decoded images by position; every process that is handed them maps the file anew.
+
+    Args:
+        file: Holds the images of the cache as uint8, (M, size, size, channels).
+        rows: The row of each image in it, (N,).
+    """
+
+    def __init__(self, file: Path, rows: np.ndarray) -> None:
+        self.file, self.rows = file, rows
+        self.images = np.load(file, mmap_mode="r")
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images[self.rows[index]]
+
+    def __reduce__(self) -> tuple[Any, ...]:  # pickled as an array, the map would travel with all its bytes
+        return Pixels, (self.file, self.rows)
+
+
+class Cache:
+    """The decoded images of a data set.
+
+    Args:
+        folder: Where caches lie.
+        root: The folder that ``paths`` are relative to.
+        paths: The images, in any order.
+        channels: 1 for grey, 3 for RGB.
+        size: The side at which they are decoded, in pixels.
+    """
+
+    def __init__(self, folder: str | Path, root: Path, paths: list[str], channels: int, size: int) -> None:
+        self.root, self.paths, self.shape = root, sorted(paths), (len(paths), size, size, channels)
+        key = hashlib.sha256(f"{VERSION} {self.shape} ".encode())
+        key.update("\0".join(self.paths).encode())
+        key.update(file_stats(root, self.paths).tobytes())
+        self.file = Path(folder, f"{key.hexdigest()[:24]}.npy")
+
+    def pixels(self, paths: list[str]) -> Pixels | None:
+        """Return some of the images, in the order of ``paths``; None unless the cache holds them all."""
+        known = np.array(self.paths, dtype=object)
+        rows = np.searchsorted(known, np.array(paths, dtype=object)).clip(max=len(known) - 1)
+        return Pixels(self.file, rows) if (known[rows] == paths).all() else None
+
+    def is_whole(self) -> bool:
+        """Tell whether the file is there, as it was written."""
+        try:
+            whole = self.file.stat().st_mtime_ns == STAMP and np.load(self.file, mmap_mode="r").shape == self.shape
+        except (OSError, ValueError):
+            return False
+        if whole:
+            with contextlib.suppress(OSError):  # the folder of another user
+                os.utime(self.file, ns=(time.time_ns(), STAMP))
+        return whole
+
+    def build(self, budget_gb: float | None) -> bool:
+        """Decode all images unless the file is whole; of several processes one does, and the others wait for it.
+
+        Args:
+            budget_gb: What all caches in the folder may take; None is half of the memory and of the disk.
+
+        Returns:
+            Whether the file is whole now; it is not where it would not fit.
+
+        Raises:
+            ValueError: An image cannot be read.
+        """
+        if self.is_whole():
+            return True
+        unfinished = self.file.with_name(f".{self.file.name}.unfinished")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with open(os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+                fcntl.lockf(file, fcntl.LOCK_EX)
+                if self.is_whole():
+                    return True
+                if not self._make_room(budget_gb):
+                    unfinished.unlink()
+                    return False
+                self._fill(file)
+                os.utime(unfinished, ns=(time.time_ns(), STAMP))
+                os.replace(unfinished, self.file)
+        except BaseException as error:
+            unfinished.unlink(missing_ok=True)
+            if not isinstance(error, OSError):
+                raise
+            print(f"cache: {self.file} cannot be written ({error}), so images are decoded again in every epoch")
+            return False
+        return True
+
+    def _make_room(self, budget_gb: float | None) -> bool:
+        """Remove the caches that were not used for longest, if that makes room."""
+        needed = int(np.prod(self.shape))
+        others = sorted(self.file.parent.glob("*.npy"), key=lambda path: path.stat().st_atime)
+        taken = sum(path.stat().st_size for path in others)
+        disk = shutil.disk_usage(self.file.parent).free + taken
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        budget = min(disk, memory) / 2 if budget_gb is None else min(disk, budget_gb * 1e9)
+        if needed > budget:
+            print(
+                f"cache: {needed / 1e9:.1f} GB of decoded images are more than the {budget / 1e9:.1f} GB that they may "
+                "take, so images are decoded again in every epoch; --data.cache_gb changes that"
+            )
+            return False
+        while taken + needed > budget:
+            taken -= others[0].stat().st_size
+            others.pop(0).unlink()
+        return True
+
+    def _fill(self, file: Any) -> None:
+        began, (count, size, _, channels) = time.monotonic(), self.shape
+        file.truncate(0)
+        header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
+        end = file.tell() + int(np.prod(self.shape))
+        # Take the blocks now: a disk that fills up under a memory map kills the process.
+        getattr(os, "posix_fallocate", lambda number, start, length: os.truncate(number, length))(file.fileno(), 0, end)
+        images = np.memmap(file, np.uint8, "r+", file.tell(), self.shape)
+
+        def decode_from(first: int) -> int:
+            portion = self.paths[first : first + PORTION]
+            for row, path in enumerate(portion, first):
+                images[row] = decode(self.root / path, channels, size)
+            return len(portion)
+
+        pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding Python's lock
+        shown = sys.stderr.isatty()
+        try:
+            with tqdm(desc="cache", total=count, unit=" images", disable=not shown, leave=False) as bar:
+                for done in pool.map(decode_from, range(0, count, PORTION)):
+                    bar.update(done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        images.flush()
+        os.fsync(file.fileno())
+        taken, seconds = end / 1e6, time.monotonic() - began
+        print(f"cache: {count} images decoded into {self.file} ({taken:.1f} MB, {seconds:.1f} s)")
