@@ -16,7 +16,7 @@ from cookiecutter.exceptions import FailedHookException
 ANSWERS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 CHOICES = {key: values for key, values in ANSWERS.items() if isinstance(values, list) and not key.startswith("_")}
 PACKAGE_FILES = """
-    __init__ __main__ augment cache callbacks checkpoints cli combinations data faults images loggers losses mistakes
+    __init__ __main__ augment cache callbacks checkpoints cli combinations data fast faults images loggers losses mistakes
     model networks optim resume runs sampling splits
 """.split()
 
@@ -26,7 +26,7 @@ TEST_FILES = (
     "test_techniques",
 )
 TOOL_FILES = ("__init__.py", "_page.py", "page.html", "preview.py", "smote.py")
-RECIPES = ("baseline", "fast_gpu", "finetune", "imbalanced", "long_schedule", "small_data", "stabilise")
+RECIPES = ("baseline", "finetune", "imbalanced", "long_schedule", "small_data", "stabilise")
 
 
 def files(project: Path) -> set[str]:

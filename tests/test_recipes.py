@@ -47,8 +47,6 @@ def test_a_recipe_trains(recipe, rare, digits, project, command, tmp_path):
         first = command(project, tmp_path, "fit", "--data.root", root, *QUICK, "--name=first")
         assert first.code == 0, first.output
         flags.append(f"--model.weights={tmp_path}/runs/first/version_0/checkpoints/last.ckpt")
-    if recipe == "fast_gpu":
-        flags.append("--model.compile=false")  # compiling takes a minute here
     done = command(project, tmp_path, "fit", *flags)
     assert done.code == 0, done.output
     assert (tmp_path / RUN / "checkpoints/best.ckpt").is_file()

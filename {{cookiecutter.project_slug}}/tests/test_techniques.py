@@ -461,7 +461,6 @@ CONTRADICTIONS = [
     ({"schedule": OneCycle}, {}, "early stopping + one-cycle"),
     ({"schedule": Plateau}, {}, "plateau + no validation"),
     ({}, {"batch_size": 1}, "BatchNorm + one sample per device"),
-    ({"optimizer": partial(AdamW, fused=True)}, {}, "fused optimizer + mixed precision + clipping"),
     ({"unfreeze_every": 1}, {}, "unfreezing + nothing frozen"),
     ({"freeze": True}, {}, "freezing + random weights"),
     ({"freeze": True, "weights": "w.pt", "network": nn.Flatten}, {}, "freezing everything"),

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from . import checkpoints, loggers, resume, runs
 from .callbacks import BestCheckpoint, Callbacks, PredictionWriter
 from .data import ImageData
+from .fast import Fast
 from .mistakes import unknown
 from .model import Classifier
 
@@ -213,6 +214,12 @@ class CLI(LightningCLI):
             default=None,
             help="auto: fit goes on with the newest run of this name that did not end, if there is one.",
         )
+        parser.add_argument(
+            "--fast",
+            type=bool,
+            default=False,
+            help="Measure which precision, memory layout and compilation train fastest here, and take them.",
+        )
         parser.add_class_arguments(Callbacks, "callbacks")
         parser.link_arguments("monitor", "model.monitor")
         for callback in ("best", "early_stopping", "check_metric"):
@@ -297,6 +304,8 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         extra = [*self._get(self.config_init, "callbacks").items, *self.callbacks]
         if self.subcommand == "fit" and self.run_folder is not None:
+            if self._get(self.config, "fast") and self.source is None:
+                extra.append(Fast(self.files.config))
             extra += [self.files, runs.Timing(self.files.folder)]
         if self.subcommand in ("test", "predict") and self.run_folder is not None:
             extra.append(PredictionWriter(self.run_folder))

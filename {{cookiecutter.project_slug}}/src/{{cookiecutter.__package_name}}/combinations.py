@@ -33,10 +33,6 @@ def _is(factory: Any, kind: type) -> bool:
     return any(isinstance(candidate, type) and issubclass(candidate, kind) for candidate in candidates)
 
 
-def _option(factory: Any, name: str) -> Any:
-    return getattr(factory, "keywords", {}).get(name)
-
-
 def _single_batch_norm(model: Any, data: Any, trainer: Any) -> bool:
     per_device = data.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.network.modules())
@@ -85,16 +81,6 @@ RULES = [
         True,
         "a batch of one has no variance; raise data.batch_size, use --trainer.sync_batchnorm true or another norm",
         _single_batch_norm,
-    ),
-    Rule(
-        "fused optimizer + mixed precision + clipping",
-        True,
-        "a fused optimizer unscales gradients itself, so they cannot be clipped; --trainer.gradient_clip_val null",
-        lambda model, data, trainer: (
-            _option(model.make_optimizer, "fused")
-            and "mixed" in str(trainer.precision)
-            and bool(trainer.gradient_clip_val)
-        ),
     ),
     Rule(
         "unfreezing + nothing frozen",

@@ -48,7 +48,7 @@ class ImageData(LightningDataModule):
         num_workers: Loader processes per device; null chooses by the machine's cores.
         cache_gb: Gigabytes that decoded images may take on the disk, see cache.py; null is half of the memory and of
             the disk, 0 decodes images again in every epoch.
-        cache_root: Where they lie.
+        cache_root: Where they lie, and the hashes by which copies of an image are told.
         predict_root: The folder of images that predict reads, labelled or not.
     """
 
@@ -150,9 +150,9 @@ class ImageData(LightningDataModule):
                 self.manifest = Manifest.load(self.manifest_path)
             else:
                 samples = self.samples()
-                self.manifest = make(
-                    samples, self.root, self.val_fraction, self.test_fraction, self.seed, self.group_pattern
-                )
+                fractions = self.val_fraction, self.test_fraction
+                index = Path(self.cache_root, "hashes.npy")
+                self.manifest = make(samples, self.root, *fractions, self.seed, self.group_pattern, index)
             paths, labels = self.manifest.splits["train"]
             self._follow_images(paths)
             if self.train_fraction < 1:

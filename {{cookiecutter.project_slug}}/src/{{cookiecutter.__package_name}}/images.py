@@ -137,6 +137,8 @@ def look(path: str | Path) -> tuple[int, bool]:
 def decode(path: str | Path, channels: int, size: int) -> np.ndarray:
     """Read one image as the network's evaluation sees it: upright, scaled and cropped at the centre to a square.
 
+    A JPEG of at least twice that size is decoded at a half, a quarter or an eighth of its own.
+
     Args:
         path: The file, of any mode that Pillow reads. Transparent parts turn white; 16-bit greys keep their upper byte.
         channels: 1 for grey, 3 for RGB.
@@ -149,6 +151,7 @@ def decode(path: str | Path, channels: int, size: int) -> np.ndarray:
         ValueError: The file cannot be read to its end as an image.
     """
     with opened(path) as file:
+        file.draft(None, (size, size))  # pyright: ignore[reportArgumentType]  (the mode stays)
         image = ImageOps.exif_transpose(file)
         if image.mode.startswith("I"):  # Pillow clips 16-bit greys at 255: every pixel would turn white
             image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))

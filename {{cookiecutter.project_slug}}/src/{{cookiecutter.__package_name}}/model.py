@@ -4,6 +4,7 @@ Shapes: N samples, C channels, H × W pixels, K classes. Images stay uint8 until
 """
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any, Literal
@@ -277,10 +278,15 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         hparams = self.hparams
         groups = parameter_groups(self.network, hparams.layer_decay, hparams.backbone_lr_factor)
+        # One kernel for all parameters. fused is None unless it was asked for or ruled out.
+        kind, given = made_by(self.make_optimizer)
+        can_fuse = "fused" in inspect.signature(kind).parameters and self.device.type in ("cpu", "cuda", "mps")
+        options = {"fused": True} if can_fuse and given.get("fused") is given.get("foreach") is None else {}
         try:
-            optimizer = self.make_optimizer(groups)
+            optimizer = self.make_optimizer(groups, **options)
         except ValueError as error:
             raise ValueError(f"model.optimizer cannot be made ({error}); give values in its range.") from error
+        optimizer._step_supports_amp_scaling = False  # pyright: ignore  (it would forbid clipping in mixed precision)
         for group in optimizer.param_groups:
             group["lr"] *= group["lr_factor"]
         steps = self.trainer.estimated_stepping_batches if self.make_schedule or hparams.warmup_steps else 0
@@ -353,17 +359,21 @@ def class_path(name: str, factory: Callable[..., Any]) -> dict[str, Any]:
     Raises:
         ValueError: The factory is neither a class nor a functools.partial of one.
     """
-    arguments: dict[str, Any] = {}
-    if isinstance(factory, functools.partial):
-        arguments = dict(factory.keywords)
-        # jsonargparse hands over partial(instantiator, class, **arguments)
-        factory = factory.func if isinstance(factory.func, type) else factory.args[-1]
-    if not isinstance(factory, type):
+    kind, arguments = made_by(factory)
+    if not isinstance(kind, type):
         raise ValueError(
             f"{name}={factory!r} cannot be written into a checkpoint, so it could not be loaded again; "
             "give a class, or functools.partial of a class with plain arguments."
         )
-    return {"class_path": f"{factory.__module__}.{factory.__qualname__}", "init_args": arguments}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+
+def made_by(factory: Callable[..., Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the class that a factory makes objects of, and the arguments that it gives them."""
+    if not isinstance(factory, functools.partial):
+        return factory, {}
+    # jsonargparse hands over partial(instantiator, class, **arguments)
+    return factory.func if isinstance(factory.func, type) else factory.args[-1], dict(factory.keywords)
 
 
 def _some(names: list[str] | None) -> str:

@@ -13,7 +13,7 @@ from . import checkpoints, runs
 # Anything else that differs from the run's config would make another experiment of it.
 ACCEPTED = ("trainer", "callbacks", "name", "model.compile", "data.num_workers", "data.cache_gb", "data.cache_root")
 # Compared elsewhere (the images by their fingerprint, the splits by the CLI), or of no weight for a run.
-SILENT = ("ckpt_path", "resume", "config", "run_root", "data.manifest", "data.predict_root", "data.root")
+SILENT = ("ckpt_path", "resume", "fast", "config", "run_root", "data.manifest", "data.predict_root", "data.root")
 REFUSED = ("trainer.gradient_clip", "trainer.limit_train_batches", "trainer.overfit_batches", "trainer.sync_batchnorm")
 REFUSED += ("callbacks.averaging", "trainer.accumulate_grad_batches")
 FOLLOW_THE_DATA = ("data.image_size", "data.stored_size", "data.channels")

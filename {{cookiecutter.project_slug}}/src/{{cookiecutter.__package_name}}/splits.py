@@ -1,17 +1,19 @@
 """Train, validation and test splits: stratified, grouped, disjoint by content, and kept in a file."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .images import Samples
+from .images import Samples, file_stats
 
 SPLITS = ("train", "val", "test")
 
@@ -75,9 +77,8 @@ class Manifest:
 def fingerprint(samples: Samples, root: str | Path) -> str:
     """Return a hash of the paths, labels and sizes in bytes of a data set."""
     digest = hashlib.sha256()
-    for path, label in zip(samples.paths, samples.labels.tolist(), strict=True):
-        file = os.path.join(root, path)
-        size = os.stat(file).st_size if os.path.exists(file) else -1
+    sizes = file_stats(root, samples.paths)[:, 0].tolist()
+    for path, label, size in zip(samples.paths, samples.labels.tolist(), sizes, strict=True):
         digest.update(f"{path}\0{samples.classes[label]}\0{size}\0".encode())
     return digest.hexdigest()
 
@@ -138,6 +139,7 @@ def make(
     test_fraction: float,
     seed: int,
     group_pattern: str | None = None,
+    index: str | Path | None = None,
 ) -> Manifest:
     """Split a data set; splits that its folder gives are respected, and what it does not give is cut from training.
 
@@ -149,6 +151,7 @@ def make(
         seed: The seed of the draw.
         group_pattern: A regular expression; images whose paths match with the same (first group of the) match stay in
             one split.
+        index: A file that keeps the hashes of contents, by which copies are told.
 
     Raises:
         ValueError: The fractions leave nothing to train on, a class is too small for its split, or a given validation
@@ -160,7 +163,7 @@ def make(
             "give two shares from 0 to 1 that add up to less than 1."
         )
     paths, labels = samples.paths, samples.labels
-    groups = group(paths, root, group_pattern)
+    groups = group(paths, root, group_pattern, index)
     given = np.array(samples.given if samples.given is not None else ["train"] * len(paths))
     wanted = {
         split: fraction
@@ -208,8 +211,58 @@ def _check(manifest: Manifest, wanted: dict[str, float]) -> None:
                 )
 
 
-def group(paths: list[str], root: str | Path, pattern: str | None) -> np.ndarray:
+def content_hashes(root: str | Path, paths: list[str], stats: np.ndarray, index: str | Path | None) -> np.ndarray:
+    """Return 16 bytes of the SHA-256 of each file, (N,).
+
+    Args:
+        root: The folder that ``paths`` are relative to.
+        paths: The files.
+        stats: Their sizes and times of change, (N, 2).
+        index: A file of the hashes that were taken before; those of unchanged files are not taken again. None for none.
+
+    Raises:
+        ValueError: A file cannot be read.
+    """
+    row = np.dtype([("key", "S16"), ("hash", "S16")])
+    known = np.empty(0, row)
+    if index is not None:
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
+            known = np.load(index)
+    prefix = os.path.join(os.path.abspath(root), "")
+    wanted = np.empty(len(paths), row)
+    names = (f"{prefix}{path}\0{size}\0{time}" for path, (size, time) in zip(paths, stats.tolist(), strict=True))
+    wanted["key"] = [hashlib.sha256(name.encode()).digest()[:16] for name in names]
+    place = np.searchsorted(known["key"], wanted["key"]).clip(max=max(len(known) - 1, 0))
+    found = known["key"][place] == wanted["key"] if len(known) else np.zeros(len(paths), bool)
+    wanted["hash"][found] = known["hash"][place[found]] if len(known) else b""
+
+    def read(i: int) -> bytes:
+        try:
+            with open(prefix + paths[i], "rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()[:16]
+        except OSError as error:
+            raise ValueError(
+                f"{prefix}{paths[i]} cannot be read ({error}), so nothing is known of it; remove it."
+            ) from error
+
+    fresh = np.flatnonzero(~found)
+    with ThreadPoolExecutor() as pool:
+        wanted["hash"][fresh] = list(pool.map(read, fresh.tolist(), chunksize=256))
+    if index is not None and len(fresh):
+        with contextlib.suppress(OSError):  # without the index the next start takes the hashes again
+            merged = np.concatenate([known, wanted[fresh]])
+            Path(index).parent.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(index).with_name(f".{Path(index).name}.{os.getpid()}")
+            with unfinished.open("wb") as file:
+                np.save(file, merged[np.unique(merged["key"], return_index=True)[1]])
+            os.replace(unfinished, index)
+    return wanted["hash"]
+
+
+def group(paths: list[str], root: str | Path, pattern: str | None, index: str | Path | None = None) -> np.ndarray:
     """Number the groups of samples that must not be torn apart: same match of ``pattern``, or same content.
+
+    ``index`` keeps the hashes of contents, see ``content_hashes``.
 
     Returns:
         The group of each sample, (N,).
@@ -226,13 +279,12 @@ def group(paths: list[str], root: str | Path, pattern: str | None) -> np.ndarray
         return i
 
     first: dict[object, int] = {}
-    by_size: dict[int, list[int]] = {}
-    for i, path in enumerate(paths):
-        by_size.setdefault((Path(root) / path).stat().st_size, []).append(i)
-    for same_size in by_size.values():  # only files of equal size can be equal
-        for i in same_size if len(same_size) > 1 else []:
-            digest = hashlib.sha256((Path(root) / paths[i]).read_bytes()).digest()
-            parent[top(i)] = top(first.setdefault(digest, i))
+    stats = file_stats(root, paths)
+    _, of_size, counts = np.unique(stats[:, 0], return_inverse=True, return_counts=True)
+    suspects = np.flatnonzero(counts[of_size] > 1)  # only files of equal size can be equal
+    hashes = content_hashes(root, [paths[i] for i in suspects], stats[suspects], index)
+    for i, digest in zip(suspects.tolist(), hashes.tolist(), strict=True):
+        parent[top(i)] = top(first.setdefault(digest, i))
     if pattern is not None:
         try:
             expression = re.compile(pattern)

@@ -1,0 +1,172 @@
+"""``--fast true``: the precision, memory layout and compilation that train fastest on this machine, by measuring.
+
+The measuring takes at most a hundredth of the run's estimated time; a run too short for that keeps what it has. What
+was chosen is printed and stands in the run's config.yaml, so that a resumed or repeated run does not measure again.
+"""
+
+import copy
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import nn
+
+SHARE = 0.01  # of the run's estimated time that may be spent on measuring
+COMPILING = 60.0  # seconds that a compilation is expected to take at most
+WARM_UP, ROUNDS = 2, 5
+GAIN = 0.98  # another setting is taken if its step takes at most this share of the present one's
+
+
+class Setting(NamedTuple):
+    """How a step is computed.
+
+    Args:
+        precision: A precision of the Trainer's.
+        channels_last: Whether images and weights have the channels last in memory.
+        compiled: Whether the network is compiled.
+    """
+
+    precision: str
+    channels_last: bool
+    compiled: bool
+
+    def __str__(self) -> str:
+        layout = "channels last" if self.channels_last else "channels first"
+        return f"{self.precision}, {layout}, {'compiled' if self.compiled else 'eager'}"
+
+
+class Step:
+    """One step of training under a setting, on random images, without the optimizer.
+
+    Args:
+        setting: How it is computed.
+        network: Copied, not changed.
+        images: What the loader would give, on the device, uint8.
+        num_classes: The number of labels to draw from.
+    """
+
+    def __init__(self, setting: Setting, network: nn.Module, images: torch.Tensor, num_classes: int) -> None:
+        self.setting, self.device = setting, images.device
+        layout = torch.channels_last if setting.channels_last else torch.contiguous_format
+        self.network = copy.deepcopy(network).to(self.device).to(memory_format=layout).train()  # pyright: ignore
+        if setting.compiled:
+            self.network.compile()
+        self.images, self.layout = images, layout
+        self.target = torch.arange(len(images), device=self.device) % num_classes
+        self.seconds: list[float] = []
+
+    def __call__(self) -> None:
+        x_NCHW = (self.images / 255).contiguous(memory_format=self.layout)
+        half = self.setting.precision == "bf16-mixed"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+            loss = F.cross_entropy(self.network(x_NCHW), self.target)
+        loss.backward()
+        self.network.zero_grad()
+
+    def measure(self) -> None:
+        """Time a step; on a GPU several, so that it is never idle."""
+        together = 10 if self.device.type == "cuda" else 1
+        began = time.perf_counter()
+        for _ in range(together):
+            self()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds.append((time.perf_counter() - began) / together)
+
+    @property
+    def median(self) -> float:
+        """The median time of a step in seconds."""
+        return statistics.median(self.seconds)
+
+
+def interleaved(steps: list[Step]) -> Step:
+    """Measure steps in turn, so that what else the machine does meets them alike; returns the fastest."""
+    for step in steps:
+        for _ in range(WARM_UP):
+            step()
+    for _ in range(ROUNDS):
+        for step in steps:
+            step.measure()
+    return min(steps, key=lambda step: step.median)
+
+
+def choose(present: Setting, count: int, make: Callable[[Setting], Step]) -> tuple[Setting, str]:
+    """Find the fastest setting for a run.
+
+    Args:
+        present: What the run would be without; a precision other than 32-true is kept.
+        count: The steps of the run.
+        make: Makes the step of a setting.
+
+    Returns:
+        The setting, and what was measured, for people.
+    """
+    first = make(present)
+    for _ in range(WARM_UP):
+        first()
+    first.measure()
+    budget = SHARE * count * first.median
+    precisions = ("32-true", "bf16-mixed") if present.precision == "32-true" else (present.precision,)
+    settings = [Setting(*both, present.compiled) for both in itertools.product(precisions, (False, True))]
+    if len(settings) * (WARM_UP + ROUNDS) * first.median > budget:
+        return present, f"{present} is kept: the run is too short to gain by measuring"
+    steps = [make(setting) for setting in settings]
+    best = interleaved(steps)
+    default = next(step for step in steps if step.setting == present)
+    said = "; ".join(f"{step.setting} {step.median * 1e3:.1f} ms" for step in steps)
+    if budget > COMPILING and not present.compiled:
+        compiled = make(best.setting._replace(compiled=True))
+        try:
+            compiled()
+        except Exception as error:  # no compiler, or a network that it does not take
+            said += f"; not compiled ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
+        else:
+            best = interleaved([best, compiled])
+            said += f"; {compiled.setting} {compiled.median * 1e3:.1f} ms"
+    chosen = best.setting if best.median <= GAIN * default.median else present
+    return chosen, f"{chosen} of {said}"
+
+
+class Fast(Callback):
+    """Chooses before the network is built, and writes the choice into the run's config.
+
+    Args:
+        config: The run's config, which is written to its folder afterwards.
+    """
+
+    def __init__(self, config: Namespace) -> None:
+        self.config = config
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        device, model, data = trainer.strategy.root_device, pl_module, trainer.datamodule  # pyright: ignore
+        per_device = data.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)
+        images = torch.randint(256, (per_device, data.channels, data.image_size, data.image_size), device=device)
+        with torch.random.fork_rng(devices=[]):
+            network = model.make_network(data.channels, len(data.class_names))  # pyright: ignore
+        steps_an_epoch = len(data.train) // (data.batch_size // trainer.accumulate_grad_batches)
+        count = trainer.max_steps if trainer.max_steps > 0 else (trainer.max_epochs or 0) * steps_an_epoch
+        hparams: Any = model.hparams
+        present = Setting(str(trainer.precision), hparams.channels_last, hparams.compile)
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True
+        chosen, said = choose(
+            present, count, lambda setting: Step(setting, network, images.byte(), len(data.class_names))
+        )
+        chosen = trainer.strategy.broadcast(chosen)
+        if trainer.is_global_zero:
+            print(f"fast: {said}")
+        if chosen.precision != present.precision:
+            trainer.strategy.precision_plugin = MixedPrecision("bf16-mixed", device.type)
+        hparams.update(channels_last=chosen.channels_last, compile=chosen.compiled)
+        self.config.fast, self.config.trainer.precision = False, chosen.precision
+        self.config.model.channels_last, self.config.model.compile = chosen.channels_last, chosen.compiled
