@@ -16,8 +16,8 @@ from cookiecutter.exceptions import FailedHookException
 ANSWERS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 CHOICES = {key: values for key, values in ANSWERS.items() if isinstance(values, list) and not key.startswith("_")}
 PACKAGE_FILES = """
-    __init__ __main__ augment cache callbacks checkpoints cli combinations data fast faults images loggers losses mistakes
-    model networks optim resume runs sampling splits
+    __init__ __main__ augment cache callbacks checkpoints cli combinations data fast faults images loggers losses
+    mistakes model networks optim resume runs sampling splits
 """.split()
 
 

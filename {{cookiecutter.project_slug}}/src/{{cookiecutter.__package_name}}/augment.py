@@ -36,6 +36,11 @@ def medium(A: ModuleType, size: int, flip: bool) -> list[Any]:
     ]
 
 
+def crop(A: ModuleType, size: int, flip: bool) -> list[Any]:
+    """A random crop and a mirror image, no more: what networks for ImageNet are trained with."""
+    return [A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), A.HorizontalFlip(p=0.5 * flip)]
+
+
 def strong(A: ModuleType, size: int, flip: bool) -> list[Any]:
     """A wide crop, two of many changes as in RandAugment, and an erased patch: for long runs and small data sets."""
     changes = [
@@ -71,6 +76,7 @@ Pipeline = Callable[[ModuleType, int, bool], list[Any]]
 PIPELINES: dict[str, Pipeline | None] = {
     "none": None,
     "light": light,
+    "crop": crop,
     "medium": medium,
     "strong": strong,
     "medical": medical,
