@@ -4,8 +4,8 @@
 
 The arms of a comparison take turns (A B A B …) in one process with one number of threads; the table gives the median of
 the rounds and the range from the lowest to the highest. Compiling and warming up are left out and shown where they
-matter. Beside each speed stands a check that nobody won by doing less. Writes results/speed.md and
-results/results.json. With ``--device cuda`` the arms that need a GPU run, and no others.
+matter. Beside each speed stands a check that nobody won by doing less. Each section takes its own earlier place in
+results/speed.md and results/results.json. With ``--device cuda`` the arms that need a GPU run, and no others.
 """
 
 import argparse
@@ -308,16 +308,17 @@ def step() -> None:
 
 def digits() -> None:
     """The default run against a raw loop with the same validation and metrics."""
-    arms = digits_experiment("", 8)
+    once = digits_experiment("", 1)
     for arm in ("ours", "raw"):
-        arms[arm]()  # the cache of images and the allocator
-    gap = arms.pop("losses")
+        once[arm]()  # the cache of images and the allocator, too
+    arms = digits_experiment("", 8)
     arms.pop("bare")
+    arms.pop("losses")
     seen = in_turn(5, arms)
     record("digits, default run: steps a second", ratios(seen, "ours", "raw"), "×", "raw loop", at_least=0.85)
     record("digits, usual pattern: steps a second", ratios(seen, "usual", "raw"), "×", "raw loop")
     record("digits, default run", seen["ours"], "steps/s")
-    note(f"digits: after 8 epochs the validation loss of `fit` and of the raw loop differ by {gap():.1e}.")
+    note(f"digits: after an epoch the validation loss of `fit` and of the raw loop differ by {once['losses']():.1e}.")
 
 
 def fast(device: str = "cpu") -> None:
@@ -381,7 +382,7 @@ def loader(workers: int = 2) -> None:
     from torchvision.datasets import ImageFolder
 
     statistics_ = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    for count, width, height, taken in ((5000, 500, 375, 1280), (240, 1600, 1200, 192)):
+    for count, width, height, taken in ((5000, 500, 375, 1600), (800, 1600, 1200, 704)):
         folder = Path(f"photographs-{width}").absolute()
         kilobytes = photographs(folder, count, width, height)
         crop = [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.PILToTensor()]
@@ -401,9 +402,7 @@ def loader(workers: int = 2) -> None:
                 val_fraction=0.1, test_fraction=0, num_workers=workers,
             )  # fmt: skip
             data.setup("fit")
-            made = data.train_dataloader()
-            made.persistent_workers = False
-            return made
+            return data.train_dataloader()
 
         began = time.perf_counter()
         cached = ours(None)
@@ -412,18 +411,20 @@ def loader(workers: int = 2) -> None:
 
         def rate(name: str, source: Any, taken: int = taken, checks: Any = checks) -> float:
             batches = iter(source)
-            seen, first = 0, next(batches)  # starting the workers is left out
-            x = first[0].float()
+            x, seen = next(batches)[0].float(), 0
+            for _ in range(2 * workers):  # what the workers fetch ahead while they start
+                next(batches)
             if x.max() > 20:
                 x = (x / 255 - torch.tensor(statistics_[0]).view(3, 1, 1)) / torch.tensor(statistics_[1]).view(3, 1, 1)
             checks[name] = (*x.shape[1:], round(float(x.mean()), 2), round(float(x.std()), 2))
             began = time.perf_counter()
             for batch in batches:
                 seen += len(batch[0])
-                if seen >= taken - 64:
+                if seen >= taken - 64 * (2 * workers + 2):
                     break
             seconds = time.perf_counter() - began
             del batches
+            source._iterator = None  # ends workers that would go on reading ahead
             return seen / seconds
 
         arms = {"torchvision": reference, "uncached": ours(0), "cached": cached, "timm": timms}
@@ -656,60 +657,64 @@ def synchronisations() -> float:
     return float(counts[0])
 
 
-def write(device: str) -> None:
-    """Write the table and the list."""
-    results = HERE / "results"
-    name = "results" if device == "cpu" else "results-gpu"
-    (results / f"{name}.json").write_text(json.dumps([result._asdict() for result in RESULTS], indent=1) + "\n")
+def machine(device: str) -> str:
+    """Describe what the figures were taken on."""
     described = Path("/proc/cpuinfo").read_text().splitlines()
     processor = next((line.split(":")[1].strip() for line in described if "model name" in line), platform.machine())
     hardware = f"{len(os.sched_getaffinity(0))} cores of {processor}"
     if device == "cuda":
         hardware = torch.cuda.get_device_name()
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "lightning", "timm"))
-    versions += f", Python {platform.python_version()}"
+    commit = subprocess.run(["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    versions = [f"{name} {version(name)}" for name in ("torch", "torchvision", "lightning", "timm")]
+    return ", ".join([hardware, *versions, f"Python {platform.python_version()}", f"commit {commit.stdout.strip()}"])
+
+
+def write(section: str, device: str) -> None:
+    """Put the figures of a section into results.json and speed.md, in the place of its earlier ones."""
+    listed, page = HERE / "results/results.json", HERE / "results/speed.md"
+    known = json.loads(listed.read_text()) if listed.is_file() else []
+    kept = [entry for entry in known if entry["section"] != section]
+    listed.write_text(
+        json.dumps(kept + [result._asdict() | {"section": section} for result in RESULTS], indent=1) + "\n"
+    )
     lines = ["| what | median | range of the rounds | against | target | met |", "|---|---|---|---|---|---|"]
     for result in RESULTS:
         low, high = result.interval
         met = {True: "yes", False: "**no**", None: ""}[result.met]
         span = "" if low == high else f"{low:.3g} to {high:.3g}"
-        lines.append(
-            f"| {result.name} | {result.value:.3g} {result.unit} | {span} | {result.peer} | {result.target} | {met} |"
-        )
-    text = (
-        f"# Speed\n\n{hardware}; {versions}; commit {commit.strip()}. `make bench` measures it again.\n\n"
-        + "\n".join(lines)
-    )
-    text += "\n\n" + "\n".join(f"- {note}" for note in NOTES) + "\n"
-    (results / ("speed.md" if device == "cpu" else "speed-gpu.md")).write_text(text)
+        cells = (result.name, f"{result.value:.3g} {result.unit}", span, result.peer, result.target, met)
+        lines.append(f"| {' | '.join(cells)} |")
+    body = [f"## {section}", "", machine(device), "", *lines, "", *(f"- {text}" for text in NOTES)]
+    parts = page.read_text().split("\n\n## ") if page.is_file() else ["# Speed"]
+    blocks = {part.split("\n", 1)[0]: f"## {part.rstrip()}" for part in parts[1:]} | {section: "\n".join(body)}
+    order = [name for name in (*SECTIONS, "gpu") if name in blocks]
+    page.write_text("\n\n".join([parts[0].rstrip(), *(blocks[name] for name in order)]) + "\n")
+    RESULTS.clear()
+    NOTES.clear()
+
+
+SECTIONS = ("step", "digits", "fast", "loader", "start", "growth")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sections = ("step", "digits", "fast", "loader", "start", "growth")
-    parser.add_argument("--only", nargs="+", choices=sections, default=sections)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument(
-        "--million", action="store_true", help="Measure the growth up to a million files (some minutes)."
-    )
+    parser.add_argument("--million", action="store_true", help="Measure the growth to a million files.")
     options = parser.parse_args()
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    arms = {"step": step, "digits": digits, "fast": fast, "loader": loader, "start": start, "gpu": gpu}
+    arms["growth"] = lambda: growth(options.million)
     with tempfile.TemporaryDirectory(prefix="speed-") as folder:
         project(Path(folder))
         from my_project.__main__ import quiet  # pyright: ignore[reportMissingImports]
 
         quiet()
-        if options.device == "cuda":
-            gpu()
-        else:
-            arms = {"step": step, "digits": digits, "fast": fast, "loader": loader, "start": start}
-            for name in options.only:
-                growth(options.million) if name == "growth" else arms[name]()
+        for name in ("gpu",) if options.device == "cuda" else options.only:
+            arms[name]()
+            write(name, options.device)
         os.chdir(HERE)
-    if options.device == "cuda" or tuple(options.only) == sections:
-        write(options.device)
 
 
 if __name__ == "__main__":

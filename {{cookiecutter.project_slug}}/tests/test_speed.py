@@ -148,7 +148,7 @@ def test_a_batch_is_what_its_samples_are(shapes):
 
 def test_contents_are_hashed_once(shapes, monkeypatch):
     first = ready(shapes, cache_gb=0).manifest
-    monkeypatch.setattr(splits.hashlib, "file_digest", lambda *_: pytest.fail("a file was read again"))
+    monkeypatch.setattr(splits, "open", lambda *_: pytest.fail("a file was read again"), raising=False)
     assert ready(shapes, cache_gb=0).manifest.splits["val"][0] == first.splits["val"][0]
 
 
@@ -188,7 +188,8 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("flags", [(), ("--model.mixup=0.4", "--data.balance=class_weights", "--model.loss=Focal")])
+# MixUp is left out: what it draws lies on the host, wherever the device is.
+@pytest.mark.parametrize("flags", [(), ("--data.balance=class_weights", "--model.loss=Focal", "--model.l1=1e-5")])
 def test_nothing_reads_from_the_device_between_log_points(flags, run, monkeypatch):
     reads, start, step = Reads(), NumericalFaults.on_train_start, Classifier.on_train_batch_start
 

@@ -98,8 +98,7 @@ def find(root: str | Path) -> Samples:
             f"data.root={str(root)!r} holds no images in class folders, so there is nothing to train on; "
             f"it must look like ROOT/CLASS/IMAGE with images of the types {' '.join(sorted(EXTENSIONS))}."
         )
-    names = [path.split("/", depth + 1)[depth] for path in paths]
-    classes = sorted(set(names))
+    classes = sorted({path.split("/", depth + 1)[depth] for path in paths})
     if len(classes) < 2:
         raise ValueError(
             f"data.root={str(root)!r} holds one class, {classes[0]!r}, so there is nothing to tell apart; "
@@ -107,7 +106,8 @@ def find(root: str | Path) -> Samples:
         )
     number = {name: index for index, name in enumerate(classes)}
     given = [GIVEN_SPLITS[path.split("/", 1)[0]] for path in paths] if is_split else None
-    return Samples(paths, np.array([number[name] for name in names], dtype=np.int64), classes, given)
+    labels = (number[path.split("/", depth + 1)[depth]] for path in paths)
+    return Samples(paths, np.fromiter(labels, np.int64, len(paths)), classes, given)
 
 
 @contextmanager

@@ -231,7 +231,8 @@ def content_hashes(root: str | Path, paths: list[str], stats: np.ndarray, index:
     prefix = os.path.join(os.path.abspath(root), "")
     wanted = np.empty(len(paths), row)
     names = (f"{prefix}{path}\0{size}\0{time}" for path, (size, time) in zip(paths, stats.tolist(), strict=True))
-    wanted["key"] = [hashlib.sha256(name.encode()).digest()[:16] for name in names]
+    keys = (hashlib.sha256(name.encode()).digest()[:16] for name in names)
+    wanted["key"] = np.fromiter(keys, "S16", len(paths))
     place = np.searchsorted(known["key"], wanted["key"]).clip(max=max(len(known) - 1, 0))
     found = known["key"][place] == wanted["key"] if len(known) else np.zeros(len(paths), bool)
     wanted["hash"][found] = known["hash"][place[found]] if len(known) else b""
@@ -283,8 +284,10 @@ def group(paths: list[str], root: str | Path, pattern: str | None, index: str | 
     _, of_size, counts = np.unique(stats[:, 0], return_inverse=True, return_counts=True)
     suspects = np.flatnonzero(counts[of_size] > 1)  # only files of equal size can be equal
     hashes = content_hashes(root, [paths[i] for i in suspects], stats[suspects], index)
-    for i, digest in zip(suspects.tolist(), hashes.tolist(), strict=True):
-        parent[top(i)] = top(first.setdefault(digest, i))
+    _, of_hash, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    copied = counts[of_hash] > 1
+    for i, number in zip(suspects[copied].tolist(), of_hash[copied].tolist(), strict=True):
+        parent[top(i)] = top(first.setdefault(number, i))
     if pattern is not None:
         try:
             expression = re.compile(pattern)
