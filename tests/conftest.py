@@ -77,6 +77,8 @@ def _child(project: str, folder: str, args: list[str], log: str, environment: di
     sys.path.insert(0, str(Path(project) / "src"))
     module, args = (args[1], args[2:]) if args[0] == "-m" else (package, args)
     sys.argv = [module, *args]
+    if args[:1] == ["fit"] and "WITH_REPORT" not in os.environ:
+        sys.modules["matplotlib"] = None  # pyright: ignore  (as without the extra: a page after every fit takes time)
     if "SABOTAGE" in os.environ:
         from faults import sabotage
 

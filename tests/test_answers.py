@@ -25,7 +25,7 @@ TEST_FILES = (
     *("conftest", "test_data", "test_losses", "test_mistakes", "test_resume", "test_run", "test_schedules"),
     "test_techniques",
 )
-TOOL_FILES = ("__init__.py", "_page.py", "page.html", "preview.py", "smote.py")
+TOOL_FILES = ("__init__.py", "_page.py", "_results.py", "page.html", "preview.py", "report.py", "smote.py")
 RECIPES = ("baseline", "finetune", "imbalanced", "long_schedule", "small_data", "stabilise")
 
 

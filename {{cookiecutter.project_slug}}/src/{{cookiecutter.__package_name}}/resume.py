@@ -13,7 +13,17 @@ from . import checkpoints, runs
 # Anything else that differs from the run's config would make another experiment of it.
 ACCEPTED = ("trainer", "callbacks", "name", "model.compile", "data.num_workers", "data.cache_gb", "data.cache_root")
 # Compared elsewhere (the images by their fingerprint, the splits by the CLI), or of no weight for a run.
-SILENT = ("ckpt_path", "resume", "fast", "config", "run_root", "data.manifest", "data.predict_root", "data.root")
+SILENT = (
+    "ckpt_path",
+    "resume",
+    "fast",
+    "report",
+    "config",
+    "run_root",
+    "data.manifest",
+    "data.predict_root",
+    "data.root",
+)
 REFUSED = ("trainer.gradient_clip", "trainer.limit_train_batches", "trainer.overfit_batches", "trainer.sync_batchnorm")
 REFUSED += ("callbacks.averaging", "trainer.accumulate_grad_batches")
 FOLLOW_THE_DATA = ("data.image_size", "data.stored_size", "data.channels")
@@ -76,8 +86,8 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
     Raises:
         ValueError: A change that the run cannot take.
     """
-    before = dict(_flat(read_config(config_file)))
-    after = dict(_flat(config))
+    before = dict(flat(read_config(config_file)))
+    after = dict(flat(config))
     accepted = []
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)
@@ -93,10 +103,11 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(accepted))
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a config by their dotted names."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else key)
+            yield from flat(item, f"{prefix}.{key}" if prefix else key)
     else:
         yield prefix, value
 
