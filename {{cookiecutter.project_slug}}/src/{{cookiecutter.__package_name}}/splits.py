@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .images import Samples, file_stats
+from .sampling import derived_seed
 
 SPLITS = ("train", "val", "test")
 
@@ -297,6 +298,57 @@ def group(paths: list[str], root: str | Path, pattern: str | None, index: str | 
             if match := expression.search(path):
                 parent[top(i)] = top(first.setdefault(match.group(1 if expression.groups else 0), i))
     return np.array([top(i) for i in range(len(paths))], dtype=np.int64)
+
+
+def folds(
+    manifest: Manifest, root: str | Path, number: int, seed: int, pattern: str | None, index: str | Path | None = None
+) -> list[Manifest]:
+    """Deal training and validation anew so that each image is held out in one fold; the test split stays.
+
+    Stratified by class, every group (see ``group``) in one fold. In a fold the validation split is what is held out.
+    The numbers of a class differ by at most one between folds unless groups forbid it.
+
+    Raises:
+        ValueError: A fold holds out no image of a class, or all of them.
+    """
+    paths, labels = _pool(manifest)
+    groups = group(paths, root, pattern, index)
+    fold, rest = np.zeros(len(labels), dtype=np.int64), np.arange(len(labels))
+    for i in range(number - 1, 0, -1):  # one after the other: shares rounded all at once would starve one of them
+        share = 1 / (i + 1)
+        held_out = assign(labels[rest], groups[rest], [1 - share, share], derived_seed(seed, i)) == 1
+        fold[rest[held_out]] = i
+        rest = rest[~held_out]
+    for label, name in enumerate(manifest.classes):
+        per_fold = np.bincount(fold[labels == label], minlength=number)
+        if per_fold.min() == 0 or per_fold.max() == per_fold.sum():
+            groups_of_class = len(np.unique(groups[labels == label]))
+            raise ValueError(
+                f"folds={number} leave a fold that holds out none or all of class {name!r} ({per_fold.sum()} images in "
+                f"{groups_of_class} groups), so its score would be unknown; take at most {max(2, groups_of_class)} "
+                "folds, add images of it, or drop the class."
+            )
+    return [_held_out(manifest, paths, labels, fold == i, seed) for i in range(number)]
+
+
+def redraw(
+    manifest: Manifest, root: str | Path, seed: int, pattern: str | None, index: str | Path | None = None
+) -> Manifest:
+    """Draw training and validation anew, in the same proportion; the test split stays."""
+    paths, labels = _pool(manifest)
+    groups = group(paths, root, pattern, index)
+    share = len(manifest.splits["val"][0]) / len(paths)
+    return _held_out(manifest, paths, labels, assign(labels, groups, [1 - share, share], seed) == 1, seed)
+
+
+def _pool(manifest: Manifest) -> tuple[list[str], np.ndarray]:
+    rows = sorted((path, y) for s in ("train", "val") for path, y in zip(*manifest.splits[s], strict=True))
+    return [path for path, _ in rows], np.array([y for _, y in rows])
+
+
+def _held_out(manifest: Manifest, paths: list[str], labels: np.ndarray, mask: np.ndarray, seed: int) -> Manifest:
+    dealt = {"train": _rows(paths, labels, ~mask), "val": _rows(paths, labels, mask)}
+    return Manifest(manifest.classes, {**dealt, "test": manifest.splits["test"]}, seed)
 
 
 def stratified_part(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

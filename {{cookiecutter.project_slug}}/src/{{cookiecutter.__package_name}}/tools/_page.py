@@ -4,6 +4,7 @@ Needs matplotlib and jinja2 (the extra ``report``), which are imported when a fi
 """
 
 import base64
+import importlib
 import io
 import warnings
 from collections.abc import Iterable, Sequence
@@ -53,12 +54,20 @@ class Section(NamedTuple):
     html: str
 
 
-def missing(command: str, extra: str, error: ImportError) -> ValueError:
-    """Word the error for a package that a tool needs."""
-    return ValueError(
-        f"{command} needs the package {error.name}, so nothing was written; install the project's extra: "
-        f"pip install -e '.[{extra}]'."
-    )
+def check_packages(command: str, extra: str, *packages: str) -> None:
+    """Find out before any work whether the packages of a tool are there.
+
+    Raises:
+        ValueError: One is missing.
+    """
+    try:
+        for package in packages:
+            importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(
+            f"{command} needs the package {error.name}, so nothing was written; install the project's extra: "
+            f"pip install -e '.[{extra}]'."
+        ) from error
 
 
 def figure(width: float = 6.4, height: float = 3.2, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
@@ -106,17 +115,25 @@ def curve(axes: Any, x: np.ndarray, y: np.ndarray, most: int = 600, **style: Any
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table as HTML; fractions with four digits, a long table in a box of its own."""
-    body = [f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in rows]
+    """Return a table as HTML, a long one in a box of its own."""
+    body = [f"<tr>{''.join(f'<td>{escape(cell(value))}</td>' for value in row)}</tr>" for row in rows]
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     long = " long" if len(body) > 25 else ""
     return f'<div class="wide{long}"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """Return a value as a table shows it: fractions with four digits, tiny ones with two that count."""
     if isinstance(value, float):
-        return f"{value:.4f}" if value == value else "–"
-    return escape(f"{value:,}" if isinstance(value, int) else str(value))
+        return "–" if value != value else f"{value:.4f}" if abs(value) >= 1e-3 or not value else f"{value:.2g}"
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def aligned(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table as lines for a terminal."""
+    lines = [[*header], *([cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def picture(image_HWC: np.ndarray, alt: str) -> str:

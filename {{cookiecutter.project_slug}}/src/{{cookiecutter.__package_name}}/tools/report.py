@@ -9,7 +9,6 @@ The validation split is scored anew, with the flags of ``validate``, which come 
 shown as ``test`` saved it. Needs matplotlib and jinja2 (the extra ``report``).
 """
 
-import importlib.util
 import io
 import logging
 import shlex
@@ -42,9 +41,7 @@ Parts = list[tuple[str, Callable[[], str]]]
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    for package in ("matplotlib", "jinja2"):
-        if importlib.util.find_spec(package) is None:
-            raise page.missing("report", "report", ImportError(name=package))
+    page.check_packages("report", "report", "matplotlib", "jinja2")
     folders = [Path(arg) for arg in takewhile(lambda arg: not arg.startswith("-"), args)]
     defaults = {"name": "default", "run_root": "runs"} | read_config(CONFIGS / "base.yaml")
     parser = Options(__name__, __doc__)
