@@ -24,6 +24,7 @@ from cookiecutter.main import cookiecutter
 TEMPLATE = Path(__file__).parent.parent
 SOURCE = TEMPLATE / "{{cookiecutter.project_slug}}"
 HEAVY = ["lightning.pytorch.cli", "lightning.pytorch.loggers", "torchvision", "torchmetrics", "albumentations", "cv2"]
+HEAVY += ["matplotlib.figure", "optuna", "optuna.storages._rdb.storage"]
 
 
 def bake(folder: Path, **answers: str) -> Path:

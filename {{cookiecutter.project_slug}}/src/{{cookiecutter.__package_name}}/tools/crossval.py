@@ -36,6 +36,7 @@ from ..mistakes import RunFailed, require
 from ..sampling import run_seed
 from ..splits import folds, redraw
 from ._page import COLOURS, Section, aligned, check_packages, figure, figures, label, note, table, write_page
+from ._results import PACKAGE
 
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]{postfix}"
 
@@ -205,7 +206,7 @@ class CrossValidation:
                 CLI([*args, "--callbacks.progress_bar=null"], callbacks=[progress(bar, self.config.monitor)])
             return
         # Lightning starts the whole command again for every rank, so that it cannot be this one.
-        code = subprocess.run([sys.executable, "-m", __name__.split(".tools")[0], *args], check=False).returncode
+        code = subprocess.run([sys.executable, "-m", PACKAGE, *args, "--report=false"], check=False).returncode
         if code:
             raise RunFailed(f"a run ended with exit code {code}, so it has no score; mend it and start again.")
 
@@ -272,7 +273,7 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
         if cross.options.against:
             this, other = values.values()
             comparison.append({"metric": metric} | estimate(other - this, cross.overlap, paired=True))
-        drawn.append((draw(metric, values, rows, images), ""))
+        drawn.append((draw(metric, values, rows, images if cross.options.fractions else None), ""))
         summary += rows
     each = [
         {"variant": names[one.variant], "run": one.fold, "training_images": one.images, **one.metrics}
