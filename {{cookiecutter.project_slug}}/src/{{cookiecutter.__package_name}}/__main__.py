@@ -102,6 +102,9 @@ def main(args: list[str] | None = None) -> int:
         return 1
     except SIGTERMException:
         return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except torch.OutOfMemoryError as error:
         print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         return 1

@@ -1,6 +1,10 @@
 """What the tools read of a run: its curves, the predictions of a split, and what these are worth. It draws nothing."""
 
 import csv
+import io
+import logging
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,12 +12,41 @@ import numpy as np
 from lightning.pytorch import Callback
 from tqdm import tqdm
 
-from ..cli import direction
-from ..resume import Lock, read_config
+from ..cli import CLI, CONFIGS, Options, direction
+from ..resume import Lock, flat, read_config
 from ..splits import Manifest
 
 BINS = 15  # of the confidence, as Guo et al. 2017 have it
 PACKAGE = __name__.split(".")[0]
+
+
+def add_run_options(parser: Options) -> None:
+    """Add --name and --run_root, which choose the newest run where none is given."""
+    defaults = {"name": "default", "run_root": "runs"} | read_config(CONFIGS / "base.yaml")
+    parser.add_argument("--name", default=defaults["name"], help="where no RUN is given: the newest of this name")
+    parser.add_argument("--run_root", type=Path, default=defaults["run_root"], help="where runs are kept")
+
+
+def from_checkpoint(command: str, checkpoint: Path | str, *flags: str, callbacks: Sequence[Callback] = ()) -> CLI:
+    """Run ``validate`` or ``predict`` from a checkpoint, in silence, on one device: in this process alone."""
+    alone = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto", "--trainer.profiler=null"]
+    alone += ["--callbacks.progress_bar=null", *(["--verbose=false"] if command == "validate" else [])]
+    logging.disable(logging.INFO)  # of the device and the checkpoint
+    try:
+        with redirect_stdout(io.StringIO()):
+            return CLI([command, f"--ckpt_path={checkpoint}", *alone, *flags], callbacks=callbacks)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class Curve(NamedTuple):
+    """A column of metrics.csv where it has values: steps_N and values_N."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+NONE = Curve(np.array([]), np.array([]))
 
 
 class Predictions(NamedTuple):
@@ -86,22 +119,27 @@ class Run:
     def __init__(self, folder: Path) -> None:
         if not (folder / "config.yaml").is_file():
             raise ValueError(
-                f"{str(folder)!r} is no run's folder (it holds no config.yaml), so there is nothing to report; give "
+                f"{str(folder)!r} is no run's folder (it holds no config.yaml), so it says nothing; give "
                 "one like runs/NAME/version_0."
             )
         self.folder, self.name = folder, "/".join(folder.absolute().parts[-2:])
-        self.config = read_config(folder / "config.yaml")
-        self.monitor = self.config.get("monitor") or "val/loss"
-        self.sign = -1 if direction(self.monitor, self.config.get("mode")) == "min" else 1
+        self.settings = dict(flat(read_config(folder / "config.yaml")))
+        self.monitor = self.get("monitor", "val/loss")
+        self.sign = -1 if direction(self.monitor, self.get("mode")) == "min" else 1
         self.curves = read_curves(folder / "metrics.csv")
         self.manifest = Manifest.load(folder / "manifest.json") if (folder / "manifest.json").is_file() else None
         self.timing = read_timing(folder / "timing.csv")
         self.ended = not (folder / Lock.FILE).exists()
 
+    def get(self, setting: str, default: Any = None) -> Any:
+        """Return a setting of the config, such as ``data.batch_size``; the default where it is null."""
+        value = self.settings.get(setting)
+        return default if value is None else value
+
     @property
     def best(self) -> tuple[int, float] | None:
         """The step and value of the best validation, as the monitored metric has it."""
-        steps, values = self.curves.get(self.monitor, (np.array([]), np.array([])))
+        steps, values = self.curves.get(self.monitor, NONE)
         finite = np.flatnonzero(np.isfinite(values))
         if not len(finite):
             return None
@@ -110,12 +148,12 @@ class Run:
 
     def epoch(self, step: float) -> str:
         """Return the epoch that a step lies in, counted from 0 as the run's lines do."""
-        steps, epochs = self.curves.get("epoch", (np.array([]), np.array([])))
+        steps, epochs = self.curves.get("epoch", NONE)
         return f"{max(epochs[steps <= step], default=0):.0f}"  # the greatest: a row of ``test`` says 0
 
     def at(self, name: str, step: float) -> float:
         """Return the last value of a metric up to a step; NaN where it has none."""
-        steps, values = self.curves.get(name, (np.array([]), np.array([])))
+        steps, values = self.curves.get(name, NONE)
         return float(values[steps <= step][-1]) if (steps <= step).any() else float("nan")
 
     @property
@@ -149,8 +187,8 @@ class Run:
             return f"test_predictions.csv cannot be read ({error}), so it is not shown. Test again: {again}"
 
 
-def read_curves(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the steps and values of each column of metrics.csv, where it has any."""
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Return the columns of metrics.csv."""
     points: dict[str, list[tuple[float, float]]] = {}
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
@@ -158,16 +196,13 @@ def read_curves(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
                 for name, value in row.items():
                     if row.get("step") and value and name != "step":
                         points.setdefault(name, []).append((float(row["step"]), float(value)))
-    columns = {name: np.array(pairs).T for name, pairs in points.items()}
-    return {name: (steps, values) for name, (steps, values) in columns.items()}
+    return {name: Curve(*np.array(pairs).T) for name, pairs in points.items()}
 
 
 def read_timing(path: Path) -> np.ndarray:
     """Return the rows (step, seconds, seconds of waiting, images) of timing.csv, none where there is no such file."""
-    if not path.is_file():
-        return np.empty((0, 4))
-    with path.open(encoding="utf-8") as file:
-        rows = [line.rstrip("\n").split(",") for line in file][1:]
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    rows = [line.split(",") for line in text.splitlines()[1:]]
     return np.array([row for row in rows if len(row) == 4 and row[3]], dtype=float).reshape(-1, 4)
 
 

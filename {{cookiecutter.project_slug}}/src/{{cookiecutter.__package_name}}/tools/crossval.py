@@ -21,6 +21,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ from ..mistakes import RunFailed, require
 from ..sampling import run_seed
 from ..splits import folds, redraw
 from ._page import COLOURS, Section, aligned, check_packages, figure, figures, label, note, table, write_page
-from ._results import PACKAGE
+from ._results import PACKAGE, from_checkpoint
 
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]{postfix}"
 
@@ -101,7 +102,7 @@ class CrossValidation:
 
     def __init__(self, options: Any, args: list[str]) -> None:
         self.options, self.checkpoint = options, Path("checkpoints", f"{options.score}.ckpt")
-        cli = CLI([*args, "--trainer.logger=false"], run=False)
+        cli = self._parts(args)
         self.config, data, self.devices = cli.config, cli.datamodule, cli.trainer.world_size
         if cli.trainer.fast_dev_run or self.config.callbacks[options.score] is None:  # pyright: ignore
             raise ValueError(f"no {options.score}.ckpt would be kept to score; leave out what turns it off.")
@@ -120,20 +121,22 @@ class CrossValidation:
             drawn = [given] * number
         self.folds = {f"{kind}_{i + 1}": manifest for i, manifest in enumerate(drawn)}
         self.flags = {fold: [f"--data.manifest={self.folder / fold}.json"] for fold in self.folds}
-        for i, flags in enumerate(self.flags.values() if options.seeds else ()):
-            flags.append(f"--seed_everything={run_seed() + i}")
-            flags += [] if options.resplit else [f"--data.split_seed={data.seed}"]  # train_fraction draws by it
+        for i, own in enumerate(self.flags.values() if options.seeds else ()):
+            own.append(f"--seed_everything={run_seed() + i}")
+            own += [] if options.resplit else [f"--data.split_seed={data.seed}"]  # train_fraction draws by it
         held_out, training = (sum(len(each.splits[s][0]) for each in drawn) for s in ("val", "train"))
         self.overlap = 0.0 if options.seeds and not options.resplit else held_out / training
         digest = hashlib.sha256(repr([each.splits["val"][0] for each in drawn]).encode()).hexdigest()
+        self.drawn = {"images": data.fingerprint, "folds": digest}
         against = f"against_{Path(options.against).stem}" if options.against else ""
         self.results = self.folder / ("fractions" if options.fractions else against)
-        self.drawn = {"images": data.fingerprint, "folds": digest}
-        self.variants: dict[str, tuple[list[str], CLI]] = {} if options.fractions else {"": (args, cli)}
-        extra = {f"fractions/{part:g}": f"--data.train_fraction={part}" for part in sorted(options.fractions or ())}
-        extra |= {against: f"--config={options.against}"} if against else {}
-        for variant, flag in extra.items():
-            self.variants[variant] = ([*args, flag], CLI([*args, flag, "--trainer.logger=false"], run=False))
+        flags = {f"fractions/{part:g}": [f"--data.train_fraction={part}"] for part in sorted(options.fractions or ())}
+        flags = flags or {"": []} | ({against: [f"--config={options.against}"]} if against else {})
+        self.variants = {variant: ([*args, *more], self._parts([*args, *more])) for variant, more in flags.items()}
+
+    @staticmethod
+    def _parts(args: list[str]) -> CLI:
+        return CLI([*args, "--trainer.logger=false"], run=False)
 
     def run(self) -> list[Scored]:
         """Train and score what has not ended yet; returns all runs."""
@@ -189,16 +192,10 @@ class CrossValidation:
                 raise RunFailed(f"{name} has not ended (trainer.max_time?), so it has no score; start again.")
         file = run / f"score_{self.options.score}.json"
         if not file.is_file():
-            with contextlib.redirect_stdout(io.StringIO()):
-                done = self.from_run("validate", run)
+            done = from_checkpoint("validate", run / self.checkpoint)
             metrics = {name: float(value) for name, value in done.trainer.callback_metrics.items()}
             runs.write(file, json.dumps({"images": len(done.datamodule.train), "metrics": metrics}) + "\n")
         return Scored(variant, fold, run, **json.loads(file.read_text()))
-
-    def from_run(self, command: str, run: Path, *flags: str) -> CLI:
-        """Run ``validate`` or ``predict`` of a run, in this process."""
-        one = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"] if self.devices > 1 else []
-        return CLI([command, f"--ckpt_path={run / self.checkpoint}", *flags, *one])
 
     def _fit(self, args: list[str], bar: tqdm) -> None:
         if self.devices == 1:
@@ -214,8 +211,7 @@ class CrossValidation:
         """Write the mean of the runs' probabilities for new images as predictions.csv, in the form of ``predict``."""
         probabilities, header, rows = [], [], []
         for each in tqdm(scored, desc="predict"):
-            with contextlib.redirect_stdout(io.StringIO()):
-                self.from_run("predict", each.folder, f"--data.predict_root={images}")
+            from_checkpoint("predict", each.folder / self.checkpoint, f"--data.predict_root={images}")
             with (each.folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
             probabilities.append(np.array([row[2:] for row in rows], dtype=float))
@@ -239,10 +235,10 @@ class CrossValidation:
         return [*notes, "No image of the test split was trained on or scored."]
 
 
-def draw(name: str, values: dict[str, np.ndarray], rows: list[dict[str, Any]], images: list[float] | None) -> Any:
+def draw(name: str, values: dict[str, np.ndarray], means: dict[str, dict[str, float]], images: Sequence[float]) -> Any:
     """Draw a metric: every fold a grey line or dot, the means with their intervals; over images a learning curve."""
     drawn, axes = figure(4.2, 2.9)
-    x, mean, low = images or range(len(values)), *(np.array([row[key] for row in rows]) for key in ("mean", "low"))
+    x, (mean, low) = images or range(len(values)), np.array([(m["mean"], m["low"]) for m in means.values()]).T
     axes.plot(x, list(values.values()), "o-", color=COLOURS[8], alpha=0.5, ms=3, lw=0.8)
     axes.errorbar(x, mean, mean - low, fmt="o-" if images else "o", color=COLOURS[0], capsize=4)
     axes.set_ylabel(f"{name} ({'nats per image' if name.endswith('loss') else 'share, 0 to 1'})")
@@ -258,39 +254,37 @@ def draw(name: str, values: dict[str, np.ndarray], rows: list[dict[str, Any]], i
 
 def publish(cross: CrossValidation, scored: list[Scored]) -> None:
     """Print and write the runs, their means and the comparison."""
-    names = {variant: variant.rpartition("/")[2] or "this" for variant in cross.variants}
-    of = {variant: [one for one in scored if one.variant == variant] for variant in names}
-    images = (
-        [float(np.mean([one.images for one in group])) for group in of.values()] if cross.options.fractions else None
-    )
-    summary, comparison, drawn = [], [], []
+    of = {
+        variant.rpartition("/")[2] or "this": [one for one in scored if one.variant == variant]
+        for variant in cross.variants
+    }
+    counted = of.values() if cross.options.fractions else ()
+    images = [float(np.mean([one.images for one in group])) for group in counted]
+    tables: dict[str, list[dict[str, Any]]] = {"summary": [], "comparison": [], "runs": []}
+    drawn = []
     for metric in sorted(scored[0].metrics):
-        values = {names[v]: np.array([one.metrics[metric] for one in group]) for v, group in of.items()}
-        rows = [
-            {"variant": name, "metric": metric, "runs": len(cross.folds), **estimate(each, cross.overlap)}
-            for name, each in values.items()
-        ]
+        values = {name: np.array([one.metrics[metric] for one in group]) for name, group in of.items()}
+        means = {name: estimate(each, cross.overlap) for name, each in values.items()}
+        drawn.append((draw(metric, values, means, images), ""))
+        head = {"metric": metric, "runs": len(cross.folds)}
+        tables["summary"] += [{"variant": name} | head | mean for name, mean in means.items()]
         if cross.options.against:
             this, other = values.values()
-            comparison.append({"metric": metric} | estimate(other - this, cross.overlap, paired=True))
-        drawn.append((draw(metric, values, rows, images if cross.options.fractions else None), ""))
-        summary += rows
-    each = [
-        {"variant": names[one.variant], "run": one.fold, "training_images": one.images, **one.metrics}
-        | {"folder": str(one.folder)}
-        for one in scored
-    ]
+            tables["comparison"].append({"metric": metric} | estimate(other - this, cross.overlap, paired=True))
+    for name, one in ((name, one) for name, group in of.items() for one in group):
+        row = {"variant": name, "run": one.fold, "training_images": one.images}
+        tables["runs"].append(row | one.metrics | {"folder": str(one.folder)})
     said = cross.notes()
     caption = note("Blue: the mean and its 95 % interval. Grey: each fold or seed.")
     sections = [Section("Method", "".join(map(note, said))), Section("Pictures", figures(*drawn) + caption)]
-    for name, rows in (("summary", summary), ("comparison", comparison), ("runs", each)):
-        if rows:
-            write_csv(cross.results / f"{name}.csv", rows)
-            header, cells = list(rows[0]), [list(row.values()) for row in rows]
-            sections.append(Section(name.capitalize(), table(header, cells)))
-            print(*(["", name, aligned(header, cells)] if name != "runs" else []), sep="\n")
+    for name, rows in ((name, rows) for name, rows in tables.items() if rows):
+        write_csv(cross.results / f"{name}.csv", rows)
+        header, cells = list(rows[0]), [list(row.values()) for row in rows]
+        sections.append(Section(name.capitalize(), table(header, cells)))
+        if name != "runs":
+            print(f"\n{name}\n{aligned(header, cells)}")
     write_page(cross.results / "crossval.html", f"Cross-validation: {cross.name}", sections)
-    print(*said, f"page: {cross.results / 'crossval.html'}", sep="\n")
+    print("", *said, f"page: {cross.results / 'crossval.html'}", sep="\n")
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

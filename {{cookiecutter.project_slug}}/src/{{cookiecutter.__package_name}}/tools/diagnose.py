@@ -6,16 +6,14 @@
 Reads config.yaml, manifest.json, metrics.csv and timing.csv. What a run is too short to show is not said.
 """
 
-import csv
-import json
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from .. import runs
-from ..cli import CONFIGS, Options
-from ..resume import read_config
+from ..cli import Options
+from . import _results
 
 # A level is the median of a part of a curve: one lucky or unlucky validation decides nothing. The chance loss is that
 # of a network that knows nothing. Chosen on runs of the digits with one seed, checked with another.
@@ -50,7 +48,7 @@ class Finding(NamedTuple):
 
     Args:
         name: The fault.
-        evidence: Figures and steps that show it, after the name.
+        evidence: Figures and steps that show it.
         advice: The flags to try, in the order that practice recommends.
     """
 
@@ -59,11 +57,8 @@ class Finding(NamedTuple):
     advice: str
 
 
-class Curve(NamedTuple):
-    """A column of metrics.csv where it has values: steps_N and values_N."""
-
-    steps: np.ndarray
-    values: np.ndarray
+class Curve(_results.Curve):
+    """A column of metrics.csv where its values are finite."""
 
     def level(self, start: float = 0.0, end: float = 1.0) -> float:
         """Return the median between two shares of the curve, of three values at least; NaN for an empty curve."""
@@ -76,7 +71,7 @@ class Curve(NamedTuple):
         return 1 - self.level(0.8) / self.level(0.4, 0.6)
 
 
-class Run:
+class Run(_results.Run):
     """What a run's folder says of it.
 
     Raises:
@@ -84,20 +79,16 @@ class Run:
     """
 
     def __init__(self, folder: Path) -> None:
-        for name in ("config.yaml", "manifest.json", "metrics.csv"):
-            if not (folder / name).is_file():
-                raise ValueError(
-                    f"{str(folder)!r} holds no {name}, so it says nothing; give the folder of a trained run."
-                )
-        self.config = read_config(folder / "config.yaml")
-        train = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["splits"]["train"]
-        self.classes = sorted((len(paths), name) for name, paths in train.items())
-        self.rows, self.timing = _rows(folder / "metrics.csv"), _rows(folder / "timing.csv")
-        self.unfinished = (folder / "unfinished.lock").is_file()  # it goes on, or was killed
-        self.epochs = 1 + max((int(row["epoch"]) for row in self.rows if row.get("epoch")), default=0)
+        super().__init__(folder)
+        if not self.curves or self.manifest is None:
+            raise ValueError(f"{str(folder)!r} has no curves or no manifest, so it says nothing; give a trained run.")
+        counts_K = np.bincount(self.manifest.splits["train"][1], minlength=len(self.manifest.classes))
+        self.classes = sorted(zip(counts_K.tolist(), self.manifest.classes, strict=True))
+        self.epochs = 1 + int(max(self.curve("epoch").values, default=0))
         self.loss, self.accuracy, self.norm = (self.curve(f"train/{n}") for n in ("loss", "accuracy", "grad_norm"))
         self.val_loss, self.val_accuracy, self.f1 = (self.curve(f"val/{n}") for n in ("loss", "accuracy", "f1_macro"))
-        self.rate = self.curve(*(name for name in next(iter(self.rows), {}) if name.startswith("lr-")))
+        rates = [curve for name, curve in self.curves.items() if name.startswith("lr-")] or [_results.NONE]
+        self.rate = Curve(rates[0].steps, np.max([curve.values for curve in rates], axis=0))
         self.validations = len(self.val_loss.steps) if len(self.loss.steps) else 0
         of_logs = str(self.get("model.loss.class_path")).endswith((".CrossEntropy", ".LogitAdjusted"))
         self.chance = float(np.log(len(self.classes)) if of_logs else self.loss.values[:1].sum())
@@ -106,25 +97,13 @@ class Run:
         self.flat = self.loss.gain() < FLAT and self.val_loss.gain() < FLAT
         train, validation = self.accuracy.level(0.8), self.val_accuracy.level(0.8)
         self.accuracies = f"train/accuracy {train:.3f} at the end, val/accuracy {validation:.3f}"
-        largest = self.classes[-1][0] / max(1, sum(count for count, _ in self.classes))
+        largest = self.classes[-1][0] / max(1, counts_K.sum())
         self.gap, self.learnt = train - validation, (validation - largest) / (1 - largest)
 
-    def curve(self, *columns: str) -> Curve:
-        """Return the highest of some columns, where they have finite values."""
-        kept = [(row["step"], [float(row[c]) for c in columns if row.get(c)]) for row in self.rows]
-        kept = [(int(step), max(values)) for step, values in kept if values and np.isfinite(values).all()]
-        return Curve(*(np.array([pair[i] for pair in kept]) for i in (0, 1)))
-
-    def get(self, path: str, default: Any = None) -> Any:
-        """Return a setting of the config, such as ``data.batch_size``."""
-        value: Any = self.config
-        for key in path.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        return default if value is None else value
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.is_file() else []
+    def curve(self, name: str) -> Curve:
+        """Return a column of metrics.csv, empty where there is none."""
+        steps, values = self.curves.get(name, _results.NONE)
+        return Curve(steps[np.isfinite(values)].astype(int), values[np.isfinite(values)])
 
 
 def rate_too_high(run: Run) -> Evidence:
@@ -198,7 +177,7 @@ def plateau(run: Run) -> Evidence:
 
 def stopped_too_early(run: Run) -> Evidence:
     """The run ended where val/loss still fell and the rate had not come down."""
-    if run.unfinished or run.validations < FEW or run.unspent < UNSPENT or rate_too_low(run):
+    if not run.ended or run.validations < FEW or run.unspent < UNSPENT or rate_too_low(run):
         return False
     values, last = run.val_loss.values, max(1, run.validations // 4)
     before, end = float(np.median(values[-2 * last : -last])), float(np.median(values[-last:]))
@@ -238,7 +217,7 @@ def imbalance(run: Run) -> Evidence:
 
 def starved_loader(run: Run) -> Evidence:
     """Training waited for data most of the time."""
-    seconds, waited = (sum(float(row[name]) for row in run.timing) for name in ("seconds", "data_wait"))
+    _, seconds, waited, _ = run.timing.sum(0)
     return waited > max(WORTH, WAITING * seconds) and f"training waited for data {waited:.0f} of {seconds:.0f} seconds"
 
 
@@ -278,24 +257,20 @@ def diagnose(run: Path) -> list[Finding]:
     rate, decay = (seen.get(f"model.optimizer.init_args.{name}", 0.001) for name in ("lr", "weight_decay"))
     values = {"lower": rate / 3, "higher": rate * 10, "decay": 3 * decay or 0.01, "epochs": 2 * seen.epochs}
     values |= {"clip": seen.get("trainer.gradient_clip_val", 2.0) / 2, "batch": 2 * seen.get("data.batch_size", 16)}
-    values |= {
-        "width": 2 * seen.get("model.network.init_args.width", 32),
-        "workers": 2 * seen.get("data.num_workers", 1) or 2,
-    }
-    values["patience"] = max(20, 3 * seen.get("callbacks.early_stopping.init_args.patience", 0))
+    values |= {"width": 2 * seen.get("model.network.init_args.width", 32)}
+    values |= {"workers": 2 * seen.get("data.num_workers", 1) or 2}
+    values |= {"patience": max(20, 3 * seen.get("callbacks.early_stopping.init_args.patience", 0))}
     found = [(rule.__name__.replace("_", " "), rule(seen), advice.format(**values)) for rule, advice in RULES.items()]
-    return [Finding(name, f"{name}: {evidence}", advice) for name, evidence, advice in found if evidence]
+    return [Finding(name, evidence, advice) for name, evidence, advice in found if evidence]
 
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    defaults = {"name": "default", "run_root": "runs"} | read_config(CONFIGS / "base.yaml")
     parser = Options(__name__, __doc__)
     parser.add_argument("run", nargs="?", type=Path, help="the run's folder; the newest of --name unless given")
-    parser.add_argument("--name", default=defaults["name"], help="the run's name")
-    parser.add_argument("--run_root", type=Path, default=defaults["run_root"], help="where runs are kept")
+    _results.add_run_options(parser)
     options = parser.parse_args(args)
     run = options.run or runs.latest(options.run_root, options.name, "metrics.csv")
     findings = diagnose(run)
     print(f"diagnose: {run}")
-    print("\n".join(f"{f.evidence}\n  try {f.advice}" for f in findings) or "no fault found")
+    print("\n".join(f"{f.name}: {f.evidence}\n  try {f.advice}" for f in findings) or "no fault found")

@@ -9,11 +9,8 @@ The validation split is scored anew, with the flags of ``validate``, which come 
 shown as ``test`` saved it. Needs matplotlib and jinja2 (the extra ``report``).
 """
 
-import io
-import logging
 import shlex
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
 from html import escape
 from itertools import takewhile
 from pathlib import Path
@@ -24,18 +21,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
 from .. import runs
-from ..cli import CLI, CONFIGS, Options
+from ..cli import Options
 from ..mistakes import is_users_mistake
-from ..resume import SILENT, flat, read_config
+from ..resume import SILENT
 from ..splits import SPLITS
 from . import _page as page
+from . import _results as results
 from ._page import COLOURS, INK, Section, curve, facts, figure, figures, label, note, table
-from ._results import BINS, PACKAGE, Collect, Predictions, Run, calibration, interval, per_class, ranking, scores
+from ._results import BINS, PACKAGE, Collect, Predictions, Run
 
 MANY = 20  # classes from which on a figure no longer names all of them
-# One process is enough, and the report says itself how far it is.
-ALONE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto", "--trainer.profiler=null")
-QUIET = ("--callbacks.progress_bar=null", "--verbose=false")
 Parts = list[tuple[str, Callable[[], str]]]
 
 
@@ -43,10 +38,8 @@ def main(args: list[str]) -> None:
     """Run the command."""
     page.check_packages("report", "report", "matplotlib", "jinja2")
     folders = [Path(arg) for arg in takewhile(lambda arg: not arg.startswith("-"), args)]
-    defaults = {"name": "default", "run_root": "runs"} | read_config(CONFIGS / "base.yaml")
     parser = Options(__name__, __doc__)
-    parser.add_argument("--name", default=defaults["name"], help="where no RUN is given: the newest of this name")
-    parser.add_argument("--run_root", type=Path, default=defaults["run_root"], help="where runs are kept")
+    results.add_run_options(parser)
     parser.add_argument("--ckpt_path", help="the checkpoint to score: best, last or a file in a run's folder")
     parser.add_argument("--output", type=Path, help="the page; RUN/report.html or comparison.html unless given")
     options, flags = parser.parse_known_args(args[len(folders) :])
@@ -74,18 +67,14 @@ def show(run: Run, flags: list[str], choice: str | None) -> Parts:
     validation: Predictions | str = "No checkpoint, so nothing could be scored: the run ended before its first one."
     if checkpoint is not None:
         collect = Collect()
-        logging.disable(logging.INFO)  # of the device and the checkpoint
         try:
-            with redirect_stdout(io.StringIO()):
-                cli = CLI(["validate", f"--ckpt_path={checkpoint}", *ALONE, *QUIET, *flags], callbacks=[collect])
-            data, validation = cli.datamodule, collect.predictions(cli.datamodule)
+            data = results.from_checkpoint("validate", checkpoint, *flags, callbacks=[collect]).datamodule
+            validation = collect.predictions(data)
         except (ValueError, MisconfigurationException) as error:
             if choice is not None or flags or not is_users_mistake(error):
                 raise
             validation = f"The validation split could not be scored: {str(error).strip().splitlines()[-1]}"
             print(f"report: {validation}")
-        finally:
-            logging.disable(logging.NOTSET)
     tested = run.tested()
     return [
         ("Summary", lambda: summary(run, validation, tested)),
@@ -106,15 +95,14 @@ def summary(run: Run, validation: Predictions | str, tested: Predictions | str) 
         if isinstance(p, str):
             notes.append(note(f"{split}: {p}"))
             continue
-        values, count = scores(p), len(p.paths)
+        values, count = results.scores(p), len(p.paths)
         rows.append([split, count, *values.values()])
-        shown.append((f"{split} accuracy", f"{values['accuracy']:.3f}", interval(values["accuracy"], count)))
+        shown.append((f"{split} accuracy", f"{values['accuracy']:.3f}", results.interval(values["accuracy"], count)))
         shown.append((f"{split} macro F1", f"{values['macro F1']:.3f}", f"{count:,} images"))
     if run.best:
         where = f"epoch {run.epoch(run.best[0])}, step {run.best[0]:,}"
         shown.append((f"Best {run.monitor}", f"{run.best[1]:.4f}", where))
-    setting = dict(flat(run.config)).get
-    network = setting("model.network.init_args.name") or str(setting("model.network.class_path")).rpartition(".")[2]
+    network = run.get("model.network.init_args.name", run.get("model.network.class_path", "")).rpartition(".")[2]
     shown.append(("Network", network, f"{len(run.manifest.classes)} classes" if run.manifest else ""))
     state = "ended" if run.ended else "not ended, or goes on"
     shown.append(("Last epoch", run.epoch(np.inf) if run.curves else "unknown", f"the run has {state}"))
@@ -127,10 +115,13 @@ SCORES = ["split", "images", "accuracy", "macro F1", "macro AUROC", "log loss", 
 def findings(run: Run) -> str:
     """What ``diagnose`` says of the run, where that tool is there."""
     try:
-        from .diagnose import diagnose  # pyright: ignore[reportMissingImports]
+        from .diagnose import diagnose
     except ImportError:
         return ""
-    found = [f"<dt>{escape(f.name)}</dt><dd>{escape(f.evidence)} {escape(f.advice)}</dd>" for f in diagnose(run.folder)]
+    if not run.curves or run.manifest is None:
+        return ""
+    found = (map(escape, finding) for finding in diagnose(run.folder))
+    found = ["<dt>{}</dt><dd>{}. Try {}.</dd>".format(*finding) for finding in found]
     return f'<dl class="advice">{"".join(found)}</dl>' if found else note("diagnose finds nothing to worry about.")
 
 
@@ -213,7 +204,7 @@ def confusions(p: Predictions, most: int = 10) -> str:
 
 def classes(p: Predictions) -> str:
     """Precision, recall, F1 and support of each class; the worst first where there are many."""
-    scores_K3, support_K, many = np.stack(per_class(p), axis=1), p.counts_KK.sum(1), len(p.classes) > MANY
+    scores_K3, support_K, many = np.stack(results.per_class(p), axis=1), p.counts_KK.sum(1), len(p.classes) > MANY
     order = np.argsort(scores_K3[:, 2], kind="stable") if many else np.arange(len(p.classes))
     rows = [[p.classes[k], *scores_K3[k].tolist(), int(support_K[k])] for k in order.tolist()]
     rows.append(["mean over classes", *(float(np.mean(s[s == s])) for s in scores_K3.T), len(p.paths)])
@@ -225,7 +216,7 @@ def rankings(p: Predictions, worst: int = 4) -> Iterator[tuple[Any, str]]:
     """Draw the ROC and the precision-recall curves: the mean over the classes, and the worst of them by name."""
     grid, kinds = np.linspace(0, 1, 201), (("ROC", "AUROC"), ("Precision and recall", "average precision"))
     names = (("false-positive rate", "true-positive rate"), ("recall", "precision"))
-    for ranked, (title, area), (x_name, y_name) in zip(ranking(p), kinds, names, strict=True):
+    for ranked, (title, area), (x_name, y_name) in zip(results.ranking(p), kinds, names, strict=True):
         canvas, axes = figure(4.2, 4.2)
         on_grid = {k: np.interp(grid, of_class.x, of_class.y) for k, of_class in ranked.items()}
         named = sorted(ranked, key=lambda k: ranked[k].area)[:worst]
@@ -244,7 +235,7 @@ def rankings(p: Predictions, worst: int = 4) -> Iterator[tuple[Any, str]]:
 
 def reliability(p: Predictions) -> Iterator[tuple[Any, str]]:
     """Draw how often the network is right where it is how sure, and how sure it is how often."""
-    error, accuracy_B, _ = calibration(p)
+    error, accuracy_B, _ = results.calibration(p)
     edges, right = np.linspace(0, 1, BINS + 1), p.hit_N
     canvas, axes = figure(4.2, 3.2)
     axes.bar(edges[:-1], accuracy_B, 0.92 / BINS, align="edge", color=COLOURS[0], label="accuracy")
@@ -290,27 +281,23 @@ def balance(run: Run) -> str:
     """How many images of each class stand in each split."""
     if run.manifest is None:
         return note("No manifest.json: the run failed before its splits were drawn.")
-    names, many = run.manifest.classes, len(run.manifest.classes) > MANY
+    names = run.manifest.classes
     counts_3K = np.stack([np.bincount(run.manifest.splits[split][1], minlength=len(names)) for split in SPLITS])
-    order = np.argsort(-counts_3K[0], kind="stable")
-    canvas, axes = figure(4.2, 2.8 if many else 1.1 + 0.24 * len(names))
-    texts = ("training", "validation", "test")
-    if many:  # an area: bars as thin as these show their seams
-        axes.stackplot(range(len(names)), counts_3K[:, order], labels=texts, colors=COLOURS, step="mid")
-        axes.set(xlabel="classes, by their training images", ylabel="images")
-    else:
-        start_3K = counts_3K.cumsum(0) - counts_3K
-        for split, text in enumerate(texts):
-            axes.barh(range(len(names)), counts_3K[split], 0.75, start_3K[split], color=COLOURS[split], label=text)
-        axes.set(xlabel="images", ylabel="class", ylim=(len(names) - 0.5, -0.5))
-        axes.set_yticks(range(len(names)), [label(name) for name in names])
-    axes.grid(False, axis="x" if many else "y")
-    canvas.legend(loc="outside upper center", ncols=3)
-    rows = [[name, *counts_3K[:, k].tolist()] for k, name in enumerate(names)] + [["all", *counts_3K.sum(1).tolist()]]
     ratio = counts_3K[0].max() / max(counts_3K[0].min(), 1)
     text = f"In training the largest class has {ratio:.1f} times the images of the smallest."
-    listed = table(["class", *texts], rows)
-    return f"<h3>Class balance</h3>{figures((canvas, text))}{listed}"
+    texts, shown = ("training", "validation", "test"), note(text)
+    if len(names) <= MANY:
+        canvas, axes = figure(4.2, 1.1 + 0.24 * len(names))
+        before_3K = counts_3K.cumsum(0) - counts_3K
+        for counts_K, before_K, text, colour in zip(counts_3K, before_3K, texts, COLOURS, strict=False):
+            axes.barh(range(len(names)), counts_K, 0.75, before_K, color=colour, label=text)
+        axes.set(xlabel="images", ylabel="class", ylim=(len(names) - 0.5, -0.5))
+        axes.set_yticks(range(len(names)), [label(name) for name in names])
+        axes.grid(False, axis="y")
+        canvas.legend(loc="outside upper center", ncols=3)
+        shown += figures((canvas, ""))
+    rows = [[name, *counts_3K[:, k].tolist()] for k, name in enumerate(names)] + [["all", *counts_3K.sum(1).tolist()]]
+    return f"<h3>Class balance</h3>{shown}{table(['class', *texts], rows)}"
 
 
 def augmentation(data: Any, rows: int = 5, columns: int = 8) -> str:
@@ -331,7 +318,7 @@ def timing(run: Run) -> str:
     if not len(run.timing):
         return note("No timing.csv: the run is older than that file, or failed before its first log point.")
     step, seconds, waits, images = run.timing.T
-    to_ms = 1000 * run.config["data"]["batch_size"] / images
+    to_ms = 1000 * run.get("data.batch_size") / images
     canvas, axes = figure(4.2, 2.7)
     curve(axes, step, seconds * to_ms, color=COLOURS[0], label="the whole step")
     curve(axes, step, waits * to_ms, color=COLOURS[1], label="waiting for data")
@@ -379,7 +366,7 @@ def compared_scores(found: list[Run]) -> str:
         if isinstance(p, str):
             notes.append(note(f"{run.name}: {p}"))
         else:
-            test.append([run.name, len(p.paths), *scores(p).values()])
+            test.append([run.name, len(p.paths), *results.scores(p).values()])
     splits = [[run.manifest.splits[s][0] for s in ("val", "test")] if run.manifest else [] for run in found]
     if any(of_run != splits[0] for of_run in splits):
         notes.insert(0, note("The runs have different validation or test images, so their scores compare loosely."))
@@ -407,8 +394,7 @@ def compared_curves(found: list[Run]) -> str:
 
 def differences(found: list[Run]) -> str:
     """The settings that are not the same in all runs."""
-    configs = [dict(flat(run.config)) for run in found]
-    keys = sorted({key for config in configs for key in config if key not in (*SILENT, "name")})
-    rows = [[key, *(str(config.get(key, "–")) for config in configs)] for key in keys]
+    keys = sorted({key for run in found for key in run.settings if key not in (*SILENT, "name")})
+    rows = [[key, *(str(run.settings.get(key, "–")) for run in found)] for key in keys]
     rows = [row for row in rows if len(set(row[1:])) > 1]
     return table(["setting", *(run.name for run in found)], rows) if rows else note("All settings are the same.")
