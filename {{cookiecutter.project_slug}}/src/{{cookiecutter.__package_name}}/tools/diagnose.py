@@ -261,7 +261,7 @@ def diagnose(run: Path) -> list[Finding]:
     values |= {"workers": 2 * seen.get("data.num_workers", 1) or 2}
     values |= {"patience": max(20, 3 * seen.get("callbacks.early_stopping.init_args.patience", 0))}
     found = [(rule.__name__.replace("_", " "), rule(seen), advice.format(**values)) for rule, advice in RULES.items()]
-    return [Finding(name, evidence, advice) for name, evidence, advice in found if evidence]
+    return [Finding(name, str(evidence), advice) for name, evidence, advice in found if evidence]
 
 
 def main(args: list[str]) -> None:
