@@ -255,7 +255,7 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
             callbacks += [ModelCheckpoint(folder, monitor="validate/loss", save_last=True), TQDMProgressBar()]
         with hidden():
             trainer = Trainer(
-                max_epochs=epochs, accelerator="cpu", callbacks=callbacks, gradient_clip_val=1.0, log_every_n_steps=20,
+                max_epochs=epochs, accelerator="cpu", callbacks=callbacks, gradient_clip_val=1.0,
                 use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **extras,
             )  # fmt: skip
             if usual:
@@ -290,6 +290,7 @@ def step() -> None:
     ImageData.train_dataloader = in_memory
     quiet = ("--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0", "--callbacks.best=null")
     quiet += ("--callbacks.early_stopping=null", "--callbacks.check_metric=null", "--data.augment=none")
+    quiet += ("--trainer.log_every_n_steps=50",)  # Lightning's default
     small = "--model.network=SmallMLP --model.network.width=16 --model.network.depth=1 --data.batch_size=16"
     arms = digits_experiment(small, 1, quiet)
     del arms["losses"], arms["raw"]

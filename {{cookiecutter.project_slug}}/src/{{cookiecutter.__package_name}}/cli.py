@@ -13,11 +13,12 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from . import checkpoints, loggers, resume, runs
 from .callbacks import BestCheckpoint, Callbacks, PredictionWriter
 from .data import ImageData
-from .fast import Fast
+from .fast import Fast, NoProfiler
 from .mistakes import unknown
 from .model import Classifier
 
@@ -316,7 +317,10 @@ class CLI(LightningCLI):
         if self.subcommand in ("test", "predict") and self.run_folder is not None:
             extra.append(PredictionWriter(self.run_folder))
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
-        return self._instantiate_trainer(trainer_config, extra)
+        trainer: Any = self._instantiate_trainer(trainer_config, extra)
+        if type(trainer.profiler) is PassThroughProfiler:
+            trainer.profiler = NoProfiler()
+        return trainer
 
     def before_fit(self) -> None:
         """Find a user's mistakes in the data before other ranks start and anything is trained."""

@@ -4,6 +4,7 @@ The measuring takes at most a hundredth of the run's estimated time; a run too s
 was chosen is printed and stands in the run's config.yaml, so that a resumed or repeated run does not measure again.
 """
 
+import contextlib
 import copy
 import itertools
 import statistics
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.profilers import PassThroughProfiler
 from torch import nn
 
 SHARE = 0.01  # of the run's estimated time that may be spent on measuring
@@ -132,6 +134,15 @@ def choose(present: Setting, count: int, make: Callable[[Setting], Step]) -> tup
             said += f"; {compiled.setting} {compiled.median * 1e3:.1f} ms"
     chosen = best.setting if best.median <= GAIN * default.median else present
     return chosen, f"{chosen} of {said}"
+
+
+class NoProfiler(PassThroughProfiler):
+    """Profiles nothing for nothing: Lightning's own makes a generator for each of some 150 hooks of a step."""
+
+    NOTHING = contextlib.nullcontext()
+
+    def profile(self, action_name: str) -> Any:
+        return self.NOTHING
 
 
 class Fast(Callback):

@@ -1,5 +1,6 @@
 """Numbers that go wrong during training: noticed without waiting for the device, stopped before they are saved."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class NumericalFaults(Callback):
         self.rates: list[float] = []  # since the flag was last read
         self.finite = torch.tensor(True, device=pl_module.device)
         self.finite_batches = torch.zeros((), dtype=torch.long, device=pl_module.device)
+        self.reads_at_once = pl_module.device.type == "cpu" and trainer.world_size == 1
+        self.finite_batches_before = 0  # counted without the device
         self.scaler = getattr(trainer.precision_plugin, "scaler", None)
         self.scale: Tensor | None = None
         self.overflows = torch.zeros((), dtype=torch.long, device=pl_module.device)
@@ -42,14 +45,17 @@ class NumericalFaults(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if self.scaler is not None:
             return
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        if self.reads_at_once and math.isfinite(loss.item()):
+            self.finite_batches_before += 1
+            return
         self.finite = self.finite & loss.detach().isfinite()
         self.finite_batches += self.finite
-        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-        if loss.device.type == "cpu" and trainer.world_size == 1 and not self.finite:
+        if self.reads_at_once:
             self.check(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.scaler is None and optimizer.defaults.get("fused"):
+        if self.scaler is None and not self.reads_at_once and optimizer.defaults.get("fused"):
             optimizer.found_inf = (~self.finite).float()  # pyright: ignore  (what torch's GradScaler sets)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -96,7 +102,7 @@ class NumericalFaults(Callback):
                 f"nothing was learned and the run was stopped; {kept}. Use --trainer.precision bf16-mixed or lower the "
                 "rate."
             )
-        where = self.first_batch + batches
+        where = self.first_batch + batches + self.finite_batches_before
         epoch, batch_idx = divmod(where, int(trainer.num_training_batches))
         step = where // trainer.accumulate_grad_batches
         images = trainer.datamodule.images_of(epoch, batch_idx) if trainer.datamodule else []  # pyright: ignore

@@ -208,7 +208,10 @@ class Classifier(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout depends on where the run is, not on how it came there: a resumed run draws what an unbroken one draws.
-        torch.manual_seed(derived_seed(run_seed(), 2, self.current_epoch, batch_idx, self.global_rank))
+        seed = derived_seed(run_seed(), 2, self.current_epoch, self.global_rank) + batch_idx
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":  # torch.manual_seed would note a stack trace for every kind of device not in use
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         x_NCHW, target = self.normalised(batch.x_NCHW), batch.y_N
@@ -240,8 +243,7 @@ class Classifier(LightningModule):
         loss, weight, hits, count, grad_norm = torch.cat((sums, self.grad_norm.reshape(1))).tolist()
         self.sums.zero_()
         means = {"train/loss": loss / weight, "train/accuracy": hits / count, "train/grad_norm": grad_norm}
-        for name, mean in means.items():
-            self.log(name, mean, prog_bar=name == "train/loss", logger=False)
+        self.log("train/loss", means["train/loss"], prog_bar=True, logger=False)
         step = self.trainer.fit_loop.epoch_loop._batches_that_stepped
         for logger in self.trainer.loggers:
             logger.log_metrics({**means, "epoch": self.current_epoch}, step)

@@ -1,5 +1,6 @@
 """The one sampler: which sample comes when, as a pure function of (seed, epoch, position)."""
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 
+@functools.lru_cache(maxsize=64)
 def derived_seed(*parts: int) -> int:
     """Mix integers into a seed below 2**32 that shares nothing with its neighbours'."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
