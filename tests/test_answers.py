@@ -27,7 +27,7 @@ TEST_FILES = (
 )
 TOOL_FILES = """
     __init__.py _example.py _page.py _results.py _space.py crossval.py diagnose.py export.py lr_range.py page.html
-    preview.py report.py smote.py space.yaml tune.py
+    page.mplstyle preview.py report.py smote.py space.yaml tune.py
 """.split()
 RECIPES = ("baseline", "finetune", "imbalanced", "long_schedule", "small_data", "stabilise")
 

@@ -65,10 +65,8 @@ def test_the_best_trial_is_a_recipe_that_fit_repeats_to_the_same_score(tune, pro
     best: Any = min((t for t in trials(tmp_path) if t.state == STATE.COMPLETE), key=lambda t: t.value or 0.0)
     assert f"best val/loss: {best.value:.4f} (trial {best.number} of 6)" in done.output
     folder = tmp_path / "runs/tune"
-    for name in ("history", "slices", "importance"):
-        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "tune.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4  # over time, over each flag, importance
     assert all(word in page for word in ("PED-ANOVA", "best so far", "val/loss", "augment"))
     for trial in trials(tmp_path):
         run = folder / f"trial_{trial.number:03d}/version_0"

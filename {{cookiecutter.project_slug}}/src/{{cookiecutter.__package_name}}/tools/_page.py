@@ -17,29 +17,7 @@ from PIL import Image
 
 from ..runs import write
 
-# Stands for the colour of the reader's text, light or dark; drawn as such it is black.
-INK = "#010203"
-# Legible on white and on near black, and told apart by the colour-blind (after Okabe and Ito 2008).
-COLOURS = ("#2f7fc1", "#e0742b", "#1f9e77", "#c94f9a", "#c29a0b", "#7a6fd0", "#d1495b", "#4fb0c6", "#8a8f99", "#8c6d46")
-STYLE: Any = {
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "legend.title_fontsize": 8,
-    "font.size": 9,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "page",  # text stays text; the same figure has the same bytes
-}
+INK = "#010203"  # stands for the colour of the reader's text, light or dark; drawn as such it is black
 
 
 class Section(NamedTuple):
@@ -76,12 +54,11 @@ def figure(width: float = 6.4, height: float = 3.2, rows: int = 1, columns: int 
     A figure of 4.2 inches is as wide as a telephone: its text keeps its size there.
     """
     import matplotlib
-    from cycler import cycler
     from matplotlib.figure import Figure  # not pyplot, which keeps figures and looks for a screen
 
     # Not a context: legends and texts read their style when they are added, which comes later.
-    matplotlib.rcParams.update(STYLE, **{"axes.prop_cycle": cycler(color=COLOURS)})
-    drawn = Figure((width, height), layout="constrained")
+    matplotlib.rc_file(Path(__file__).with_name("page.mplstyle"))
+    drawn = Figure((width, height))
     return drawn, drawn.subplots(rows, columns)
 
 

@@ -36,10 +36,10 @@ from ..cli import CLI, Options
 from ..mistakes import RunFailed, require
 from ..sampling import run_seed
 from ..splits import folds, redraw
-from ._page import COLOURS, Section, aligned, check_packages, figure, figures, label, note, table, write_page
+from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
 from ._results import PACKAGE, from_checkpoint
 
-BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]{postfix}"
+BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]"
 
 
 class Scored(NamedTuple):
@@ -76,15 +76,12 @@ def estimate(values: np.ndarray, overlap: float, paired: bool = False) -> dict[s
     return result
 
 
-def progress(bar: tqdm, monitor: str) -> Callback:
+def progress(bar: tqdm) -> Callback:
     """Return what moves a bar, whose unit is the run, at each validation."""
     done = int(bar.n)
 
     def move(trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            epoch, score = trainer.current_epoch + 1, float(trainer.callback_metrics.get(monitor, float("nan")))
-            bar.set_postfix_str(f"epoch {epoch}, {monitor} {score:.4f}", refresh=False)
-            bar.update(done + max(0.0, epoch / (trainer.max_epochs or -1)) - bar.n)
+        bar.update(done + max(0.0, (trainer.current_epoch + 1) / (trainer.max_epochs or -1)) - bar.n)
 
     return LambdaCallback(on_validation_end=move)  # averaging copies all callbacks, which a bar does not stand
 
@@ -200,7 +197,7 @@ class CrossValidation:
     def _fit(self, args: list[str], bar: tqdm) -> None:
         if self.devices == 1:
             with contextlib.redirect_stdout(io.StringIO()):
-                CLI([*args, "--callbacks.progress_bar=null"], callbacks=[progress(bar, self.config.monitor)])
+                CLI([*args, "--callbacks.progress_bar=null"], callbacks=[progress(bar)])
             return
         # Lightning starts the whole command again for every rank, so that it cannot be this one.
         code = subprocess.run([sys.executable, "-m", PACKAGE, *args, "--report=false"], check=False).returncode
@@ -222,25 +219,26 @@ class CrossValidation:
 
     def notes(self) -> list[str]:
         """Say what the numbers are, and what they are not."""
-        chosen = "chosen by the images that score it, so somewhat optimistic"
-        chosen = chosen if self.options.score == "best" else "not chosen by the images that score it"
-        notes = [f"Scored is each run's {self.options.score} checkpoint, {chosen}."]
-        if self.config.callbacks.early_stopping is not None:
-            notes.append("Early stopping may end a run by these images; --callbacks.early_stopping null for none.")
-        kind = "with s² (1/n + held-out/training images), as runs share images (Nadeau and Bengio 2003)"
-        kind = kind if self.overlap else "over seeds alone: what other images would change is not in it"
-        notes.append(f"Low to high is the 95 % interval of the mean, Student's t {kind}.")
-        if self.options.against:
-            notes.append(f"Differences: {self.options.against} − this; p of that t test; d_z = mean/std (Cohen 1988).")
-        return [*notes, "No image of the test split was trained on or scored."]
+        kind = f"s² (1/n + {self.overlap:.2g}), as runs share images (Nadeau and Bengio 2003)"
+        kind = kind if self.overlap else "s²/n over seeds alone: what other images would change is not in it"
+        against = (
+            f"Differences are {self.options.against} − this, with p of that t test and d_z = mean/std (Cohen 1988)."
+        )
+        return [
+            f"Scored is each run's {self.options.score} checkpoint. The best one is chosen by the images that score it, "
+            "so somewhat optimistic; early stopping, too, may end a run by them.",
+            f"Low to high is the 95 % interval of the mean: Student's t with {kind}.",
+            *([against] if self.options.against else []),
+            "No image of the test split was trained on or scored.",
+        ]
 
 
 def draw(name: str, values: dict[str, np.ndarray], means: dict[str, dict[str, float]], images: Sequence[float]) -> Any:
     """Draw a metric: every fold a grey line or dot, the means with their intervals; over images a learning curve."""
     drawn, axes = figure(4.2, 2.9)
     x, (mean, low) = images or range(len(values)), np.array([(m["mean"], m["low"]) for m in means.values()]).T
-    axes.plot(x, list(values.values()), "o-", color=COLOURS[8], alpha=0.5, ms=3, lw=0.8)
-    axes.errorbar(x, mean, mean - low, fmt="o-" if images else "o", color=COLOURS[0], capsize=4)
+    axes.plot(x, list(values.values()), "o-", color="C8", alpha=0.5, ms=3, lw=0.8)
+    axes.errorbar(x, mean, mean - low, fmt="o-" if images else "o", color="C0", capsize=4)
     axes.set_ylabel(f"{name} ({'nats per image' if name.endswith('loss') else 'share, 0 to 1'})")
     if images:
         axes.set(xscale="log", xlabel="training images")

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..cli import CLI, Options
 from ..mistakes import require
-from ._page import COLOURS, Section, check_packages, figure, figures, png, write_page
+from ._page import Section, check_packages, figure, figures, png, write_page
 
 DIVERGED = 4.0  # times the lowest loss: the test ends there
 # What would bend the rates, or end the test.
@@ -86,12 +86,12 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
 
 def draw(rates: np.ndarray, losses: np.ndarray, suggestion: float | None) -> Any:
     """Draw the loss of each step and its average over the rate."""
-    drawn, axis = figure(7.0, 3.6)
+    drawn, axis = figure(4.2, 3.2)
     level = smoothed(losses)
-    axis.plot(rates, losses, ".", color=COLOURS[8], alpha=0.5, ms=3, label="a step's batch")
+    axis.plot(rates, losses, ".", color="C8", alpha=0.5, ms=3, label="a step's batch")
     axis.plot(rates, level, label="moving average")
     if suggestion is not None:
-        axis.axvline(suggestion, color=COLOURS[1], ls="--", label=f"suggestion {suggestion:.2g}")
+        axis.axvline(suggestion, color="C1", ls="--", label=f"suggestion {suggestion:.2g}")
     axis.set(xscale="log", xlabel="learning rate", ylabel="training loss (mean of a batch)", ylim=(0, 1.5 * level[0]))
     axis.legend()
     return drawn

@@ -27,7 +27,7 @@ from ..resume import SILENT
 from ..splits import SPLITS
 from . import _page as page
 from . import _results as results
-from ._page import COLOURS, INK, Section, curve, facts, figure, figures, label, note, table
+from ._page import INK, Section, curve, facts, figure, figures, label, note, table
 from ._results import BINS, PACKAGE, Collect, Predictions, Run
 
 MANY = 20  # classes from which on a figure no longer names all of them
@@ -139,7 +139,7 @@ def curves(run: Run) -> str:
     for kind in sorted(kinds, key=lambda kind: (rank.get(kind, 2), kind)):
         canvas, axes = figure(4.2, 2.7)
         for name, text in kinds[kind]:
-            colour = {"train": COLOURS[1], "val": COLOURS[0]}.get(text)
+            colour = {"train": "C1", "val": "C0"}.get(text)
             curve(axes, *run.curves[name], label=label(text, 30), color=colour)
         if run.best and "val" in dict(kinds[kind]).values():
             axes.axvline(run.best[0], color=INK, linewidth=0.8, linestyle=":", label="best checkpoint")
@@ -172,7 +172,7 @@ def confusion(p: Predictions, share: bool) -> tuple[Any, str]:
     most, unit = max(float(shown_KK.max()), 1), "% of the true class" if share else "images"
     canvas, axes = figure(4.4, 3.8)
     # From nothing to blue: on a dark page, too, an empty cell is the page.
-    ramp = LinearSegmentedColormap.from_list("ramp", [to_rgba(COLOURS[0], alpha) for alpha in (0, 1)])
+    ramp = LinearSegmentedColormap.from_list("ramp", [to_rgba("C0", alpha) for alpha in (0, 1)])
     image = axes.imshow(shown_KK, cmap=ramp, vmin=0, vmax=most, interpolation="none")
     for (row, column), value in np.ndenumerate(shown_KK) if count <= 12 else ():
         if value:
@@ -222,9 +222,9 @@ def rankings(p: Predictions, worst: int = 4) -> Iterator[tuple[Any, str]]:
         named = sorted(ranked, key=lambda k: ranked[k].area)[:worst]
         for k in ranked.keys() - named if len(ranked) <= MANY else ():
             axes.plot(grid, on_grid[k], color=INK, alpha=0.2, linewidth=0.8)
-        for k, colour in zip(named, COLOURS, strict=False):
+        for number, k in enumerate(named):
             text = f"{label(p.classes[k], 16)}: {ranked[k].area:.3f}"
-            curve(axes, ranked[k].x, ranked[k].y, color=colour, linewidth=1.2, label=text)
+            curve(axes, ranked[k].x, ranked[k].y, color=f"C{number}", linewidth=1.2, label=text)
         if ranked:
             text = f"mean: {np.mean([of_class.area for of_class in ranked.values()]):.3f}"
             axes.plot(grid, np.mean([*on_grid.values()], axis=0), color=INK, linewidth=2, label=text)
@@ -238,7 +238,7 @@ def reliability(p: Predictions) -> Iterator[tuple[Any, str]]:
     error, accuracy_B, _ = results.calibration(p)
     edges, right = np.linspace(0, 1, BINS + 1), p.hit_N
     canvas, axes = figure(4.2, 3.2)
-    axes.bar(edges[:-1], accuracy_B, 0.92 / BINS, align="edge", color=COLOURS[0], label="accuracy")
+    axes.bar(edges[:-1], accuracy_B, 0.92 / BINS, align="edge", color="C0", label="accuracy")
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle="--", label="accuracy = confidence")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     canvas.legend(loc="outside upper center", ncols=2)
@@ -247,7 +247,7 @@ def reliability(p: Predictions) -> Iterator[tuple[Any, str]]:
     yield canvas, f"Expected calibration error {error:.3f} ({BINS} bins of equal width, Guo et al. 2017); {means}."
     canvas, axes = figure(4.2, 3.2)
     both = [p.confidence_N[right], p.confidence_N[~right]]
-    axes.hist(both, edges, stacked=True, rwidth=0.92, color=COLOURS[:2], label=["right", "wrong"])
+    axes.hist(both, edges, stacked=True, rwidth=0.92, color=["C0", "C1"], label=["right", "wrong"])
     axes.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
     canvas.legend(loc="outside upper center", ncols=2)
     yield canvas, f"How sure the network is how often: {len(both[0]):,} images right, {len(both[1]):,} wrong."
@@ -289,8 +289,8 @@ def balance(run: Run) -> str:
     if len(names) <= MANY:
         canvas, axes = figure(4.2, 1.1 + 0.24 * len(names))
         before_3K = counts_3K.cumsum(0) - counts_3K
-        for counts_K, before_K, text, colour in zip(counts_3K, before_3K, texts, COLOURS, strict=False):
-            axes.barh(range(len(names)), counts_K, 0.75, before_K, color=colour, label=text)
+        for counts_K, before_K, text in zip(counts_3K, before_3K, texts, strict=True):
+            axes.barh(range(len(names)), counts_K, 0.75, before_K, label=text)
         axes.set(xlabel="images", ylabel="class", ylim=(len(names) - 0.5, -0.5))
         axes.set_yticks(range(len(names)), [label(name) for name in names])
         axes.grid(False, axis="y")
@@ -320,8 +320,8 @@ def timing(run: Run) -> str:
     step, seconds, waits, images = run.timing.T
     to_ms = 1000 * run.get("data.batch_size") / images
     canvas, axes = figure(4.2, 2.7)
-    curve(axes, step, seconds * to_ms, color=COLOURS[0], label="the whole step")
-    curve(axes, step, waits * to_ms, color=COLOURS[1], label="waiting for data")
+    curve(axes, step, seconds * to_ms, color="C0", label="the whole step")
+    curve(axes, step, waits * to_ms, color="C1", label="waiting for data")
     axes.set(xlabel="optimizer step", ylabel="milliseconds per step", ylim=(0, None))
     axes.legend()
     return facts(
@@ -383,7 +383,7 @@ def compared_curves(found: list[Run]) -> str:
     for metric in sorted({name for run in found for name in run.curves if name.startswith("val/")}):
         canvas, axes = figure(4.2, 3.0)
         for number, run in enumerate(found):
-            colour, style = COLOURS[number % len(COLOURS)], ("-", "--", ":", "-.")[number // len(COLOURS) % 4]
+            colour, style = f"C{number}", ("-", "--", ":", "-.")[number // 10 % 4]
             if metric in run.curves:
                 curve(axes, *run.curves[metric], label=label(run.name, 30), color=colour, linestyle=style)
         axes.set(xlabel="optimizer step", ylabel=label(metric, 30))

@@ -10,7 +10,6 @@ the trials. Needs the extra ``tune``.
 import argparse
 import contextlib
 import fcntl
-import itertools
 import logging
 import re
 import subprocess
@@ -32,7 +31,7 @@ from .. import resume, runs
 from ..cli import CLI, Options, direction
 from ..mistakes import RunFailed, require
 from ..sampling import derived_seed, run_seed
-from ._page import Section, aligned, check_packages, figure, png, svg, table, write_page
+from ._page import Section, aligned, check_packages, figure, figures, table, write_page
 from ._results import PACKAGE, Run
 from ._space import as_flags, assign, check, grid_size, last_error, read_space
 
@@ -325,9 +324,8 @@ def report(search: Search) -> None:
     with search.alone():
         runs.write(path, recipe(search, best, result))
         sections = [Section("Result", f"<p>{escape(result)}</p><pre>{escape(path.read_text(encoding='utf-8'))}</pre>")]
-        for title, drawn in draw(search, [trial for trial in trials if trial.value is not None], best, labels).items():
-            png(drawn, search.folder / f"{title.lower()}.png")
-            sections.append(Section(title, f"<figure>{svg(drawn)}</figure>"))
+        scored = [trial for trial in trials if trial.value is not None]
+        sections.append(Section("Figures", figures(*draw(search, scored, best, labels))))
         sections.append(Section(f"Trials: {counts}", table(head, rows)))
         write_page(page, f"Search {search.options.study}", sections)
     print(f"\n{result}\npage:   {page}\nrecipe: {path}\nnext:   python -m {PACKAGE} fit --config {path}")
@@ -351,49 +349,45 @@ def recipe(search: Search, best: Any, result: str) -> str:
     return header + yaml.safe_dump(changed, sort_keys=False)
 
 
-def draw(search: Search, scored: list[Any], best: Any, labels: dict[str, str]) -> dict[str, Any]:
+def draw(search: Search, scored: list[Any], best: Any, labels: dict[str, str]) -> list[tuple[Any, str]]:
     """Draw the scores over time and over each flag, and what mattered."""
     import optuna
 
-    by_state = {state: [t for t in scored if t.state.name == state.upper()] for state in ("pruned", "complete")}
-    values = [trial.value for trial in scored]
+    kinds = {state: [t for t in scored if t.state.name == state.upper()] for state in ("pruned", "complete")}
+    values, drawn = [trial.value for trial in scored], []
     scale = "log" if min(values) > 0 and max(values) > 10 * min(values) else "linear"
 
-    def scatter(axes: Any, x: Callable[[Any], Any], label: str) -> None:
-        for (name, trials), marker in zip({**by_state, "best": [best]}.items(), "xo*", strict=True):
-            known = [trial for trial in trials if x(trial) is not None]
-            size = 11 if name == "best" else 4
-            axes.plot([x(t) for t in known], [t.value for t in known], marker, label=name, linestyle="", ms=size)
-        axes.set(xlabel=label, ylabel=search.monitor, yscale=scale)
-        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis("{x:g}")
+    def scatter(name: str, x: Callable[[Any], Any]) -> Any:
+        canvas, axes = figure(4.2, 2.9)
+        for (kind, trials), marker in zip({**kinds, "best": [best]}.items(), "xo*", strict=True):
+            known, size = [trial for trial in trials if x(trial) is not None], 11 if kind == "best" else 4
+            axes.plot([x(t) for t in known], [t.value for t in known], marker, label=kind, linestyle="", ms=size)
+        axes.set(xlabel=name, ylabel=search.monitor, yscale=scale)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        drawn.append((canvas, ""))
+        return axes
 
-    history, axes = figure(7, 3.4)
-    scatter(axes, lambda trial: trial.number, "trial (number)")
-    in_time = sorted(by_state["complete"], key=lambda trial: trial.number)
+    axes = scatter("trial (number)", lambda trial: trial.number)
+    in_time = sorted(kinds["complete"], key=lambda trial: trial.number)
     so_far = (np.minimum if search.mode == "min" else np.maximum).accumulate([trial.value for trial in in_time])
     axes.step([trial.number for trial in in_time], so_far, where="post", label="best so far", linewidth=1)
     axes.legend()
-    columns = min(3, len(labels))
-    slices, grid = figure(7.5, 2.6 * -(-len(labels) // columns), -(-len(labels) // columns), columns)
-    for axes, dimension in itertools.zip_longest(np.atleast_1d(grid).flat, search.space):
-        if dimension is None:
-            axes.set_axis_off()
-            continue
-        key, shown = dimension.key, str if dimension.kind == "choice" else float
-        scatter(axes, lambda t, key=key, shown=shown: shown(t.params[key]) if key in t.params else None, labels[key])
-        if "log" in dimension.kind:
+    for key, kind in ((dimension.key, dimension.kind) for dimension in search.space):
+        shown = str if kind == "choice" else float
+        axes = scatter(labels[key], lambda t, key=key, shown=shown: shown(t.params[key]) if key in t.params else None)
+        if "log" in kind:
             axes.set_xscale("log")
-    drawn = {"History": history, "Slices": slices}
     if len(scored) >= 5:  # pruned trials with the last score that they had
         ranked = optuna.create_study(direction=search.study.direction)
         copies = ({"params": t.params, "distributions": t.distributions, "value": t.value} for t in scored)
         ranked.add_trials([optuna.trial.create_trial(**copy) for copy in copies])
         importance = sorted(optuna.importance.get_param_importances(ranked).items(), key=lambda item: item[1])
-        drawn["Importance"], axes = figure(7, 0.8 + 0.3 * len(importance))
+        canvas, axes = figure(4.2, 0.8 + 0.3 * len(importance))
         bars = axes.barh([labels[key] for key, _ in importance], [share for _, share in importance])
         axes.bar_label(bars, fmt="%.2f", padding=3)
         axes.set(xlabel="importance (share, PED-ANOVA)", xlim=(0, 1))
+        drawn.append((canvas, ""))
     return drawn
 
 
