@@ -185,7 +185,7 @@ def test_another_export_takes_the_place_of_the_first_however_the_run_was_trained
 
 
 def test_a_backbone_of_torchvision_is_exported(images, project, command, tmp_path):
-    backbone = ("--model.network=Backbone", "--model.network.name=resnet18", "--model.network.dropout=null")
+    backbone = ("--model.network=Backbone", "--model.network.name=resnet18")
     small = ("--data.image_size=32", "--data.channels=1", "--trainer.max_epochs=1")
     fitted = command(project, tmp_path, "fit", "--data.root", images, *TINY[1:], *backbone, *small)
     assert fitted.code == 0, fitted.output

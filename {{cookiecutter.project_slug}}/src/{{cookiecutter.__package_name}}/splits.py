@@ -311,7 +311,8 @@ def folds(
     Raises:
         ValueError: A fold holds out no image of a class, or all of them.
     """
-    paths, labels = _pool(manifest)
+    rows = sorted((path, y) for s in ("train", "val") for path, y in zip(*manifest.splits[s], strict=True))
+    paths, labels = [path for path, _ in rows], np.array([y for _, y in rows])
     groups = group(paths, root, pattern, index)
     fold, rest = np.zeros(len(labels), dtype=np.int64), np.arange(len(labels))
     for i in range(number - 1, 0, -1):  # one after the other: shares rounded all at once would starve one of them
@@ -328,27 +329,8 @@ def folds(
                 f"{groups_of_class} groups), so its score would be unknown; take at most {max(2, groups_of_class)} "
                 "folds, add images of it, or drop the class."
             )
-    return [_held_out(manifest, paths, labels, fold == i, seed) for i in range(number)]
-
-
-def redraw(
-    manifest: Manifest, root: str | Path, seed: int, pattern: str | None, index: str | Path | None = None
-) -> Manifest:
-    """Draw training and validation anew, in the same proportion; the test split stays."""
-    paths, labels = _pool(manifest)
-    groups = group(paths, root, pattern, index)
-    share = len(manifest.splits["val"][0]) / len(paths)
-    return _held_out(manifest, paths, labels, assign(labels, groups, [1 - share, share], seed) == 1, seed)
-
-
-def _pool(manifest: Manifest) -> tuple[list[str], np.ndarray]:
-    rows = sorted((path, y) for s in ("train", "val") for path, y in zip(*manifest.splits[s], strict=True))
-    return [path for path, _ in rows], np.array([y for _, y in rows])
-
-
-def _held_out(manifest: Manifest, paths: list[str], labels: np.ndarray, mask: np.ndarray, seed: int) -> Manifest:
-    dealt = {"train": _rows(paths, labels, ~mask), "val": _rows(paths, labels, mask)}
-    return Manifest(manifest.classes, {**dealt, "test": manifest.splits["test"]}, seed)
+    dealt = ({"train": _rows(paths, labels, fold != i), "val": _rows(paths, labels, fold == i)} for i in range(number))
+    return [Manifest(manifest.classes, {**each, "test": manifest.splits["test"]}, seed) for each in dealt]
 
 
 def stratified_part(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

@@ -162,13 +162,6 @@ class Run:
         kept = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
         return next((path for path in kept if path.is_file()), None)
 
-    @property
-    def stale(self) -> str:
-        """A remark where the run went on after its test."""
-        saved, best = self.folder / "test_predictions.csv", self.folder / "checkpoints/best.ckpt"
-        older = saved.is_file() and best.is_file() and saved.stat().st_mtime < best.stat().st_mtime
-        return ", which is older than the best checkpoint: test again if the run went on" if older else ""
-
     def tested(self) -> Predictions | str:
         """Return what ``test`` saved, or why there is nothing to show."""
         path = self.folder / "test_predictions.csv"

@@ -1,7 +1,7 @@
 """``crossval``: train k folds or n seeds; mean, interval, learning curve, comparison.
 
   crossval --folds 5                  hold out every image once, but those of the test split
-  crossval --seeds 5                  one split, five seeds (with --resplit: each draws its own split)
+  crossval --seeds 5                  one split, five seeds
   crossval --fractions 0.1 0.3 1      the learning curve: each fold with shares of its training images
   crossval --against other.yaml       another config on the same folds, compared in pairs
   crossval --predict FOLDER           the mean of the folds' probabilities for new images
@@ -35,7 +35,7 @@ from .. import resume, runs
 from ..cli import CLI, Options
 from ..mistakes import RunFailed, require
 from ..sampling import run_seed
-from ..splits import folds, redraw
+from ..splits import folds
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
 from ._results import PACKAGE, from_checkpoint
 
@@ -81,7 +81,8 @@ def progress(bar: tqdm) -> Callback:
     done = int(bar.n)
 
     def move(trainer: Trainer, pl_module: LightningModule) -> None:
-        bar.update(done + max(0.0, (trainer.current_epoch + 1) / (trainer.max_epochs or -1)) - bar.n)
+        if not trainer.sanity_checking:
+            bar.update(done + max(0.0, (trainer.current_epoch + 1) / (trainer.max_epochs or -1)) - bar.n)
 
     return LambdaCallback(on_validation_end=move)  # averaging copies all callbacks, which a bar does not stand
 
@@ -104,25 +105,19 @@ class CrossValidation:
         if cli.trainer.fast_dev_run or self.config.callbacks[options.score] is None:  # pyright: ignore
             raise ValueError(f"no {options.score}.ckpt would be kept to score; leave out what turns it off.")
         kind, number = ("seed", options.seeds) if options.seeds else ("fold", options.folds)
-        self.name = f"{self.config.name}/{kind}s_{number}{'_resplit' if options.resplit else ''}"
+        self.name = f"{self.config.name}/{kind}s_{number}"
         self.folder = Path(self.config.run_root, self.name)
         data.prepare_data()
         data.setup("fit")
         given: Any = data.manifest
-        grouped = data.group_pattern, data.hash_index
-        if not options.seeds:
-            drawn = folds(given, data.root, number, data.seed, *grouped)
-        elif options.resplit:
-            drawn = [redraw(given, data.root, data.seed + i, *grouped) for i in range(number)]
-        else:
-            drawn = [given] * number
+        grouped = data.root, number, data.seed, data.group_pattern, data.hash_index
+        drawn = [given] * number if options.seeds else folds(given, *grouped)
         self.folds = {f"{kind}_{i + 1}": manifest for i, manifest in enumerate(drawn)}
         self.flags = {fold: [f"--data.manifest={self.folder / fold}.json"] for fold in self.folds}
         for i, own in enumerate(self.flags.values() if options.seeds else ()):
-            own.append(f"--seed_everything={run_seed() + i}")
-            own += [] if options.resplit else [f"--data.split_seed={data.seed}"]  # train_fraction draws by it
+            own += [f"--seed_everything={run_seed() + i}", f"--data.split_seed={data.seed}"]  # train_fraction's
         held_out, training = (sum(len(each.splits[s][0]) for each in drawn) for s in ("val", "train"))
-        self.overlap = 0.0 if options.seeds and not options.resplit else held_out / training
+        self.overlap = 0.0 if options.seeds else held_out / training
         digest = hashlib.sha256(repr([each.splits["val"][0] for each in drawn]).encode()).hexdigest()
         self.drawn = {"images": data.fingerprint, "folds": digest}
         against = f"against_{Path(options.against).stem}" if options.against else ""
@@ -221,12 +216,10 @@ class CrossValidation:
         """Say what the numbers are, and what they are not."""
         kind = f"s² (1/n + {self.overlap:.2g}), as runs share images (Nadeau and Bengio 2003)"
         kind = kind if self.overlap else "s²/n over seeds alone: what other images would change is not in it"
-        against = (
-            f"Differences are {self.options.against} − this, with p of that t test and d_z = mean/std (Cohen 1988)."
-        )
+        against = f"Differences: {self.options.against} − this; p of that t test; d_z = mean/std (Cohen 1988)."
         return [
-            f"Scored is each run's {self.options.score} checkpoint. The best one is chosen by the images that score it, "
-            "so somewhat optimistic; early stopping, too, may end a run by them.",
+            f"Scored is each run's {self.options.score} checkpoint. The best is chosen by the images that score it, "
+            "so it is optimistic; early stopping, too, may end a run by them.",
             f"Low to high is the 95 % interval of the mean: Student's t with {kind}.",
             *([against] if self.options.against else []),
             "No image of the test split was trained on or scored.",
@@ -299,7 +292,6 @@ def main(args: list[str]) -> None:
     parser = Options(__name__, __doc__)
     parser.add_argument("--folds", type=int, default=5, help="how many parts the images are dealt to (5)")
     parser.add_argument("--seeds", type=int, help="instead of folds: how many seeds, from seed_everything on")
-    parser.add_argument("--resplit", action="store_true", help="with --seeds: each seed draws its own split")
     parser.add_argument("--score", choices=("last", "best"), default="last", help="which checkpoint (last)")
     more = parser.add_mutually_exclusive_group()
     more.add_argument("--fractions", type=float, nargs="+", help="shares of the training images: a learning curve")

@@ -81,7 +81,7 @@ def show(run: Run, flags: list[str], choice: str | None) -> Parts:
         ("What to look at", lambda: findings(run)),
         ("Curves", lambda: curves(run)),
         ("Validation", lambda: evaluation(validation, str(checkpoint)) + examples(validation, data)),
-        ("Test", lambda: evaluation(tested, "what test saved" + run.stale)),
+        ("Test", lambda: evaluation(tested, "what test saved")),
         ("Data", lambda: balance(run) + augmentation(data)),
         ("Timing", lambda: timing(run)),
         ("Reproduce", lambda: reproduce(run)),
