@@ -203,7 +203,10 @@ def test_ctrl_c_leaves_the_earlier_export_as_it_was(trained, project, command, t
         process.join(0.02)
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
-    assert command.end(started).code != 0
+    ended = command.end(started)
+    assert ended.code == 130
+    assert ended.output.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in ended.output
     assert {path.name: path.read_bytes() for path in (tmp_path / RUN / "export").iterdir()} == before
     assert not list((tmp_path / RUN).glob(".export-*"))
 

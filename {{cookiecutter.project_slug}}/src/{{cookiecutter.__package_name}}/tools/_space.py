@@ -108,10 +108,8 @@ def _values(kind: str, given: Any) -> list[Any]:
             raise ValueError("its levels do not rise")
         return given
     low, high = numbers
-    if "int" in kind:
-        distributions.IntDistribution(low, high, log="log" in kind)
-    else:
-        distributions.FloatDistribution(low, high, log="log" in kind)
+    check_range = distributions.IntDistribution if "int" in kind else distributions.FloatDistribution
+    check_range(low, high, log="log" in kind)
     return numbers
 
 

@@ -109,9 +109,9 @@ class CrossValidation:
         self.folder = Path(self.config.run_root, self.name)
         data.prepare_data()
         data.setup("fit")
-        given: Any = data.manifest
+        manifest: Any = data.manifest
         grouped = data.root, number, data.seed, data.group_pattern, data.hash_index
-        drawn = [given] * number if options.seeds else folds(given, *grouped)
+        drawn = [manifest] * number if options.seeds else folds(manifest, *grouped)
         self.folds = {f"{kind}_{i + 1}": manifest for i, manifest in enumerate(drawn)}
         self.flags = {fold: [f"--data.manifest={self.folder / fold}.json"] for fold in self.folds}
         for i, own in enumerate(self.flags.values() if options.seeds else ()):
@@ -124,7 +124,8 @@ class CrossValidation:
         self.results = self.folder / ("fractions" if options.fractions else against)
         flags = {f"fractions/{part:g}": [f"--data.train_fraction={part}"] for part in sorted(options.fractions or ())}
         flags = flags or {"": []} | ({against: [f"--config={options.against}"]} if against else {})
-        self.variants = {variant: ([*args, *more], self._parts([*args, *more])) for variant, more in flags.items()}
+        given = {variant: [*args, *more] for variant, more in flags.items()}
+        self.variants = {variant: (own, self._parts(own) if variant else cli) for variant, own in given.items()}
 
     @staticmethod
     def _parts(args: list[str]) -> CLI:
