@@ -105,12 +105,15 @@ def test_another_config_is_compared_in_pairs_on_the_same_folds(images, validated
     (validated / "slow.yaml").write_text("model: {optimizer: {class_path: AdamW, init_args: {lr: 1.0e-5}}}\n")
     done = command(project, validated, "crossval", "--folds=3", "--data.root", images, *TINY, "--against", "slow.yaml")
     assert done.code == 0, done.output
-    runs = rows(validated / FOLDS / "runs.csv")
+    runs = rows(validated / FOLDS / "against_slow/runs.csv")
+    assert not (validated / FOLDS / "comparison.csv").exists()  # beside what only one config has given
     this, other = (
         np.array([float(row["val/loss"]) for row in runs if row["variant"] == name])
         for name in ("this", "against_slow")
     )
-    compared = next(row for row in rows(validated / FOLDS / "comparison.csv") if row["metric"] == "val/loss")
+    compared = next(
+        row for row in rows(validated / FOLDS / "against_slow/comparison.csv") if row["metric"] == "val/loss"
+    )
     difference = other - this
     t = difference.mean() / (difference.std(ddof=1) * np.sqrt(1 / 3 + 1 / 2))
     assert float(compared["mean"]) == pytest.approx(difference.mean())

@@ -14,6 +14,7 @@ import logging
 import re
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from html import escape
@@ -77,22 +78,24 @@ class Search:
     Args:
         options: The flags of ``tune``.
         flags: The flags of ``fit`` that all trials share.
-        base: The parts that these flags make.
-        content: The space as its file says it.
+
+    Raises:
+        ValueError: The space cannot be searched with these flags.
     """
 
-    def __init__(self, options: argparse.Namespace, flags: list[str], base: CLI, content: dict[str, Any]) -> None:
-        self.options, self.flags, self.base, self.content = options, flags, base, content
-        self.monitor = base.config.monitor
-        self.mode = direction(self.monitor, base.config.mode)
+    def __init__(self, options: argparse.Namespace, flags: list[str]) -> None:
+        self.options, self.flags, self.content = options, flags, resume.read_config(options.space)
+        space = read_space(self.content)
+        self.base = CLI(flags, run=False)
+        self.monitor = self.base.config.monitor
+        self.mode = direction(self.monitor, self.base.config.mode)
         self.seed, self.as_grid = run_seed(), options.sampler == "grid"
-        space = read_space(content)
         check(space, flags, self.monitor)
         self.fidelity = next((dimension for dimension in space if dimension.kind == "fidelity"), None)
         self.space = [dimension for dimension in space if dimension is not self.fidelity]
         size = grid_size(self.space) if self.as_grid else options.trials or 32
         self.wanted = min(size, options.trials or size)
-        self.folder = Path(base.config.run_root) / options.study
+        self.folder = Path(self.base.config.run_root) / options.study
         self.lock: resume.Lock | None = None
 
     @contextlib.contextmanager
@@ -276,14 +279,19 @@ def open_study(options: argparse.Namespace, folder: Path, direction: Any, steps:
         "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(first, **eta),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(first, steps or "auto", **eta),
     }[options.pruner]()
+    storage: Any = None
     try:
         if url == "journal":
-            storage: Any = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.log")))
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.log")))
         else:
-            try:
-                storage = optuna.storages.RDBStorage(url, connect, **beat)
-            except DatabaseError:  # another machine made the same tables at this moment
-                storage = optuna.storages.RDBStorage(url, connect, **beat)
+            for last in (False, False, True):
+                try:
+                    storage = optuna.storages.RDBStorage(url, connect, **beat)
+                    break
+                except DatabaseError:  # another machine makes the same tables at this moment
+                    if last:
+                        raise
+                    time.sleep(2)
     except (SQLAlchemyError, ImportError) as error:
         raise ValueError(
             f"--storage {options.storage} cannot be opened ({str(error).splitlines()[0]}); give sqlite, journal or "
@@ -413,11 +421,9 @@ def main(args: list[str]) -> None:
         require(options.trials >= 1, "--trials", options.trials, "x ≥ 1")
     if mine := next((flag for flag in flags if re.match(r"--(name|resume|ckpt_path)(=|$)", flag)), ""):
         raise ValueError(f"{mine} is up to the study, which names its own fresh runs; leave it out (--study NAME).")
-    content = resume.read_config(options.space)
-    base = CLI(flags, run=False)
-    search = Search(options, flags, base, content)
-    base.datamodule.prepare_data()
-    base.datamodule.setup("fit")
+    search = Search(options, flags)
+    search.base.datamodule.prepare_data()
+    search.base.datamodule.setup("fit")
     search.open()
     print(f"{search.options.study}: {search.wanted} trials of {options.space} in {search.folder}")
     try:
