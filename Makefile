@@ -33,7 +33,8 @@ mutants: .venv/installed  ## each technique turned off must turn a test red
 faults: .venv/installed  ## kills, full disks, broken numbers, hostile files: every promise, for a quarter of an hour
 	.venv/bin/python tests/faults.py
 
-bench: .venv/installed  ## the accuracy of the README's table, measured again
+bench: .venv/installed  ## speed beside a raw loop, bare Lightning and others' loaders, then the accuracy of the README's table
+	.venv/bin/python benchmarks/speed.py
 	.venv/bin/python benchmarks/digits.py
 
 lock: $(UV)  ## resolve pyproject.toml anew into requirements.lock

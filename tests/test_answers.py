@@ -23,7 +23,7 @@ PACKAGE_FILES = """
 
 TEST_FILES = (
     *("conftest", "test_data", "test_losses", "test_mistakes", "test_resume", "test_run", "test_schedules"),
-    "test_techniques",
+    *("test_speed", "test_techniques"),
 )
 TOOL_FILES = """
     __init__.py _example.py _page.py _results.py _space.py crossval.py diagnose.py export.py lr_range.py page.html
