@@ -45,6 +45,16 @@ def tune(project, command: Command, images, tmp_path):
     return run
 
 
+@pytest.fixture(scope="module")
+def searched(project, command: Command, images, tmp_path_factory) -> tuple[Path, str]:
+    """A folder with a search that has ended, and what it said."""
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "space.yaml").write_text(SPACE)
+    done = command(project, folder, "tune", "--space=space.yaml", "--data.root", images, *TINY, "--trials=6")
+    assert done.code == 0, done.output
+    return folder, done.output
+
+
 def trials(folder: Path, study: str = "tune") -> list[optuna.trial.FrozenTrial]:
     storage = f"sqlite:///{folder}/runs/{study}/study.db"
     return optuna.load_study(study_name=study, storage=storage).trials
@@ -61,16 +71,15 @@ def refused(done: Result) -> str:
     return done.errors[0]
 
 
-def test_the_best_trial_is_a_recipe_that_fit_repeats_to_the_same_score(tune, project, command, images, tmp_path):
-    done = tune("--trials=6")
-    assert done.code == 0, done.output
-    best: Any = min((t for t in trials(tmp_path) if t.state == STATE.COMPLETE), key=lambda t: t.value or 0.0)
-    assert f"best val/loss: {best.value:.4f} (trial {best.number} of 6)" in done.output
-    folder = tmp_path / "runs/tune"
+def test_the_best_trial_is_a_recipe_that_fit_repeats_to_the_same_score(searched, project, command, tmp_path):
+    root, output = searched
+    folder = root / "runs/tune"
+    best: Any = min((t for t in trials(root) if t.state == STATE.COMPLETE), key=lambda t: t.value or 0.0)
+    assert f"best val/loss: {best.value:.4f} (trial {best.number} of 6)" in output
     page = (folder / "tune.html").read_text()
     assert page.count("<svg") == 4  # over time, over each flag, importance
     assert all(word in page for word in ("PED-ANOVA", "best so far", "val/loss", "augment"))
-    for trial in trials(tmp_path):
+    for trial in trials(root):
         run = folder / f"trial_{trial.number:03d}/version_0"
         assert (run / "config.yaml").is_file()
         assert (run / "metrics.csv").is_file()
@@ -237,11 +246,11 @@ def test_a_space_that_is_wrong_is_refused_before_the_first_trial(project, comman
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_study_of_another_space_or_config_is_refused(tune):
-    assert tune("--trials=1", "--trainer.max_epochs=1").code == 0
-    other = refused(tune("--trials=2", "--trainer.max_epochs=1", space=SPACE.replace("1e-4", "1e-3")))
+def test_a_study_of_another_space_or_config_is_refused(searched, tune, tmp_path):
+    shutil.copytree(searched[0] / "runs", tmp_path / "runs")
+    other = refused(tune("--trials=7", space=SPACE.replace("1e-4", "1e-3")))
     assert "space.model.optimizer.lr.log" in other
-    assert "trainer.max_epochs=1, not 3" in refused(tune("--trials=2", "--trainer.max_epochs=3"))
+    assert "trainer.max_epochs=2, not 3" in refused(tune("--trials=7", "--trainer.max_epochs=3"))
 
 
 @pytest.mark.parametrize(

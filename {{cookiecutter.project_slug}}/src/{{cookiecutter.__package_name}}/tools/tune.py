@@ -264,7 +264,7 @@ def open_study(options: argparse.Namespace, folder: Path, direction: Any, steps:
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend
-    from sqlalchemy.exc import DatabaseError, SQLAlchemyError
+    from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
     url = f"sqlite:///{folder / 'study.db'}" if options.storage == "sqlite" else options.storage
     url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
@@ -288,7 +288,7 @@ def open_study(options: argparse.Namespace, folder: Path, direction: Any, steps:
                 try:
                     storage = optuna.storages.RDBStorage(url, connect, **beat)
                     break
-                except DatabaseError:  # another machine makes the same tables at this moment
+                except (IntegrityError, ProgrammingError):  # another machine makes the same tables at this moment
                     if last:
                         raise
                     time.sleep(2)
