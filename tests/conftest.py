@@ -24,6 +24,7 @@ from cookiecutter.main import cookiecutter
 TEMPLATE = Path(__file__).parent.parent
 SOURCE = TEMPLATE / "{{cookiecutter.project_slug}}"
 HEAVY = ["lightning.pytorch.cli", "lightning.pytorch.loggers", "torchvision", "torchmetrics", "albumentations", "cv2"]
+HEAVY += ["matplotlib.figure", "optuna", "optuna.storages._rdb.storage"]
 
 
 def bake(folder: Path, **answers: str) -> Path:
@@ -77,6 +78,8 @@ def _child(project: str, folder: str, args: list[str], log: str, environment: di
     sys.path.insert(0, str(Path(project) / "src"))
     module, args = (args[1], args[2:]) if args[0] == "-m" else (package, args)
     sys.argv = [module, *args]
+    if args[:1] == ["fit"] and "WITH_REPORT" not in os.environ:
+        sys.modules["matplotlib"] = None  # pyright: ignore  (as without the extra: a page after every fit takes time)
     if "SABOTAGE" in os.environ:
         from faults import sabotage
 

@@ -17,7 +17,7 @@ ANSWERS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 CHOICES = {key: values for key, values in ANSWERS.items() if isinstance(values, list) and not key.startswith("_")}
 PACKAGE_FILES = """
     __init__ __main__ augment cache callbacks checkpoints cli combinations data fast faults images loggers losses
-    mistakes model networks optim resume runs sampling splits
+    mistakes model networks optim resume runs sampling splits watching
 """.split()
 
 
@@ -25,7 +25,10 @@ TEST_FILES = (
     *("conftest", "test_data", "test_losses", "test_mistakes", "test_resume", "test_run", "test_schedules"),
     *("test_speed", "test_techniques"),
 )
-TOOL_FILES = ("__init__.py", "_page.py", "page.html", "preview.py", "smote.py")
+TOOL_FILES = """
+    __init__.py _example.py _page.py _results.py _space.py crossval.py diagnose.py export.py lr_range.py page.html
+    page.mplstyle preview.py report.py smote.py space.yaml tune.py
+""".split()
 RECIPES = ("baseline", "finetune", "imbalanced", "long_schedule", "small_data", "stabilise")
 
 

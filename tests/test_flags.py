@@ -43,6 +43,7 @@ def images(tmp_path_factory) -> Path:
         ("--callbacks.device_stats=DeviceStatsMonitor", ""),
         ("--model.schedule=Plateau", ""),
         ("--model.network=SmallMLP", ""),
+        ("--model.network=Backbone", ""),  # resnet18, which has no dropout
         ("--model.optimizer=RMSprop", ""),
     ],
 )

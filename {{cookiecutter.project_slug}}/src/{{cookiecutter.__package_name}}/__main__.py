@@ -1,12 +1,14 @@
 """``python -m PACKAGE COMMAND``: runs a command of Lightning's or a tool, and turns its end into an exit code."""
 
 import importlib
+import importlib.util
 import logging
 import re
 import signal
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 # What is heavy is imported in main, so that --help answers at once.
 
@@ -55,6 +57,23 @@ def quiet() -> None:
         logging.getLogger(name).addFilter(lambda record: not any(text in record.getMessage() for text in NOISE))
 
 
+def report(cli: Any) -> None:
+    """Write the page of a run that has ended, or say how; whatever goes wrong with it, the run is a success."""
+    if not cli.config.fit.report or "report" not in tools() or cli.lock is None or cli.lock.path.exists():
+        return
+    command = f"python -m {__package__} report {cli.run_folder}"
+    absent = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
+    if absent or cli.trainer.world_size > 1:  # the other ranks would wait for this one
+        needs = f" (needs {' and '.join(absent)}: pip install -e '.[report]')" if absent else ""
+        print(f"report:        {command}{needs}")
+        return
+    try:
+        importlib.import_module(".tools.report", __package__).main([str(cli.run_folder)])
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        reason = " ".join(f"{error!r}".split())[:200]
+        print(f"report:        not written, {reason}; the run is whole, and this says more: {command}")
+
+
 def main(args: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     args = sys.argv[1:] if args is None else args
@@ -75,12 +94,17 @@ def main(args: list[str] | None = None) -> int:
         else:
             from .cli import CLI
 
-            CLI(args)
+            cli = CLI(args)
+            if args[0] == "fit":
+                report(cli)
     except RunFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except SIGTERMException:
         return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except torch.OutOfMemoryError as error:
         print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         return 1

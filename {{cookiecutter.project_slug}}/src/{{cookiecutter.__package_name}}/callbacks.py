@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch.callbacks as lightning_callbacks
+import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -25,6 +26,7 @@ from lightning.pytorch.callbacks import (
 
 from . import checkpoints
 from .mistakes import require
+from .watching import Pictures, Projector, matrix, show
 
 
 class EarlyStopping(lightning_callbacks.EarlyStopping):
@@ -231,6 +233,8 @@ class Callbacks:
         progress_bar: Shows the progress.
         averaging: Evaluates and keeps averaged weights: EMAWeightAveraging or SWA.
         device_stats: Logs memory and load of the device (needs psutil on a CPU).
+        pictures: Shows the loggers training images and the confusion matrix.
+        projector: Hands embeddings of validation images to TensorBoard's projector.
     """
 
     def __init__(
@@ -243,8 +247,11 @@ class Callbacks:
         progress_bar: ProgressBar | None = None,
         averaging: WeightAveraging | None = None,
         device_stats: DeviceStatsMonitor | None = None,
+        pictures: Pictures | None = None,
+        projector: Projector | None = None,
     ) -> None:
         given = (best, last, check_metric, early_stopping, lr_monitor, progress_bar, averaging, device_stats)
+        given += (pictures, projector)
         self.items: list[Callback] = [callback for callback in given if callback is not None]
 
 
@@ -257,6 +264,7 @@ def standard(monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> 
         early_stopping=EarlyStopping(monitor, mode),
         lr_monitor=LearningRateMonitor(),
         progress_bar=ProgressBar(),
+        pictures=Pictures(),
     ).items
 
 
@@ -311,6 +319,7 @@ class PredictionWriter(Callback):
             with (self.folder / "confusion_matrix.csv").open("w", newline="", encoding="utf-8") as file:
                 rows = ([name, *row] for name, row in zip(data.class_names, counts, strict=True))
                 csv.writer(file).writerows([["target", *data.class_names], *rows])
+            show(trainer, "test/confusion", matrix(np.array(counts), data.class_names))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]

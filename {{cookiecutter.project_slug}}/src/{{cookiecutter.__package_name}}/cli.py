@@ -216,6 +216,12 @@ class CLI(LightningCLI):
             help="auto: fit goes on with the newest run of this name that did not end, if there is one.",
         )
         parser.add_argument(
+            "--report",
+            type=bool,
+            default=True,
+            help="Whether fit on one device ends with the page of the command report, where its extra is installed.",
+        )
+        parser.add_argument(
             "--fast",
             type=bool,
             default=False,

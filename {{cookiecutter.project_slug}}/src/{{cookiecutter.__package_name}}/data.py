@@ -98,6 +98,11 @@ class ImageData(LightningDataModule):
         return run_seed() if self.split_seed is None else self.split_seed
 
     @property
+    def hash_index(self) -> Path:
+        """The file that keeps the hashes by which copies of an image are told."""
+        return Path(self.cache_root, "hashes.npy")
+
+    @property
     def class_names(self) -> list[str]:
         """The class names; a label is a position in this list. Known after ``setup``."""
         assert self.manifest is not None
@@ -151,8 +156,8 @@ class ImageData(LightningDataModule):
             else:
                 samples = self.samples()
                 fractions = self.val_fraction, self.test_fraction
-                index = Path(self.cache_root, "hashes.npy")
-                self.manifest = make(samples, self.root, *fractions, self.seed, self.group_pattern, index)
+                grouped = self.group_pattern, self.hash_index
+                self.manifest = make(samples, self.root, *fractions, self.seed, *grouped)
             paths, labels = self.manifest.splits["train"]
             self._follow_images(paths)
             if self.train_fraction < 1:

@@ -256,8 +256,8 @@ class Classifier(LightningModule):
         self.scores[split].update(probabilities_NK, batch.y_N)
         return {"index_N": batch.index_N, "y_N": batch.y_N, "probabilities_NK": probabilities_NK}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         output = self._evaluate(batch, "test")

@@ -49,7 +49,7 @@ class SmallCNN(nn.Module):
         in_channels: Channels of the input.
         num_classes: Number of logits.
         width: Channels of the first stage; each later stage doubles them.
-        dropout: Share of the features that training drops before the last layer.
+        dropout: Share of the features that training drops before the last layer; null for none.
         activation: The nonlinearity.
         norm: The normalisation after each convolution.
     """
@@ -59,7 +59,7 @@ class SmallCNN(nn.Module):
         in_channels: int,
         num_classes: int,
         width: int = 32,
-        dropout: float = 0.0,
+        dropout: float | None = None,
         activation: Activation = "relu",
         norm: Norm = "batch",
     ) -> None:
@@ -74,7 +74,7 @@ class SmallCNN(nn.Module):
                 stage.extend([conv, norm_layer(norm, out), ACTIVATIONS[activation]()])
                 channels = out
             self.features.append(stage)
-        pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
+        pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout or 0.0)]
         self.head = nn.Sequential(*pool, nn.Linear(channels, num_classes))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class SmallMLP(nn.Module):
         num_classes: Number of logits.
         width: Units of each hidden layer.
         depth: Number of hidden layers.
-        dropout: Share of the units that training drops after each hidden layer.
+        dropout: Share of the units that training drops after each hidden layer; null for none.
         activation: The nonlinearity.
     """
 
@@ -99,7 +99,7 @@ class SmallMLP(nn.Module):
         num_classes: int,
         width: int = 256,
         depth: int = 2,
-        dropout: float = 0.0,
+        dropout: float | None = None,
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class SmallMLP(nn.Module):
         self.features = nn.Sequential(nn.AdaptiveAvgPool2d(16), nn.Flatten())
         units = in_channels * 16 * 16
         for _ in range(depth):
-            layer = nn.Sequential(nn.Linear(units, width), ACTIVATIONS[activation](), nn.Dropout(dropout))
+            layer = nn.Sequential(nn.Linear(units, width), ACTIVATIONS[activation](), nn.Dropout(dropout or 0.0))
             self.features.append(layer)
             units = width
         self.head = nn.Linear(units, num_classes)

@@ -13,9 +13,19 @@ from . import checkpoints, runs
 # Anything else that differs from the run's config would make another experiment of it.
 ACCEPTED = ("trainer", "callbacks", "name", "model.compile", "data.num_workers", "data.cache_gb", "data.cache_root")
 # Compared elsewhere (the images by their fingerprint, the splits by the CLI), or of no weight for a run.
-SILENT = ("ckpt_path", "resume", "fast", "config", "run_root", "data.manifest", "data.predict_root", "data.root")
+SILENT = ("ckpt_path", "resume", "fast", "report", "config", "run_root")
+SILENT += ("data.manifest", "data.predict_root", "data.root")
 REFUSED = ("trainer.gradient_clip", "trainer.limit_train_batches", "trainer.overfit_batches", "trainer.sync_batchnorm")
 REFUSED += ("callbacks.averaging", "trainer.accumulate_grad_batches")
+# Where and how a run is trained, not what comes out: searches and cross-validations go on with other values of these.
+MACHINE = ("name", "run_root", "report", "data.num_workers", "data.cache", "trainer.accelerator", "trainer.devices")
+MACHINE += (
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.logger",
+    "callbacks.progress_bar",
+    "callbacks.device_stats",
+)
 FOLLOW_THE_DATA = ("data.image_size", "data.stored_size", "data.channels")
 
 
@@ -76,12 +86,9 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
     Raises:
         ValueError: A change that the run cannot take.
     """
-    before = dict(_flat(read_config(config_file)))
-    after = dict(_flat(config))
     accepted = []
-    for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key), after.get(key)
-        if old == new or key in SILENT or (new is None and key in FOLLOW_THE_DATA):
+    for key, old, new in differences(read_config(config_file), config):
+        if key in SILENT or (new is None and key in FOLLOW_THE_DATA):
             continue
         if key.startswith(REFUSED) or not any(key == part or key.startswith(f"{part}.") for part in ACCEPTED):
             raise ValueError(
@@ -93,10 +100,19 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(accepted))
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the settings that differ between two configs: the dotted name, the value before and the one after."""
+    old, new = dict(flat(before)), dict(flat(after))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            yield key, old.get(key), new.get(key)
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a config by their dotted names."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else key)
+            yield from flat(item, f"{prefix}.{key}" if prefix else key)
     else:
         yield prefix, value
 

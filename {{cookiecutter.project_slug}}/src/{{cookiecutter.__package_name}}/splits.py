@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .images import Samples, file_stats
+from .sampling import derived_seed
 
 SPLITS = ("train", "val", "test")
 
@@ -300,6 +301,39 @@ def group(paths: list[str], root: str | Path, pattern: str | None, index: str | 
             if match := expression.search(path):
                 parent[top(i)] = top(first.setdefault(match.group(1 if expression.groups else 0), i))
     return np.array([top(i) for i in range(len(paths))], dtype=np.int64)
+
+
+def folds(
+    manifest: Manifest, root: str | Path, number: int, seed: int, pattern: str | None, index: str | Path | None = None
+) -> list[Manifest]:
+    """Deal training and validation anew so that each image is held out in one fold; the test split stays.
+
+    Stratified by class, every group (see ``group``) in one fold. In a fold the validation split is what is held out.
+    The numbers of a class differ by at most one between folds unless groups forbid it.
+
+    Raises:
+        ValueError: A fold holds out no image of a class, or all of them.
+    """
+    rows = sorted((path, y) for s in ("train", "val") for path, y in zip(*manifest.splits[s], strict=True))
+    paths, labels = [path for path, _ in rows], np.array([y for _, y in rows])
+    groups = group(paths, root, pattern, index)
+    fold, rest = np.zeros(len(labels), dtype=np.int64), np.arange(len(labels))
+    for i in range(number - 1, 0, -1):  # one after the other: shares rounded all at once would starve one of them
+        share = 1 / (i + 1)
+        held_out = assign(labels[rest], groups[rest], [1 - share, share], derived_seed(seed, i)) == 1
+        fold[rest[held_out]] = i
+        rest = rest[~held_out]
+    for label, name in enumerate(manifest.classes):
+        per_fold = np.bincount(fold[labels == label], minlength=number)
+        if per_fold.min() == 0 or per_fold.max() == per_fold.sum():
+            groups_of_class = len(np.unique(groups[labels == label]))
+            raise ValueError(
+                f"folds={number} leave a fold that holds out none or all of class {name!r} ({per_fold.sum()} images in "
+                f"{groups_of_class} groups), so its score would be unknown; take at most {max(2, groups_of_class)} "
+                "folds, add images of it, or drop the class."
+            )
+    dealt = ({"train": _rows(paths, labels, fold != i), "val": _rows(paths, labels, fold == i)} for i in range(number))
+    return [Manifest(manifest.classes, {**each, "test": manifest.splits["test"]}, seed) for each in dealt]
 
 
 def stratified_part(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

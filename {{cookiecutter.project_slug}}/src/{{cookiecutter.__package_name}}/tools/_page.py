@@ -3,28 +3,21 @@
 Needs matplotlib and jinja2 (the extra ``report``), which are imported when a figure is drawn.
 """
 
+import base64
+import importlib
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from ..runs import write
 
-# Stands for the colour of the reader's text, light or dark; drawn as such it is black.
-INK = "#010203"
-STYLE: Any = {
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "legend.frameon": False,
-    "font.size": 9,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "page",  # text stays text; the same figure has the same bytes
-}
+INK = "#010203"  # stands for the colour of the reader's text, light or dark; drawn as such it is black
 
 
 class Section(NamedTuple):
@@ -39,41 +32,111 @@ class Section(NamedTuple):
     html: str
 
 
-def missing(command: str, extra: str, error: ImportError) -> ValueError:
-    """Word the error for a package that a tool needs."""
-    return ValueError(
-        f"{command} needs the package {error.name}, so nothing was written; install the project's extra: "
-        f"pip install -e '.[{extra}]'."
-    )
+def check_packages(command: str, extra: str, *packages: str) -> None:
+    """Find out before any work whether the packages of a tool are there.
+
+    Raises:
+        ValueError: One is missing.
+    """
+    try:
+        for package in packages:
+            importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(
+            f"{command} needs the package {error.name}, so nothing was written; install the project's extra: "
+            f"pip install -e '.[{extra}]'."
+        ) from error
 
 
 def figure(width: float = 6.4, height: float = 3.2, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
-    """Return a matplotlib figure of a size in inches, and its axes, in the page's style."""
+    """Return a matplotlib figure of a size in inches, and its axes, in the page's style.
+
+    A figure of 4.2 inches is as wide as a telephone: its text keeps its size there.
+    """
     import matplotlib
     from matplotlib.figure import Figure  # not pyplot, which keeps figures and looks for a screen
 
-    with matplotlib.rc_context(STYLE):
-        drawn = Figure((width, height), layout="constrained")
-        return drawn, drawn.subplots(rows, columns)
+    # Not a context: legends and texts read their style when they are added, which comes later.
+    matplotlib.rc_file(Path(__file__).with_name("page.mplstyle"))
+    drawn = Figure((width, height))
+    return drawn, drawn.subplots(rows, columns)
 
 
 def svg(drawn: Any) -> str:
     """Return a figure as SVG for a page, its lines and text in the colour of the page's text."""
-    import matplotlib
-
     text = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the reader's browser has it
         drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     plain = text.getvalue()
     return plain[plain.index("<svg") :].replace(INK, "currentColor")
 
 
+def label(name: str, length: int = 20) -> str:
+    """Return a name as matplotlib writes it as it is: without formulas between dollars, and not too long."""
+    short = name if len(name) <= length else f"{name[: length // 3]}…{name[length // 3 + 1 - length :]}"
+    return short.replace("$", r"\$")
+
+
+def figures(*drawn: tuple[Any, str]) -> str:
+    """Return figures with their captions as HTML, side by side where there is room."""
+    items = (f"<figure>{svg(f)}<figcaption>{escape(caption)}</figcaption></figure>" for f, caption in drawn)
+    return f'<div class="figures">{"".join(items)}</div>'
+
+
+def curve(axes: Any, x: np.ndarray, y: np.ndarray, most: int = 600, **style: Any) -> None:
+    """Draw a curve; where it has more points than a screen shows, neighbours are averaged, and one gets a marker."""
+    parts = np.array_split(np.arange(len(x)), min(most, len(x)))
+    x, y = (np.array([values[part].mean() for part in parts]) for values in (x, y))
+    axes.plot(x, y, marker="o" if len(x) == 1 else "", markersize=4, **style)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table as HTML, a long one in a box of its own."""
+    body = [f"<tr>{''.join(f'<td>{escape(cell(value))}</td>' for value in row)}</tr>" for row in rows]
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    long = " long" if len(body) > 25 else ""
+    return f'<div class="wide{long}"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def cell(value: object) -> str:
+    """Return a value as a table shows it: fractions with four digits, tiny ones with two that count."""
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.4f}" if abs(value) >= 1e-3 or not value else f"{value:.2g}"
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def aligned(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table as lines for a terminal."""
+    lines = [[*header], *([cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def picture(image_HWC: np.ndarray, alt: str) -> str:
+    """Return a small image (uint8) as HTML: lossless where it is tiny, JPEG otherwise."""
+    kind, data = ("PNG" if image_HWC.shape[0] <= 32 else "JPEG"), io.BytesIO()
+    image = Image.fromarray(image_HWC.squeeze())
+    image.thumbnail((112, 112))
+    image.save(data, kind, quality=80)
+    text = base64.b64encode(data.getvalue()).decode()
+    return f'<img src="data:image/{kind.lower()};base64,{text}" alt="{escape(alt)}">'
+
+
+def note(text: str) -> str:
+    """Return a remark as HTML: what is missing, or how to read what is there."""
+    return f'<p class="faint">{escape(text)}</p>'
+
+
 def png(drawn: Any, path: Path) -> None:
     """Write a figure as PNG on white."""
-    import matplotlib
+    drawn.savefig(path, dpi=150, facecolor="white")
 
-    with matplotlib.rc_context(STYLE):
-        drawn.savefig(path, dpi=150, facecolor="white")
+
+def facts(*given: tuple[str, str, str]) -> str:
+    """Return numbers worth a glance as HTML: the name, the value and a remark of each."""
+    items = ("<dt>{}</dt><dd>{}</dd><dd>{}</dd>".format(*map(escape, fact)) for fact in given)
+    return f'<dl class="facts">{"".join(f"<div>{item}</div>" for item in items)}</dl>'
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from ..cli import CLI
 from ..networks import last_layer
+from ._page import check_packages
 
 
 @torch.no_grad()
@@ -37,13 +38,9 @@ def resampled(x_ND: np.ndarray, y_N: np.ndarray, names: list[str], seed: int) ->
     Raises:
         ValueError: A class has a single sample, or imbalanced-learn is missing.
     """
-    try:
-        from imblearn.over_sampling import SMOTE
-    except ImportError as error:
-        raise ValueError(
-            "smote needs imbalanced-learn, so nothing could be interpolated; "
-            "install it beside the project: pip install imbalanced-learn."
-        ) from error
+    check_packages("smote", "smote", "imblearn")
+    from imblearn.over_sampling import SMOTE
+
     counts = np.bincount(y_N)
     rarest = int(counts.argmin())
     if counts[rarest] < 2:

@@ -1,0 +1,181 @@
+"""Cross-validation holds every image out once, averages honestly, compares in pairs, and goes on where it was ended."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import rows
+from scipy import stats
+from test_edits import draw_images
+
+TINY = (
+    *("--model.network.width=8", "--data.batch_size=16", "--data.num_workers=0", "--trainer.accelerator=cpu"),
+    *("--trainer.max_epochs=2", "--trainer.logger=false", "--model.warmup_steps=0"),
+)
+FOLDS = Path("runs/digits/folds_3")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return draw_images(tmp_path_factory.mktemp("crossval") / "images")
+
+
+@pytest.fixture(scope="module")
+def validated(images, project, command, tmp_path_factory) -> Path:
+    """The folder in which three folds were trained; do not train others of that name there."""
+    folder = tmp_path_factory.mktemp("validated")
+    done = command(project, folder, "crossval", "--folds=3", "--data.root", images, *TINY)
+    assert done.code == 0, done.output
+    return folder
+
+
+def splits(manifest: Path) -> dict[str, set[str]]:
+    content = json.loads(manifest.read_text())["splits"]
+    return {name: {path for paths in by_class.values() for path in paths} for name, by_class in content.items()}
+
+
+def scores(folder: Path) -> list[dict[str, str]]:
+    return [{key: text for key, text in row.items() if key != "folder"} for row in rows(folder / "runs.csv")]
+
+
+def test_every_image_is_held_out_once_in_equal_shares_of_each_class_and_no_test_image_ever(validated):
+    folds = [splits(validated / FOLDS / f"fold_{i}/version_0/manifest.json") for i in (1, 2, 3)]
+    held_out = [path for fold in folds for path in fold["val"]]
+    assert len(held_out) == len(set(held_out)) == 51
+    for fold in folds:
+        assert fold["train"] | fold["val"] == set(held_out)
+        assert fold["test"] == folds[0]["test"]
+        assert not fold["test"] & set(held_out)
+        of_class = [sum(path.startswith(name) for path in fold["val"]) for name in ("red", "green", "blue")]
+        assert all(count in (5, 6) for count in of_class)
+
+
+def test_the_interval_is_that_of_nadeau_and_bengio(validated):
+    losses = np.array([float(row["val/loss"]) for row in rows(validated / FOLDS / "runs.csv")])
+    summary = next(row for row in rows(validated / FOLDS / "summary.csv") if row["metric"] == "val/loss")
+    half = stats.t.ppf(0.975, 2) * losses.std(ddof=1) * np.sqrt(1 / 3 + 51 / 102)
+    expected = [losses.mean(), losses.std(ddof=1), losses.mean() - half, losses.mean() + half]
+    assert np.allclose([float(summary[key]) for key in ("mean", "std", "low", "high")], expected)
+    assert "Nadeau and Bengio" in (validated / FOLDS / "crossval.html").read_text()
+
+
+def test_a_fold_is_the_run_that_fit_makes_with_its_manifest(images, validated, project, command, tmp_path):
+    manifest = f"--data.manifest={validated / FOLDS}/fold_2.json"
+    done = command(project, tmp_path, "fit", "--data.root", images, *TINY, manifest)
+    assert done.code == 0, done.output
+    alone, fold = (
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in (tmp_path / "runs/digits/version_0", validated / FOLDS / "fold_2/version_0")
+    )
+    assert all(torch.equal(alone[name], fold[name]) for name in alone)
+
+
+def test_ctrl_c_loses_no_finished_fold_and_the_same_command_ends_with_the_same_numbers(
+    images, validated, project, command, tmp_path
+):
+    flags = ("crossval", "--folds=3", "--data.root", images, *TINY)
+    started = command.start(project, tmp_path, *flags)
+    while not (tmp_path / FOLDS / "fold_1/version_0/score_last.json").exists() and started[0][0].is_alive():
+        started[0][0].join(0.02)
+    os.kill(started[0][0].pid, signal.SIGINT)
+    started[0][0].join(60)
+    ended = command.end(started)
+    assert ended.code != 0
+    assert "the same command goes on" in ended.output
+    kept = (tmp_path / FOLDS / "fold_1/version_0/checkpoints/last.ckpt").stat().st_mtime_ns
+    done = command(project, tmp_path, *flags)
+    assert done.code == 0, done.output
+    assert (tmp_path / FOLDS / "fold_1/version_0/checkpoints/last.ckpt").stat().st_mtime_ns == kept
+    assert scores(tmp_path / FOLDS) == scores(validated / FOLDS)
+
+
+def test_other_settings_than_those_of_the_finished_folds_are_refused(images, validated, project, command):
+    before = (validated / FOLDS / "runs.csv").read_bytes()
+    done = command(project, validated, "crossval", "--folds=3", "--data.root", images, *TINY, "--model.l1=0.1")
+    assert done.code == 2
+    assert "model.l1=0.1 differs from 0.0" in done.errors[0]
+    assert (validated / FOLDS / "runs.csv").read_bytes() == before
+
+
+def test_another_config_is_compared_in_pairs_on_the_same_folds(images, validated, project, command):
+    (validated / "slow.yaml").write_text("model: {optimizer: {class_path: AdamW, init_args: {lr: 1.0e-5}}}\n")
+    done = command(project, validated, "crossval", "--folds=3", "--data.root", images, *TINY, "--against", "slow.yaml")
+    assert done.code == 0, done.output
+    runs = rows(validated / FOLDS / "against_slow/runs.csv")
+    assert not (validated / FOLDS / "comparison.csv").exists()  # beside what only one config has given
+    this, other = (
+        np.array([float(row["val/loss"]) for row in runs if row["variant"] == name])
+        for name in ("this", "against_slow")
+    )
+    compared = next(
+        row for row in rows(validated / FOLDS / "against_slow/comparison.csv") if row["metric"] == "val/loss"
+    )
+    difference = other - this
+    t = difference.mean() / (difference.std(ddof=1) * np.sqrt(1 / 3 + 1 / 2))
+    assert float(compared["mean"]) == pytest.approx(difference.mean())
+    assert float(compared["d_z"]) == pytest.approx(difference.mean() / difference.std(ddof=1))
+    assert float(compared["p"]) == pytest.approx(2 * stats.t.sf(abs(t), 2))
+    held_out = [
+        splits(validated / FOLDS / f"{name}/version_0/manifest.json") for name in ("fold_1", "against_slow/fold_1")
+    ]
+    assert held_out[0] == held_out[1]
+
+
+def test_an_ensemble_predicts_the_mean_of_its_folds(images, validated, project, command):
+    done = command(
+        project, validated, "crossval", "--folds=3", "--data.root", images, *TINY, "--predict", images / "red"
+    )
+    assert done.code == 0, done.output
+    each = [rows(validated / FOLDS / f"fold_{i}/version_0/predictions.csv") for i in (1, 2, 3)]
+    mean = rows(validated / FOLDS / "predictions.csv")
+    assert len(mean) == 20
+    for position, row in enumerate(mean):
+        expected = np.mean(
+            [[float(fold[position][name]) for name in ("red", "green", "blue")] for fold in each], axis=0
+        )
+        assert np.allclose([float(row[name]) for name in ("red", "green", "blue")], expected)
+        assert float(row[row["label"]]) == pytest.approx(expected.max())
+
+
+def test_seeds_share_one_split_and_begin_with_weights_of_their_own(images, project, command, tmp_path):
+    done = command(project, tmp_path, "crossval", "--seeds=2", "--data.root", images, *TINY, "--trainer.max_epochs=1")
+    assert done.code == 0, done.output
+    seeds = [tmp_path / f"runs/digits/seeds_2/seed_{i}/version_0" for i in (1, 2)]
+    assert splits(seeds[0] / "manifest.json") == splits(seeds[1] / "manifest.json")
+    losses = [row["val/loss"] for row in rows(tmp_path / "runs/digits/seeds_2/runs.csv")]
+    assert losses[0] != losses[1]
+
+
+def test_a_learning_curve_trains_on_shares_of_the_same_folds(images, project, command, tmp_path):
+    flags = ("--folds=2", "--fractions", "1", "0.7", "--data.root", images, *TINY, "--trainer.max_epochs=1")
+    done = command(project, tmp_path, "crossval", *flags)
+    assert done.code == 0, done.output
+    runs = rows(tmp_path / "runs/digits/folds_2/fractions/runs.csv")
+    counts = {(row["variant"], row["run"]): int(row["training_images"]) for row in runs}
+    assert 0.6 < counts["0.7", "fold_1"] / counts["1", "fold_1"] < 0.8
+    assert "training images" in (tmp_path / "runs/digits/folds_2/fractions/crossval.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--folds=1",), "--folds=1"),
+        (("--folds=40",), "folds=40 leave a fold"),
+        (("--against=nothing.yaml",), "nothing.yaml"),
+        (("--fractions", "2"), "data.train_fraction=2"),
+        (("--callbacks.last=null",), "no last.ckpt"),
+        (("--data.batch_size=100",), "data.batch_size=100"),
+    ],
+)
+def test_what_cannot_be_validated_is_refused_in_one_line_and_leaves_nothing(
+    flags, reason, images, project, command, tmp_path
+):
+    done = command(project, tmp_path, "crossval", "--data.root", images, *TINY, *flags)
+    assert done.code == 2, done.output
+    assert len(done.errors) == 1
+    assert reason in done.errors[0]
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,256 @@
+"""``export`` writes files that give what the checkpoint gives, without the project, or says that they do not."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import rows
+from PIL import Image
+from safetensors import safe_open
+from test_edits import PACKAGE, draw_images
+from test_flags import RUN, TINY
+
+MODELS = ("model.onnx", "model.int8.onnx", "model.pt2")
+FILES = {*MODELS, "model.safetensors", "preprocessing.py", "example.py", "metadata.json"}
+STUBBORN = '''
+
+class Restless(SmallCNN):
+    """Drops features when it is evaluated, too."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.head(nn.functional.dropout(self.features(x_NCHW), 0.5, training=True))
+
+
+class Choosy(SmallCNN):
+    """Decides by the values of a tensor."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return self.head(self.features(x_NCHW if x_NCHW.sum() > 0 else -x_NCHW))
+'''
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Colour noise, some of it turned by EXIF, transparent, or grey of 16 bits."""
+    root = draw_images(tmp_path_factory.mktemp("export") / "images")
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        image = Image.open(path)
+        if number % 4 == 0:
+            turned = Image.Exif()
+            turned[0x0112] = 6
+            image.save(path, exif=turned)
+        elif number % 4 == 1:
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
+            image.save(path)
+        elif number % 4 == 2:
+            Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 256).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(images, project, command, tmp_path_factory) -> Path:
+    """A folder with a run of averaged weights that crops, and with its export."""
+    folder = tmp_path_factory.mktemp("trained")
+    sizes = ("--data.image_size=8", "--data.stored_size=11", "--data.channels=3", "--model.network.width=8")
+    averaged = ("--callbacks.averaging=EMAWeightAveraging", "--callbacks.averaging.decay=0.5")
+    fitted = command(
+        project, folder, "fit", "--data.root", images, *TINY[1:], *sizes, *averaged, "--trainer.max_epochs=12"
+    )
+    assert fitted.code == 0, fitted.output
+    done = command(project, folder, "export")
+    assert done.code == 0, done.output
+    (folder / "output").write_text(done.output)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(trained, images, project, command) -> list[dict[str, str]]:
+    """What ``predict`` says of every image."""
+    done = command(project, trained, "predict", "--data.predict_root", images)
+    assert done.code == 0, done.output
+    return rows(trained / RUN / "predictions.csv")
+
+
+def run_model(file: Path, images_NCHW: np.ndarray) -> np.ndarray:
+    if file.suffix == ".onnx":
+        return np.asarray(onnxruntime.InferenceSession(file).run(None, {"images": images_NCHW})[0])
+    with torch.no_grad():
+        return torch.export.load(file).module()(torch.from_numpy(images_NCHW)).numpy()
+
+
+def facts(file: Path) -> dict:
+    """Read what a file says of itself."""
+    if file.suffix == ".onnx":
+        return {item.key: json.loads(item.value) for item in onnx.load(file).metadata_props}
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as opened:
+            return {key: json.loads(value) for key, value in opened.metadata().items()}
+    inner = {"metadata.json": ""}
+    torch.export.load(file, extra_files=inner)
+    return json.loads(inner["metadata.json"])
+
+
+def test_the_folder_holds_the_models_and_what_runs_them(trained):
+    assert {path.name for path in (trained / RUN / "export").iterdir()} == FILES
+    assert not [path for path in (trained / RUN).iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_takes_any_number_of_images_without_the_project(name, trained):
+    assert importlib.util.find_spec("my_project") is None
+    file = trained / RUN / "export" / name
+    if file.suffix == ".onnx":
+        onnx.checker.check_model(file, full_check=True)
+    images_NCHW = np.random.default_rng(0).integers(0, 256, (64, 3, 8, 8), dtype=np.uint8)
+    all_NK = run_model(file, images_NCHW)
+    assert all_NK.shape == (64, 3)
+    assert np.allclose(all_NK.sum(1), 1, atol=1e-5)
+    for count in (1, 3):
+        assert np.allclose(run_model(file, images_NCHW[:count]), all_NK[:count], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*MODELS, "model.safetensors"])
+def test_a_model_knows_its_classes_and_its_splits_and_nothing_of_the_machine(name, trained):
+    file = trained / RUN / "export" / name
+    known, whole = facts(file), json.loads((file.parent / "metadata.json").read_text())
+    assert known["class_names"] == ["blue", "green", "red"]
+    manifest = subprocess.run(["sha256sum", trained / RUN / "manifest.json"], capture_output=True, text=True)
+    assert known["manifest_sha256"] == manifest.stdout.split()[0]
+    assert known.items() <= whole.items()
+    content = file.read_bytes()
+    assert str(trained).encode() not in content
+    assert str(Path(torch.__file__).parent).encode() not in content
+
+
+def test_the_weights_are_those_of_the_checkpoint_averaged_ones_included(trained):
+    checkpoint = torch.load(trained / RUN / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    with safe_open(trained / RUN / "export/model.safetensors", "pt") as weights:
+        names = set(weights.keys())
+        assert names == {name.removeprefix("network.") for name in checkpoint if name.startswith("network.")}
+        assert all(torch.equal(weights.get_tensor(name), checkpoint[f"network.{name}"]) for name in names)
+
+
+def test_the_example_classifies_files_of_any_kind_as_predict_does_without_the_project(trained, images, predicted):
+    example = trained / RUN / "export/example.py"
+    code = [line for line in example.read_text().splitlines()[1:] if line.strip()]
+    assert len(code) == 10
+    paths = [str(images / row["path"]) for row in predicted]
+    bare = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([sys.executable, example, *paths], capture_output=True, text=True, cwd=images, env=bare)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len({row["label"] for row in predicted}) > 1
+    for line, path, row in zip(lines, paths, predicted, strict=True):
+        name, probability = line.removeprefix(f"{path}: ").split()
+        assert name == row["label"]
+        assert abs(float(probability) - float(row[name])) < 1e-4
+
+
+def test_the_figures_are_those_of_the_whole_validation_split(trained, predicted):
+    figures = json.loads((trained / RUN / "export/metadata.json").read_text())["figures"]
+    val = json.loads((trained / RUN / "manifest.json").read_text())["splits"]["val"]
+    target = {path: name for name, paths in val.items() for path in paths}
+    hits = [row["label"] == target[row["path"]] for row in predicted if row["path"] in target]
+    for name in ("checkpoint", "model.onnx", "model.pt2", "from files"):
+        assert figures[name]["val_accuracy"] == pytest.approx(sum(hits) / len(target))
+        assert figures[name]["largest_difference"] <= 1e-4
+        assert figures[name]["same_class"] == 1
+    assert 1e-5 < figures["model.int8.onnx"]["largest_difference"] < 0.2
+    assert figures["model.onnx"]["bytes"] == (trained / RUN / "export/model.onnx").stat().st_size
+    output = (trained / "output").read_text()
+    assert f"{RUN}/checkpoints/best.ckpt" in output
+    assert all(name in output for name in figures)
+
+
+def test_another_export_takes_the_place_of_the_first_however_the_run_was_trained(trained, project, command, tmp_path):
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    (tmp_path / RUN / "export/stale").touch()
+    (tmp_path / RUN / "export-failed").mkdir()
+    trained_so = ("--model.compile=true", "--model.channels_last=true", "--model.freeze=true")
+    done = command(project, tmp_path, "export", "--no-int8", "--trainer.precision=bf16-mixed", *trained_so)
+    assert done.code == 0, done.output
+    assert {path.name for path in (tmp_path / RUN / "export").iterdir()} == FILES - {"model.int8.onnx"}
+    assert not (tmp_path / RUN / "export-failed").exists()
+
+
+def test_a_backbone_of_torchvision_is_exported(images, project, command, tmp_path):
+    backbone = ("--model.network=Backbone", "--model.network.name=resnet18")
+    small = ("--data.image_size=32", "--data.channels=1", "--trainer.max_epochs=1")
+    fitted = command(project, tmp_path, "fit", "--data.root", images, *TINY[1:], *backbone, *small)
+    assert fitted.code == 0, fitted.output
+    done = command(project, tmp_path, "export", f"--ckpt_path={RUN}/checkpoints/last.ckpt")
+    assert done.code == 0, done.output
+    assert facts(tmp_path / RUN / "export/model.onnx")["checkpoint"] == "last.ckpt"
+
+
+def test_ctrl_c_leaves_the_earlier_export_as_it_was(trained, project, command, tmp_path):
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    before = {path.name: path.read_bytes() for path in (tmp_path / RUN / "export").iterdir()}
+    started = command.start(project, tmp_path, "export")
+    process, deadline = started[0][0], time.monotonic() + 120
+    while process.is_alive() and time.monotonic() < deadline and not list((tmp_path / RUN).glob(".export-*/*.pt2")):
+        process.join(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    ended = command.end(started)
+    assert ended.code == 130
+    assert ended.output.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in ended.output
+    assert {path.name: path.read_bytes() for path in (tmp_path / RUN / "export").iterdir()} == before
+    assert not list((tmp_path / RUN).glob(".export-*"))
+
+
+@pytest.fixture(scope="module")
+def edited(project, tmp_path_factory) -> Path:
+    """A project with networks that cannot be exported."""
+    folder = tmp_path_factory.mktemp("edited") / "edited"
+    shutil.copytree(project, folder, ignore=shutil.ignore_patterns(".git"))
+    with (folder / PACKAGE / "networks.py").open("a") as file:
+        file.write(STUBBORN)
+    return folder
+
+
+@pytest.mark.parametrize(("network", "code"), [("Restless", 1), ("Choosy", 2)])
+def test_a_network_that_does_not_survive_the_export_fails_in_one_line(network, code, images, edited, command, tmp_path):
+    flags = ("--model.network", network, "--trainer.max_epochs=1", "--model.network.width=8")
+    fitted = command(edited, tmp_path, "fit", "--data.root", images, *TINY[1:], *flags)
+    assert fitted.code == 0, fitted.output
+    (tmp_path / RUN / "export").mkdir()
+    (tmp_path / RUN / "export/earlier").touch()
+    done = command(edited, tmp_path, "export", "--no-int8")
+    assert done.code == code, done.output
+    assert len(done.errors) == 1
+    assert [path.name for path in (tmp_path / RUN / "export").iterdir()] == ["earlier"]
+    assert not list((tmp_path / RUN).glob(".export-*"))
+    failed = tmp_path / RUN / "export-failed/metadata.json"
+    assert failed.is_file() == (network == "Restless")
+    if failed.is_file():
+        kept = json.loads(failed.read_text())
+        worst = max(kept["figures"][name]["largest_difference"] for name in ("model.onnx", "model.pt2"))
+        assert not kept["parity"]
+        assert worst > 1e-4
+        assert f"{worst:.2g}" in done.errors[0]
+
+
+def test_what_is_missing_is_said_in_one_line(edited, command, tmp_path):
+    done = command(edited, tmp_path, "export")
+    assert done.code == 2
+    assert "holds checkpoints/best.ckpt" in done.errors[0]
+    absent = edited / "src/onnxscript.py"
+    absent.write_text("raise ImportError('no', name='onnxscript')\n")
+    done = command(edited, tmp_path, "export")
+    absent.unlink()
+    assert done.code == 2
+    assert "onnxscript" in done.errors[0]
+    assert "[export]" in done.errors[0]

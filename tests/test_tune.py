@@ -1,0 +1,303 @@
+"""``tune`` as a user types it: what it finds, how it goes on, what it refuses."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from conftest import Command, Result
+from test_edits import draw_images
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+TINY = (
+    *("--model.network.width=4", "--data.batch_size=8", "--data.num_workers=0", "--trainer.accelerator=cpu"),
+    *("--trainer.max_epochs=2", "--trainer.logger=[]"),
+)
+LONG = pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="takes 15 seconds: LONG_TESTS=1")
+SPACE = "model.optimizer.lr: {log: [1e-4, 1e-1]}\ndata.augment: [none, light]\n"
+STATE = optuna.trial.TrialState
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return draw_images(tmp_path_factory.mktemp("tune") / "images")
+
+
+@pytest.fixture
+def tune(project, command: Command, images, tmp_path):
+    """Run the command on tiny images, with a space of its own."""
+
+    def run(*flags: str, space: str = SPACE, folder: Path = tmp_path, start: bool = False) -> Any:
+        folder.mkdir(exist_ok=True)
+        (folder / "space.yaml").write_text(space)
+        args = (project, folder, "tune", "--space=space.yaml", "--data.root", images, *TINY, *flags)
+        return command.start(*args) if start else command(*args)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def searched(project, command: Command, images, tmp_path_factory) -> tuple[Path, str]:
+    """A folder with a search that has ended, and what it said."""
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "space.yaml").write_text(SPACE)
+    done = command(project, folder, "tune", "--space=space.yaml", "--data.root", images, *TINY, "--trials=6")
+    assert done.code == 0, done.output
+    return folder, done.output
+
+
+def trials(folder: Path, study: str = "tune") -> list[optuna.trial.FrozenTrial]:
+    storage = f"sqlite:///{folder}/runs/{study}/study.db"
+    return optuna.load_study(study_name=study, storage=storage).trials
+
+
+def found(folder: Path) -> list[tuple[Any, ...]]:
+    return [(trial.number, trial.state, trial.params, trial.value) for trial in trials(folder)]
+
+
+def refused(done: Result) -> str:
+    assert done.code == 2, done.output
+    assert len(done.errors) == 1
+    assert "Traceback" not in done.output
+    return done.errors[0]
+
+
+def test_the_best_trial_is_a_recipe_that_fit_repeats_to_the_same_score(searched, project, command, tmp_path):
+    root, output = searched
+    folder = root / "runs/tune"
+    best: Any = min((t for t in trials(root) if t.state == STATE.COMPLETE), key=lambda t: t.value or 0.0)
+    assert f"best val/loss: {best.value:.4f} (trial {best.number} of 6)" in output
+    page = (folder / "tune.html").read_text()
+    assert page.count("<svg") == 4  # over time, over each flag, importance
+    assert all(word in page for word in ("PED-ANOVA", "best so far", "val/loss", "augment"))
+    for trial in trials(root):
+        run = folder / f"trial_{trial.number:03d}/version_0"
+        assert (run / "config.yaml").is_file()
+        assert (run / "metrics.csv").is_file()
+    assert not list(folder.rglob("unfinished.lock"))
+    again = command(project, tmp_path, "fit", "--config", folder / "best.yaml")
+    assert again.code == 0, again.output
+    assert f"best val/loss: {best.value:.4f}" in again.output
+    configs = [folder / f"trial_{best.number:03d}/version_0", tmp_path / "runs/digits/version_0"]
+    first, second = (yaml.safe_load((run / "config.yaml").read_text()) for run in configs)
+    assert {key for key in first if first[key] != second[key]} == {"name"}
+
+
+def test_an_interrupted_study_has_the_trials_of_an_unbroken_one(tune, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    flags = ("--sampler=tpe", "--seed_everything=7")
+    assert tune("--trials=3", *flags, folder=whole).code == 0
+    for number in (1, 3):
+        done = tune(f"--trials={number}", *flags, folder=parts)
+        assert done.code == 0, done.output
+        assert len(trials(parts)) == number
+    assert found(parts) == found(whole)
+    assert len({trial.params["model.optimizer.lr"] for trial in trials(whole)}) == 3
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(("--sampler=gp", "--pruner=halving", "--trials=12"), marks=LONG),
+        ("--sampler=random", "--pruner=hyperband", "--trials=6", "--monitor=val/f1_macro", "--storage=journal"),
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_samplers_and_pruners_work_together(flags, tune, tmp_path):
+    done = tune(*flags, "--trainer.max_epochs=3")
+    assert done.code == 0, done.output
+    wanted = int(flags[2].partition("=")[2])
+    (counts,) = re.findall(r"^tune: (.* (?:complete|pruned).*)$", done.output, re.MULTILINE)
+    assert sum(map(int, re.findall(r"(\d+) (?:complete|pruned)", counts))) == wanted
+    assert "pruned" in counts
+    assert (tmp_path / "runs/tune/best.yaml").is_file()
+    assert (tmp_path / "runs/tune/study.log").is_file() == ("--storage=journal" in flags)
+
+
+def test_a_grid_takes_each_point_once_and_knows_conditions(tune, tmp_path):
+    space = """
+        data.augment: [none, light]
+        model.mixup: {float: [0.1, 0.3], points: 3, if: {data.augment: light}}
+    """
+    done = tune("--sampler=grid", "--pruner=none", "--trainer.max_epochs=1", space=space)
+    assert done.code == 0, done.output
+    points = [tuple(trial.params.items()) for trial in trials(tmp_path)]
+    wanted = [(("data.augment", "none"),)]
+    wanted += [(("data.augment", "light"), ("model.mixup", mixup)) for mixup in (0.1, 0.2, 0.3)]
+    assert Counter(points) == Counter(wanted)
+
+
+def test_the_share_of_the_data_can_be_a_fidelity(tune, tmp_path):
+    space = SPACE + "data.train_fraction: {fidelity: [0.3, 0.6, 1.0]}\n"
+    done = tune("--pruner=halving", "--trials=4", space=space)
+    assert done.code == 0, done.output
+    shares = []
+    for trial in trials(tmp_path):
+        runs = sorted((tmp_path / f"runs/tune/trial_{trial.number:03d}").glob("version_*"))
+        configs = [yaml.safe_load((run / "config.yaml").read_text()) for run in runs]
+        shares.append([config["data"]["train_fraction"] for config in configs])
+        assert list(trial.intermediate_values) == [1, 3, 9][: len(runs)]
+        assert (trial.state == STATE.COMPLETE) == (len(runs) == 3)
+    assert [0.3] in shares
+    assert [0.3, 0.6, 1.0] in shares
+
+
+def test_workers_share_the_trials_and_a_killed_one_s_is_done_again(tune, tmp_path):
+    slow = ("--trials=3", "--trainer.max_epochs=12", "--pruner=none", "--callbacks.early_stopping=null")
+    started = tune(*slow, start=True)
+    begun = tmp_path / "runs/tune/trial_000/version_0/checkpoints/last.ckpt"
+    while not begun.is_file() and started[0][0].is_alive():
+        time.sleep(0.01)
+    os.kill(started[0][0].pid, signal.SIGKILL)
+    started[0][0].join()
+    assert trials(tmp_path)[0].state == STATE.RUNNING
+    workers = [tune(*slow, start=True) for _ in range(2)]
+    for process, _ in (worker[0] for worker in workers):
+        process.join(200)
+    output = "".join(log.read_text() for worker in workers for _, log in worker)
+    assert [worker[0][0].exitcode for worker in workers] == [0, 0], output
+    killed, *others = trials(tmp_path)
+    assert killed.state == STATE.FAIL
+    assert output.count("trial 0 ended with its worker; it will be done again") == 1
+    kept = [trial for trial in others if "surplus" not in trial.user_attrs]
+    assert [trial.state for trial in kept] == [STATE.COMPLETE] * 3
+    assert killed.params in [trial.params for trial in kept]
+    assert len({trial.params["model.optimizer.lr"] for trial in kept}) == 3
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tune, tmp_path):
+    started = tune("--trials=30", "--trainer.max_epochs=10", "--pruner=none", start=True)
+    while not (tmp_path / "runs/tune/trial_001/version_0/checkpoints/last.ckpt").is_file():
+        assert started[0][0].is_alive()
+        time.sleep(0.01)
+    os.kill(started[0][0].pid, signal.SIGINT)
+    started[0][0].join(60)
+    output = started[0][1].read_text()
+    assert started[0][0].exitcode not in (0, None), output
+    assert "the same command goes on" in output
+    assert "Traceback" not in output
+    assert (tmp_path / "runs/tune/best.yaml").is_file()
+    states = [trial.state for trial in trials(tmp_path)]
+    assert states[0] == STATE.COMPLETE
+    assert STATE.RUNNING not in states
+    assert states[-1] == STATE.WAITING  # the interrupted one
+
+
+def test_a_trial_that_diverges_or_is_refused_has_failed_and_the_search_goes_on(tune, tmp_path):
+    space = "model.optimizer.lr: [0.001, 1.0e+30, -1]\n"
+    done = tune("--sampler=grid", "--model.optimizer=SGD", "--trainer.gradient_clip_val=null", space=space)
+    assert done.code == 0, done.output
+    reasons = [trial.user_attrs.get("reason", "") for trial in trials(tmp_path)]
+    assert sum("is not finite" in reason for reason in reasons) == 1
+    assert sum("model.optimizer cannot be made" in reason for reason in reasons) == 1
+    assert [trial.state for trial in trials(tmp_path)].count(STATE.COMPLETE) == 1
+
+
+WRONG = [
+    ("model.optimizer.lrr: {log: [1e-4, 1e-1]}", "choose from model.optimizer.lr,"),
+    ("modle.mixup: [0, 1]", "model.mixup"),
+    ("model.mixup: {lgo: [0.1, 1]}", "choose from log,"),
+    ("model.mixup: {log: [0, 1]}", "cannot be searched"),
+    ("model.mixup: {float: [1, 0]}", "cannot be searched"),
+    ("model.mixup: []", "cannot be searched"),
+    ("model.mixup: 0.1", "cannot be searched"),
+    ("model.mixup: {float: [0, 1], int: [0, 1]}", "cannot be searched"),
+    ("model.mixup: {float: [0, 1], if: {data.augment: light}}", "no choice of a flag above it"),
+    ("model.optimizer.lr: [1]\nmodel.optimizer.init_args.lr: [2]", "give each flag once"),
+    ("data.train_fraction: {fidelity: [1.0, 0.1]}", "do not rise"),
+    ("data.train_fraction: {float: [0.5, 1.5]}", "data.train_fraction=1.5 contradicts the config: "),
+    ("model.network.name: [resnet18]", "model.network.name"),
+    ("model.network: [SmallCNN, Backbone]\nmodel.network.norm: [batch]", "model.network=Backbone contradicts"),
+    ("data.batch_size: [4, 8]", "data.batch_size is searched and also fixed"),
+    ("model.loss.label_smoothing: [0, 0.1]", "--monitor val/accuracy"),
+    ("", "no flag"),
+    ("- a", "mapping"),
+]
+SCRIPT = """
+import json, sys
+from my_project.__main__ import main
+for space in json.load(open("spaces.json")):
+    open("space.yaml", "w").write(space)
+    try:
+        code = main(["tune", "--space=space.yaml", *sys.argv[1:]])
+    except SystemExit as end:
+        code = end.code
+    print("CODE", code, file=sys.stderr)
+"""
+
+
+def test_a_space_that_is_wrong_is_refused_before_the_first_trial(project, command, images, tmp_path):
+    (tmp_path / "spaces.json").write_text(json.dumps([space for space, _ in WRONG]))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = command(project, tmp_path, "-m", "script.py", "--data.root", images, *TINY)
+    outputs = re.split(r"CODE (\d+)\n", done.output)
+    for (space, said), output, code in zip(WRONG, outputs[::2], outputs[1::2], strict=False):
+        assert said in refused(Result(int(code), output)), space
+    assert len(outputs) == 2 * len(WRONG) + 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_of_another_space_or_config_is_refused(searched, tune, tmp_path):
+    shutil.copytree(searched[0] / "runs", tmp_path / "runs")
+    other = refused(tune("--trials=7", space=SPACE.replace("1e-4", "1e-3")))
+    assert "space.model.optimizer.lr.log" in other
+    assert "trainer.max_epochs=2, not 3" in refused(tune("--trials=7", "--trainer.max_epochs=3"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--storage=postgresql://u:secret@127.0.0.1/x",), "PGPASSWORD"),
+        (("--storage=postgresql://127.0.0.1:1/x",), "cannot be opened"),
+        (("--storage=nowhere", "--trials=1"), "cannot be opened"),
+        (("--trials=0",), "--trials=0"),
+        (("--name=mine", "--trials=1"), "--study"),
+        (("--sampler=best",), "--sampler"),
+    ],
+)
+def test_a_flag_that_is_wrong_is_refused(flags, said, tune, tmp_path):
+    error = refused(tune(*flags))
+    assert said in error
+    assert "secret" not in error
+
+
+def postgres() -> Path | None:
+    return next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+
+
+@LONG
+@pytest.mark.skipif(postgres() is None, reason="needs Debian's postgresql")
+def test_workers_share_a_study_on_a_real_postgresql_server(tune, tmp_path):
+    user = ["runuser", "-u", "nobody", "--"] if os.getuid() == 0 else []
+    folder = Path(subprocess.run([*user, "mktemp", "-d"], check=True, capture_output=True, text=True).stdout.strip())
+    tool = [*user, str(postgres() / "pg_ctl"), "-D", str(folder / "data")]  # pyright: ignore
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
+    subprocess.run([*tool, "initdb", "-o", "--auth=trust --username=tuner --no-sync"], **quiet)
+    options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+    subprocess.run([*tool, "start", "-w", "-o", options], **quiet)
+    try:
+        url = f"postgresql://tuner@/postgres?host={folder}"
+        # Each has a folder of its own, as on machines that share nothing but the server.
+        each = [tmp_path / name for name in ("one", "two")]
+        workers = [tune("--trials=6", f"--storage={url}", folder=place, start=True) for place in each]
+        for worker in workers:
+            worker[0][0].join(120)
+        output = "".join(worker[0][1].read_text() for worker in workers)
+        assert [worker[0][0].exitcode for worker in workers] == [0, 0], output
+        storage = url.replace("postgresql:", "postgresql+psycopg:")
+        done = optuna.load_study(study_name="tune", storage=storage).trials
+        assert sum(trial.state in (STATE.COMPLETE, STATE.PRUNED) for trial in done) == 6
+        assert len(list(tmp_path.glob("*/runs/tune/trial_*/version_0/config.yaml"))) == 6
+        assert all(list(place.glob("runs/tune/trial_*")) for place in each)
+    finally:
+        subprocess.run([*tool, "stop", "-m", "immediate"], **quiet)
+        shutil.rmtree(folder)

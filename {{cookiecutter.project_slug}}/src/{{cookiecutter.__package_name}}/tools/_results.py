@@ -1,0 +1,266 @@
+"""What the tools read of a run: its curves, the predictions of a split, and what these are worth. It draws nothing."""
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from lightning.pytorch import Callback
+from tqdm import tqdm
+
+from ..cli import CLI, CONFIGS, Options, direction
+from ..resume import Lock, flat, read_config
+from ..splits import Manifest
+
+BINS = 15  # of the confidence, as Guo et al. 2017 have it
+PACKAGE = __name__.split(".")[0]
+
+
+def add_run_options(parser: Options) -> None:
+    """Add --name and --run_root, which choose the newest run where none is given."""
+    defaults = {"name": "default", "run_root": "runs"} | read_config(CONFIGS / "base.yaml")
+    parser.add_argument("--name", default=defaults["name"], help="where no RUN is given: the newest of this name")
+    parser.add_argument("--run_root", type=Path, default=defaults["run_root"], help="where runs are kept")
+
+
+def from_checkpoint(command: str, checkpoint: Path | str, *flags: str, callbacks: Sequence[Callback] = ()) -> CLI:
+    """Run ``validate`` or ``predict`` from a checkpoint, in silence, on one device: in this process alone."""
+    alone = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto", "--trainer.profiler=null"]
+    alone += ["--callbacks.progress_bar=null", *(["--verbose=false"] if command == "validate" else [])]
+    logging.disable(logging.INFO)  # of the device and the checkpoint
+    try:
+        with redirect_stdout(io.StringIO()):
+            return CLI([command, f"--ckpt_path={checkpoint}", *alone, *flags], callbacks=callbacks)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class Curve(NamedTuple):
+    """A column of metrics.csv where it has values: steps_N and values_N."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+NONE = Curve(np.array([]), np.array([]))
+
+
+class Predictions(NamedTuple):
+    """What a checkpoint says of the N images of a split, in K classes."""
+
+    classes: list[str]
+    paths: list[str]
+    target_N: np.ndarray
+    probabilities_NK: np.ndarray
+
+    @property
+    def label_N(self) -> np.ndarray:
+        """The predicted classes."""
+        return self.probabilities_NK.argmax(1)
+
+    @property
+    def confidence_N(self) -> np.ndarray:
+        """The probability of the predicted class."""
+        return self.probabilities_NK.max(1)
+
+    @property
+    def hit_N(self) -> np.ndarray:
+        """Whether it is the true one."""
+        return self.label_N == self.target_N
+
+    @property
+    def counts_KK(self) -> np.ndarray:
+        """The confusion matrix: a row for each true class, a column for each predicted one."""
+        count = len(self.classes)
+        return np.bincount(self.target_N * count + self.label_N, minlength=count**2).reshape(count, count)
+
+
+class Collect(Callback):
+    """Keeps what a validation says of each image."""
+
+    def __init__(self) -> None:
+        self.outputs: list[dict[str, np.ndarray]] = []
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self.bar = tqdm(desc="validation", total=int(sum(trainer.num_val_batches)), leave=False)
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
+        self.bar.update()
+        if outputs:  # a validation_step of the user's own may return nothing
+            self.outputs.append({name: tensor.cpu().numpy() for name, tensor in outputs.items()})
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self.bar.close()
+
+    def predictions(self, data: Any) -> Predictions | str:
+        """Return what was kept, or that there is nothing."""
+        if not self.outputs:
+            return "The run's config validates nothing (--trainer.limit_val_batches 0?), so nothing was scored."
+        names = ("index_N", "y_N", "probabilities_NK")
+        index_N, target_N, scores_NK = (np.concatenate([output[name] for output in self.outputs]) for name in names)
+        paths = data.split("val").paths
+        return Predictions(data.class_names, [paths[i] for i in index_N], target_N, scores_NK)
+
+
+class Run:
+    """The files of a run.
+
+    Args:
+        folder: Its folder.
+
+    Raises:
+        ValueError: It is no run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "config.yaml").is_file():
+            raise ValueError(
+                f"{str(folder)!r} is no run's folder (it holds no config.yaml), so it says nothing; give "
+                "one like runs/NAME/version_0."
+            )
+        self.folder, self.name = folder, "/".join(folder.absolute().parts[-2:])
+        self.settings = dict(flat(read_config(folder / "config.yaml")))
+        self.monitor = self.get("monitor", "val/loss")
+        self.sign = -1 if direction(self.monitor, self.get("mode")) == "min" else 1
+        self.curves = read_curves(folder / "metrics.csv")
+        self.manifest = Manifest.load(folder / "manifest.json") if (folder / "manifest.json").is_file() else None
+        self.timing = read_timing(folder / "timing.csv")
+        self.ended = not (folder / Lock.FILE).exists()
+
+    def get(self, setting: str, default: Any = None) -> Any:
+        """Return a setting of the config, such as ``data.batch_size``; the default where it is null."""
+        value = self.settings.get(setting)
+        return default if value is None else value
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The step and value of the best validation, as the monitored metric has it."""
+        steps, values = self.curves.get(self.monitor, NONE)
+        finite = np.flatnonzero(np.isfinite(values))
+        if not len(finite):
+            return None
+        at = finite[(self.sign * values[finite]).argmax()]
+        return int(steps[at]), float(values[at])
+
+    def epoch(self, step: float) -> str:
+        """Return the epoch that a step lies in, counted from 0 as the run's lines do."""
+        steps, epochs = self.curves.get("epoch", NONE)
+        return f"{max(epochs[steps <= step], default=0):.0f}"  # the greatest: a row of ``test`` says 0
+
+    def at(self, name: str, step: float) -> float:
+        """Return the last value of a metric up to a step; NaN where it has none."""
+        steps, values = self.curves.get(name, NONE)
+        return float(values[steps <= step][-1]) if (steps <= step).any() else float("nan")
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The best checkpoint, or else the last."""
+        kept = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+        return next((path for path in kept if path.is_file()), None)
+
+    def tested(self) -> Predictions | str:
+        """Return what ``test`` saved, or why there is nothing to show."""
+        path = self.folder / "test_predictions.csv"
+        again = f"python -m {PACKAGE} test --ckpt_path {self.checkpoint or 'FILE'}"
+        if not path.is_file():
+            return f"No test results yet; they come with: {again}"
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                header, *rows = csv.reader(file)
+            classes, paths = header[3:], [row[0] for row in rows]  # by position: a class may be called "label"
+            if self.manifest is None or classes != self.manifest.classes or paths != self.manifest.splits["test"][0]:
+                return f"test_predictions.csv is not of this run's test split, so it is not shown. Test again: {again}"
+            target_N = np.array([classes.index(row[2]) for row in rows])
+            return Predictions(classes, paths, target_N, np.array([row[3:] for row in rows], dtype=float))
+        except (ValueError, IndexError) as error:
+            return f"test_predictions.csv cannot be read ({error}), so it is not shown. Test again: {again}"
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Return the columns of metrics.csv."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    if path.is_file():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if row.get("step") and value and name != "step":
+                        points.setdefault(name, []).append((float(row["step"]), float(value)))
+    return {name: Curve(*np.array(pairs).T) for name, pairs in points.items()}
+
+
+def read_timing(path: Path) -> np.ndarray:
+    """Return the rows (step, seconds, seconds of waiting, images) of timing.csv, none where there is no such file."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    rows = [line.split(",") for line in text.splitlines()[1:]]
+    return np.array([row for row in rows if len(row) == 4 and row[3]], dtype=float).reshape(-1, 4)
+
+
+def scores(p: Predictions) -> dict[str, float]:
+    """Return accuracy, macro F1, macro AUROC, log loss and expected calibration error; absent classes do not count."""
+    f1_K, areas = per_class(p)[2], [curve.area for curve in ranking(p)[0].values()]
+    true_N = np.take_along_axis(p.probabilities_NK, p.target_N[:, None], 1)
+    return {
+        "accuracy": float(p.hit_N.mean()),
+        "macro F1": float(np.nanmean(f1_K)),
+        "macro AUROC": float(np.mean(areas)) if areas else float("nan"),
+        "log loss": float(-np.log(np.maximum(true_N, 1e-12)).mean()),
+        "ECE": calibration(p)[0],
+    }
+
+
+def per_class(p: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return precision, recall and F1 of each class, (K,) each; NaN where there is nothing to divide by."""
+    hits_K, predicted_K, support_K = np.diag(p.counts_KK), p.counts_KK.sum(0), p.counts_KK.sum(1)
+    with np.errstate(invalid="ignore"):
+        return hits_K / predicted_K, hits_K / support_K, 2 * hits_K / (predicted_K + support_K)
+
+
+def calibration(p: Predictions) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the expected calibration error, and the accuracy and mean confidence of each bin, NaN of an empty one.
+
+    It is Σ_b n_b / N · |accuracy_b − confidence_b| over 15 bins of equal width (Guo et al. 2017).
+    """
+    bin_N = np.clip(np.ceil(p.confidence_N * BINS).astype(int) - 1, 0, BINS - 1)
+    count_B = np.bincount(bin_N, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        accuracy_B, confidence_B = (np.bincount(bin_N, x, BINS) / count_B for x in (p.hit_N, p.confidence_N))
+    error = np.nansum(count_B * abs(accuracy_B - confidence_B)) / len(bin_N)
+    return float(error), accuracy_B, confidence_B
+
+
+def interval(share: float, count: int, z: float = 1.96) -> str:
+    """Write the 95 % interval of a share of ``count`` images (Wilson 1927)."""
+    centre, spread = share + z**2 / (2 * count), z * (share * (1 - share) / count + (z / count) ** 2 / 4) ** 0.5
+    low, high = ((centre + sign * spread) / (1 + z**2 / count) for sign in (-1, 1))
+    return f"95 %: {low:.3f} to {high:.3f}"
+
+
+class Ranked(NamedTuple):
+    """A ROC or precision-recall curve of a class against the rest, and the area below it."""
+
+    x: np.ndarray
+    y: np.ndarray
+    area: float
+
+
+def ranking(p: Predictions) -> tuple[dict[int, Ranked], dict[int, Ranked]]:
+    """Return the ROC and the precision-recall curves of the classes that are there, one against the rest.
+
+    The area under precision and recall is the average precision Σ (R_t − R_t−1) P_t, without interpolation.
+    """
+    roc, recall = {}, {}
+    for k in np.flatnonzero(np.bincount(p.target_N, minlength=len(p.classes)) % len(p.target_N)).tolist():
+        order = np.argsort(-p.probabilities_NK[:, k], kind="stable")
+        ends = np.flatnonzero(np.diff(p.probabilities_NK[order, k], append=-1))  # equal scores are one threshold
+        hits = np.cumsum(p.target_N[order] == k)[ends]
+        true, false = hits / hits[-1], (ends + 1 - hits) / (len(order) - hits[-1])
+        x, y = np.append(0, false), np.append(0, true)
+        roc[k] = Ranked(x, y, float(np.trapezoid(y, x)))
+        precision = hits / (ends + 1)
+        area = float((np.diff(true, prepend=0) * precision).sum())
+        recall[k] = Ranked(np.append(0, true), np.append(precision[:1], precision), area)
+    return roc, recall

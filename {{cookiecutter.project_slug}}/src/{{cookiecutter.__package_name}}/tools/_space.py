@@ -1,0 +1,193 @@
+"""The space that ``tune`` searches: reading it, choosing from it, and checking it against the flags beside it."""
+
+import contextlib
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from ..cli import CLI
+from ..mistakes import unknown
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+RANGES = ("float", "log", "int", "log_int")
+KINDS = (*RANGES, "choice", "fidelity")
+# A study decides these itself.
+OWN = ("name", "resume", "ckpt_path", "trainer.fast_dev_run", "config", "run_root", "monitor", "mode")
+
+
+class Dimension(NamedTuple):
+    """A flag that is searched.
+
+    Args:
+        key: The flag, as the space spells it.
+        kind: One of KINDS.
+        values: The ends of a range, the choices, or the levels of a fidelity.
+        points: How many values of a range a grid takes.
+        condition: It is searched where each of these flags has one of these values.
+    """
+
+    key: str
+    kind: str
+    values: list[Any]
+    points: int
+    condition: dict[str, list[Any]]
+
+    def grid(self) -> list[Any]:
+        """Return the values that a grid takes."""
+        if self.kind not in RANGES:
+            return self.values
+        low, high = self.values
+        points = (np.geomspace if "log" in self.kind else np.linspace)(low, high, self.points).tolist()
+        return sorted({round(x) if "int" in self.kind else float(f"{x:.6g}") for x in points})
+
+    def suggest(self, trial: "Trial", as_grid: bool) -> Any:
+        """Let the sampler choose a value."""
+        if as_grid or self.kind == "choice":
+            return trial.suggest_categorical(self.key, self.grid())
+        suggest = trial.suggest_int if "int" in self.kind else trial.suggest_float
+        return suggest(self.key, *self.values, log="log" in self.kind)
+
+
+def read_space(content: dict[str, Any]) -> list[Dimension]:
+    """Read what a space says of each flag.
+
+    Raises:
+        ValueError: It cannot be understood.
+    """
+    space: dict[str, Dimension] = {}
+    for key, given in content.items():
+        spec = given if isinstance(given, dict) else {"choice": given}
+        for name in spec:
+            if name not in (*KINDS, "points", "if"):
+                raise ValueError(unknown(f"the space's {key}: the kind", str(name), [*KINDS, "points", "if"]))
+        try:
+            (kind,) = spec.keys() & set(KINDS)
+            values, points = _values(kind, spec[kind]), int(spec.get("points", 4))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the space's {key}={json.dumps(given)} cannot be searched ({error}); give choices as [a, b, c] or one "
+                "range with its kind, as in log: [1e-4, 1e-1]."
+            ) from error
+        condition = {flag: only if isinstance(only, list) else [only] for flag, only in spec.get("if", {}).items()}
+        for flag, only in condition.items():
+            if flag not in space or any(value not in space[flag].values for value in only):
+                raise ValueError(
+                    f"the space's {key} waits for {flag}={only}, which is no choice of a flag above it, so it would "
+                    f"never be searched; choose from {', '.join(space) or 'flags that you put above it'}."
+                )
+        space[key] = Dimension(key, kind, values, points, condition)
+    spelled = [short(key) for key in space]
+    if not space or len(set(spelled)) < len(spelled) or sum(d.kind == "fidelity" for d in space.values()) > 1:
+        raise ValueError(
+            f"the space has {', '.join(spelled) or 'no flag'}, so it is not clear what to search; give each flag once "
+            "and at most one fidelity."
+        )
+    return list(space.values())
+
+
+def _values(kind: str, given: Any) -> list[Any]:
+    from optuna import distributions
+
+    if not isinstance(given, list):
+        raise ValueError("it is no list")
+    if kind == "choice":
+        values = [value if isinstance(value, str | float | int | None) else json.dumps(value) for value in given]
+        distributions.CategoricalDistribution(values)
+        return values
+    numbers: list[Any] = [(int if "int" in kind else float)(value) for value in given]  # YAML takes 1e-4 for a text
+    if kind == "fidelity":
+        if len(numbers) < 2 or numbers != sorted(set(numbers)):
+            raise ValueError("its levels do not rise")
+        return given
+    low, high = numbers
+    check_range = distributions.IntDistribution if "int" in kind else distributions.FloatDistribution
+    check_range(low, high, log="log" in kind)
+    return numbers
+
+
+def short(key: str) -> str:
+    """Return the short spelling of a flag: model.optimizer.lr for model.optimizer.init_args.lr."""
+    return key.replace(".init_args", "").replace(".class_path", "")
+
+
+def assign(space: list[Dimension], choose: Callable[[Dimension], Any]) -> dict[str, Any]:
+    """Choose a value for every flag that is searched beside the values of those above it."""
+    assigned: dict[str, Any] = {}
+    for dimension in space:
+        if all(flag in assigned and assigned[flag] in only for flag, only in dimension.condition.items()):
+            assigned[dimension.key] = choose(dimension)
+    return assigned
+
+
+def grid_size(space: list[Dimension]) -> int:
+    """Return the number of points of a grid."""
+    keys = [dimension.key for dimension in space]
+    points = (dict(zip(keys, point, strict=True)) for point in itertools.product(*(d.grid() for d in space)))
+    return len({tuple(assign(space, lambda d, point=point: point[d.key]).items()) for point in points})
+
+
+def as_flags(assigned: dict[str, Any]) -> list[str]:
+    """Return values as flags of fit."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in assigned.items()]
+
+
+def check(space: list[Dimension], flags: list[str], monitor: str) -> None:
+    """Refuse a space that does not fit the flags beside it: tries the ends of each range and each choice.
+
+    Raises:
+        ValueError: It does not fit; the message says where.
+    """
+    by_key = {dimension.key: dimension for dimension in space}
+    given = {short(flag.removeprefix("--").partition("=")[0]) for flag in flags if flag.startswith("--")}
+    for key in by_key:
+        if short(key) in given or short(key) in OWN:
+            raise ValueError(f"{key} is searched and also fixed for all trials; leave out one.")
+        if monitor == "val/loss" and short(key).startswith(("model.loss", "data.balance")):
+            raise ValueError(
+                f"the space's {key} changes what val/loss measures, so trials could not be compared by it; choose by "
+                "another metric, such as --monitor val/accuracy."
+            )
+
+    def needed(dimension: Dimension) -> dict[str, Any]:
+        first = {flag: only[0] for flag, only in dimension.condition.items()}
+        return {key: value for flag in first for key, value in needed(by_key[flag]).items()} | first
+
+    for dimension, value in [(searched, value) for searched in space for value in searched.values]:
+        fixed = needed(dimension) | {dimension.key: value}
+        beside = assign(space, lambda other, fixed=fixed: fixed.get(other.key, other.values[0]))
+        problem = complaint([*flags, *as_flags(beside)])
+        if not problem:
+            continue
+        del beside[dimension.key]
+        if re.search("is not a flag|is not accepted", problem) and not complaint([*flags, *as_flags(beside)]):
+            known = {short(key) for key, _ in CLI([*flags, *as_flags(beside)], run=False).config.items()}
+            if short(dimension.key) not in known:
+                raise ValueError(unknown("the space's flag", dimension.key, sorted(known)))
+        where = " ".join(["the config", *as_flags(beside)])
+        raise ValueError(f"the space's {dimension.key}={value} contradicts {where}: {problem}")
+
+
+def complaint(args: list[str]) -> str:
+    """Return what is wrong with flags of fit, or nothing."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            CLI(args, run=False)
+    except SystemExit:
+        return last_error(said.getvalue())
+    except (ValueError, MisconfigurationException) as error:
+        return last_error(f"error: {error}")
+    return ""
+
+
+def last_error(said: str) -> str:
+    """Return the last error in what a command said."""
+    return (re.findall(r"^(?:error: )(.*)", said, re.MULTILINE) or ["it failed and did not say why"])[-1]

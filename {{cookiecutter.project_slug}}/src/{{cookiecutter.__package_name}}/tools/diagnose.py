@@ -1,0 +1,276 @@
+"""``diagnose``: say what the curves of a run point to, by which evidence, and which flags to try next.
+
+    diagnose                        the newest run of --name
+    diagnose RUN                    a run by its folder
+
+Reads config.yaml, manifest.json, metrics.csv and timing.csv. What a run is too short to show is not said.
+"""
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from .. import runs
+from ..cli import Options
+from . import _results
+
+# A level is the median of a part of a curve: one lucky or unlucky validation decides nothing. The chance loss is that
+# of a network that knows nothing. Chosen on runs of the digits with one seed, checked with another.
+ENOUGH = 8  # validations: fewer show no trend
+FEW = 4  # validations, for what is plain early
+LEARNT = 0.75  # of the accuracy above always guessing the largest class; less is little
+DONE = 0.98  # accuracy in training: little is left to learn
+GAP = 0.1  # of accuracy between training and validation: augmentation makes a healthy one small or negative
+RISE = 0.05  # of the chance loss, from the least val/loss on: healthy runs drift by 0.01
+FALL = 0.05  # of the chance loss, in the last quarter: more was to come
+FLAT = 0.2  # of the loss: what learning gains at least from the middle of a run to its end, where the rate stays
+JUMP = 0.25  # of the loss, between two validations: near its end a healthy run moves by less
+JUMP_OF_CHANCE = 0.017  # and of the chance loss: near zero a loss jumps by multiples and means nothing
+ROSE, WORSE = 1.2, 1.5  # times the chance loss, in training and validation: worse than knowing nothing
+UNSPENT = 0.3  # of the highest rate, at the end: the schedule did not come down
+LITTLE = 0.35  # of the chance loss: a healthy run gains more
+LINEAR = 0.2  # of what was gained, in the last third of the rate spent: 0.33 on a straight line, 0.03 in a healthy run
+SPIKE, GROWTH = 20, 10  # times the median gradient norm, and times that of the start
+RATIO = 5  # of the largest class to the smallest
+MISSED = 0.05  # by which macro F1 is below accuracy: rare classes are wrong more often
+SMALL_BATCH = 8  # samples on a device: mean and variance of so few say little of the data's
+DIFFERING = 0.05  # of the chance loss, between training by a batch's statistics and validation by running ones
+WAITING, WORTH = 0.5, 120  # of the time, and seconds in all: less is not worth a flag
+# Models of torchvision without BatchNorm, unless their names end in _bn.
+WITHOUT_NORM = ("alexnet", "convnext", "squeezenet", "swin", "vgg", "vit")
+
+Evidence = str | Literal[False]  # what shows a fault, if there is one
+
+
+class Finding(NamedTuple):
+    """What a run suffers from.
+
+    Args:
+        name: The fault.
+        evidence: Figures and steps that show it.
+        advice: The flags to try, in the order that practice recommends.
+    """
+
+    name: str
+    evidence: str
+    advice: str
+
+
+class Curve(_results.Curve):
+    """A column of metrics.csv where its values are finite."""
+
+    def level(self, start: float = 0.0, end: float = 1.0) -> float:
+        """Return the median between two shares of the curve, of three values at least; NaN for an empty curve."""
+        first = min(int(start * len(self.steps)), max(0, len(self.steps) - 3))
+        part = self.values[first : max(int(np.ceil(end * len(self.steps))), first + 3)]
+        return float(np.median(part)) if len(part) else np.nan
+
+    def gain(self) -> float:
+        """Return the share of a loss that was gained from the middle of the run to its end."""
+        return 1 - self.level(0.8) / self.level(0.4, 0.6)
+
+
+class Run(_results.Run):
+    """What a run's folder says of it.
+
+    Raises:
+        ValueError: It is no run's folder, or one without curves.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        if not self.curves or self.manifest is None:
+            raise ValueError(f"{str(folder)!r} has no curves or no manifest, so it says nothing; give a trained run.")
+        counts_K = np.bincount(self.manifest.splits["train"][1], minlength=len(self.manifest.classes))
+        self.classes = sorted(zip(counts_K.tolist(), self.manifest.classes, strict=True))
+        self.epochs = 1 + int(max(self.curve("epoch").values, default=0))
+        self.loss, self.accuracy, self.norm = (self.curve(f"train/{n}") for n in ("loss", "accuracy", "grad_norm"))
+        self.val_loss, self.val_accuracy, self.f1 = (self.curve(f"val/{n}") for n in ("loss", "accuracy", "f1_macro"))
+        rates = [curve for name, curve in self.curves.items() if name.startswith("lr-")] or [_results.NONE]
+        self.rate = Curve(rates[0].steps, np.max([curve.values for curve in rates], axis=0))
+        self.validations = len(self.val_loss.steps) if len(self.loss.steps) else 0
+        of_logs = str(self.get("model.loss.class_path")).endswith((".CrossEntropy", ".LogitAdjusted"))
+        self.chance = float(np.log(len(self.classes)) if of_logs else self.loss.values[:1].sum())
+        spent = self.rate.values
+        self.unspent = spent[-1] / spent.max() if len(spent) else float(self.get("model.schedule") is None)
+        self.flat = self.loss.gain() < FLAT and self.val_loss.gain() < FLAT
+        train, validation = self.accuracy.level(0.8), self.val_accuracy.level(0.8)
+        self.accuracies = f"train/accuracy {train:.3f} at the end, val/accuracy {validation:.3f}"
+        largest = self.classes[-1][0] / max(1, counts_K.sum())
+        self.gap, self.learnt = train - validation, (validation - largest) / (1 - largest)
+
+    def curve(self, name: str) -> Curve:
+        """Return a column of metrics.csv, empty where there is none."""
+        steps, values = self.curves.get(name, _results.NONE)
+        return Curve(steps[np.isfinite(values)].astype(int), values[np.isfinite(values)])
+
+
+def rate_too_high(run: Run) -> Evidence:
+    """A loss became much worse than chance, though nothing was learnt by heart."""
+    worst = int(run.loss.values.argmax()) if run.validations else 0
+    if run.validations and run.loss.values[worst] > ROSE * run.chance:
+        return f"train/loss {run.loss.values[worst]:.3g} at step {run.loss.steps[worst]}, by chance {run.chance:.3g}"
+    later = run.val_loss.values[run.validations // 5 :]
+    bad = int((later > WORSE * run.chance).sum())
+    holds = run.validations >= ENOUGH and bad >= 0.1 * len(later) and run.loss.level(0.8) > 0.2 * run.chance
+    return holds and f"val/loss up to {later.max():.3g}, {bad} of {len(later)} times, by chance {run.chance:.3g}"
+
+
+def rate_too_low(run: Run) -> Evidence:
+    """Little was learnt, without a jump, and progress per rate spent did not slow down."""
+    if run.validations < FEW or run.learnt > LEARNT:
+        return False
+    at = run.val_loss.steps
+    if len(run.rate.steps) > 1:  # how far training went, in rates added up: it takes the schedule out of the curve
+        at = np.interp(at, run.rate.steps[1:], np.cumsum(np.diff(run.rate.steps) * run.rate.values[1:]))
+    late, end = float(np.interp(2 / 3 * at[-1], at, run.val_loss.values)), run.val_loss.level(0.9)
+    falls = (np.diff(run.val_loss.values) < 0.01 * run.chance).mean() > 0.9 and late - end > LINEAR * (run.chance - end)
+    holds = falls and 0 < run.chance - end < LITTLE * run.chance
+    return holds and f"val/loss fell steadily to the end, but alone to {end:.3g}, from {run.chance:.3g} by chance"
+
+
+def exploding_gradients(run: Run) -> Evidence:
+    """The gradient norm has spikes, or has grown far beyond that of the start."""
+    if len(run.norm.steps) < 2 * ENOUGH:
+        return False
+    start, usual, worst = run.norm.level(0.0, 0.1), run.norm.level(), int(run.norm.values.argmax())
+    most, step = run.norm.values[worst], run.norm.steps[worst]
+    # Near its end a good run has tiny norms and now and then an ordinary one: a spike exceeds the start's, too.
+    holds = most > max(SPIKE * usual, GROWTH * start) or run.norm.level(0.67) > GROWTH * start
+    return holds and f"train/grad_norm {most:.3g} at step {step}; its median is {usual:.3g}, the start's {start:.3g}"
+
+
+def unstable_BatchNorm(run: Run) -> Evidence:
+    """Batches are small, and the loss by their statistics is not that by the running ones of validation."""
+    name = run.get("model.network.init_args.name")
+    normed = run.get("model.network.init_args.norm") == "batch"
+    normed |= name is not None and (not name.startswith(WITHOUT_NORM) or name.endswith("_bn"))
+    devices = run.get("trainer.devices")
+    batch = run.get("data.batch_size", np.inf) / (devices if isinstance(devices, int) else 1)
+    batch /= run.get("trainer.accumulate_grad_batches", 1)
+    train, validation = run.loss.level(0.5), run.val_loss.level(0.5)
+    small = normed and batch <= SMALL_BATCH and run.validations >= FEW and not run.get("model.freeze")
+    holds = small and abs(train - validation) > DIFFERING * run.chance
+    return holds and f"batches of {batch:g}; train/loss, by their statistics, {train:.3g}, val/loss {validation:.3g}"
+
+
+def fluctuating_validation_loss(run: Run) -> Evidence:
+    """In the second half val/loss jumps up and down."""
+    if run.validations < ENOUGH:
+        return False
+    since, values = run.val_loss.steps[run.validations // 2], run.val_loss.values[run.validations // 2 :]
+    jump = float(np.median(np.abs(np.diff(values))))
+    holds = jump > max(JUMP * float(np.median(values)), JUMP_OF_CHANCE * run.chance)
+    moves = f"{jump:.3g} each time since step {since}, from {values.min():.3g} to {values.max():.3g}"
+    return holds and 0.25 < (np.diff(values) > 0).mean() < 0.75 and f"val/loss moves by {moves}"
+
+
+def plateau(run: Run) -> Evidence:
+    """Neither loss gains in the second half, the rate stays high, and there is something left to learn."""
+    if run.validations < ENOUGH or not run.flat or run.accuracy.level(0.8) > DONE or rate_too_low(run):
+        return False
+    half, step = run.val_loss.level(0.4, 0.6), run.val_loss.steps[run.validations // 2]
+    now = f"{run.val_loss.level(0.8):.3g} at the end, at {run.unspent:.0%} of the highest rate"
+    return run.unspent > UNSPENT and f"val/loss {half:.3g} around step {step} and {now}"
+
+
+def stopped_too_early(run: Run) -> Evidence:
+    """The run ended where val/loss still fell and the rate had not come down."""
+    if not run.ended or run.validations < FEW or run.unspent < UNSPENT or rate_too_low(run):
+        return False
+    values, last = run.val_loss.values, max(1, run.validations // 4)
+    before, end = float(np.median(values[-2 * last : -last])), float(np.median(values[-last:]))
+    cut_short = run.epochs < run.get("trainer.max_epochs", -1) and run.val_loss.gain() > FLAT
+    holds = cut_short or before - end > FALL * run.chance
+    return holds and f"val/loss still fell in the last quarter of {run.epochs} epochs, from {before:.3g} to {end:.3g}"
+
+
+def overfitting(run: Run) -> Evidence:
+    """val/loss rises while train/loss falls, or accuracy in training is far ahead of a validation that stands still."""
+    if run.validations < ENOUGH:
+        return False
+    values, end, train_end = run.val_loss.values, run.val_loss.level(0.8), run.loss.level(0.8)
+    smooth = np.array([np.median(values[max(0, i - 2) : i + 1]) for i in range(len(values))])
+    step, least = run.val_loss.steps[smooth.argmin()], smooth.min()
+    then = run.loss.values[max(0, int(np.searchsorted(run.loss.steps, step)) - 1)]
+    if end - least > RISE * run.chance and train_end < (1 - FLAT) * then:
+        rose = f"val/loss rose from {least:.3g} around step {step} to {end:.3g}"
+        return f"{rose}, while train/loss fell from {then:.3g} to {train_end:.3g}"
+    return run.gap > GAP and run.val_loss.gain() < FLAT and run.accuracies
+
+
+def underfitting(run: Run) -> Evidence:
+    """Little was learnt of the training images themselves, and the curves are flat; its causes are named alone."""
+    little = run.validations >= ENOUGH and run.learnt < LEARNT and run.gap < GAP and run.flat
+    return little and not rate_too_low(run) and not rate_too_high(run) and run.accuracies
+
+
+def imbalance(run: Run) -> Evidence:
+    """Classes differ in number, and macro F1 falls behind accuracy."""
+    (least, rare), (most, frequent) = run.classes[0], run.classes[-1]
+    f1, accuracy = run.f1.level(0.8), run.val_accuracy.level(0.8)
+    holds = most >= RATIO * least and accuracy - f1 > MISSED
+    scores = f"val/f1_macro {f1:.3f}, val/accuracy {accuracy:.3f}"
+    return holds and f"{most} images of {frequent!r}, {least} of {rare!r}; {scores}"
+
+
+def starved_loader(run: Run) -> Evidence:
+    """Training waited for data most of the time."""
+    _, seconds, waited, _ = run.timing.sum(0)
+    return waited > max(WORTH, WAITING * seconds) and f"training waited for data {waited:.0f} of {seconds:.0f} seconds"
+
+
+STEADIER = (
+    "--model.optimizer.lr {lower:.2g}, then --model.schedule Plateau, then --model.optimizer.betas '[0.9, 0.95]', then "
+    "--trainer.gradient_clip_val {clip:g}, then --data.batch_size {batch}, then --model.optimizer.weight_decay "
+    "{decay:.2g}; all at once: --config stabilise"
+)
+# Causes come before what follows from them.
+RULES = {
+    rate_too_high: STEADIER,
+    rate_too_low: "--model.optimizer.lr {higher:.2g}; lr-range finds a rate",
+    exploding_gradients: "--trainer.gradient_clip_val {clip:g}, then --model.warmup_steps 0.1, then " + STEADIER,
+    unstable_BatchNorm: "--data.batch_size {batch}, then --model.network.norm group, then --model.freeze true",
+    fluctuating_validation_loss: STEADIER,
+    plateau: "--model.schedule Plateau, then --model.schedule Cosine, then --model.optimizer.lr {lower:.2g}",
+    stopped_too_early: "--callbacks.early_stopping.patience {patience}, then --trainer.max_epochs {epochs}",
+    overfitting: "--data.augment strong, then --model.mixup 0.2, then --model.optimizer.weight_decay {decay:.2g}, then "
+    "--model.network.dropout 0.3, then --callbacks.early_stopping.patience 10, then more images",
+    underfitting: "--model.network.width {width} or another network, then less weight decay, dropout, mixing and "
+    "augmentation, then a better rate (lr-range)",
+    imbalance: "--model.loss LogitAdjusted, then --data.balance effective_weights, then --data.balance sampler",
+    starved_loader: "--data.num_workers {workers}, then a --data.stored_size near the image size, then smaller files",
+}
+
+
+def diagnose(run: Path) -> list[Finding]:
+    """Return what the curves of a run point to, causes first.
+
+    Args:
+        run: The run's folder.
+
+    Raises:
+        ValueError: It is no run's folder, or one without curves.
+    """
+    seen = Run(run)
+    rate, decay = (seen.get(f"model.optimizer.init_args.{name}", 0.001) for name in ("lr", "weight_decay"))
+    values = {"lower": rate / 3, "higher": rate * 10, "decay": 3 * decay or 0.01, "epochs": 2 * seen.epochs}
+    values |= {"clip": seen.get("trainer.gradient_clip_val", 2.0) / 2, "batch": 2 * seen.get("data.batch_size", 16)}
+    values |= {"width": 2 * seen.get("model.network.init_args.width", 32)}
+    values |= {"workers": 2 * seen.get("data.num_workers", 1) or 2}
+    values |= {"patience": max(20, 3 * seen.get("callbacks.early_stopping.init_args.patience", 0))}
+    found = [(rule.__name__.replace("_", " "), rule(seen), advice.format(**values)) for rule, advice in RULES.items()]
+    return [Finding(name, str(evidence), advice) for name, evidence, advice in found if evidence]
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    parser = Options(__name__, __doc__)
+    parser.add_argument("run", nargs="?", type=Path, help="the run's folder; the newest of --name unless given")
+    _results.add_run_options(parser)
+    options = parser.parse_args(args)
+    run = options.run or runs.latest(options.run_root, options.name, "metrics.csv")
+    findings = diagnose(run)
+    print(f"diagnose: {run}")
+    print("\n".join(f"{f.name}: {f.evidence}\n  try {f.advice}" for f in findings) or "no fault found")

@@ -1,0 +1,331 @@
+"""``export``: write a run's network as ONNX, torch.export and safetensors, and check that it is still the same.
+
+Starts from a checkpoint as ``validate`` does and writes runs/NAME/version_N/export/:
+
+model.onnx, model.pt2   take images (N, C, H, W), uint8 at data.image_size, and give probabilities (N, K), for any N
+model.int8.onnx         the same in 8-bit integers, quantised after training; what that costs is shown
+model.safetensors       the weights alone
+preprocessing.py        turns an image file into what the models take: the project's own code, and needs no project
+example.py              classifies image files with these two
+metadata.json           classes, sizes, hashes, versions, and how each file did on the validation split
+
+The first four carry metadata.json's facts, too. Where a probability of model.onnx or model.pt2 differs from the
+checkpoint's by more than 1e-4, the command fails: the files go to export-failed/, and an export/ of earlier stays.
+Needs the extra ``export``. Other flags are those of ``validate``.
+"""
+
+import argparse
+import ast
+import hashlib
+import importlib.metadata
+import json
+import logging
+import runpy
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .. import images
+from ..cli import CLI, Options
+from ..data import ImageData
+from ..images import Batch
+from ..mistakes import RunFailed
+from ..runs import write
+from ._page import aligned, check_packages
+
+TOLERANCE = 1e-4  # of a probability; classes can then differ only where two are as likely as each other
+OPSET = 20
+CALIBRATION = 256  # training images that show the quantiser the range of each layer
+VERSIONS = ("torch", "onnx", "onnxruntime", "numpy", "pillow")
+Figures = dict[str, dict[str, Any]]
+
+PREPROCESS = '''
+
+def preprocess(path: str | Path) -> np.ndarray:
+    """Read an image file as the network takes it: (C, H, W), uint8."""
+    image_HWC = decode(path, {channels}, {stored_size})
+    edge = ({stored_size} - {image_size}) // 2
+    return image_HWC[edge : edge + {image_size}, edge : edge + {image_size}].transpose(2, 0, 1)
+'''
+
+
+class OnCPU(CLI):
+    """``validate`` in single precision in this process, however the run was trained: what is exported."""
+
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        config = self.config["validate"]
+        config.trainer.accelerator, config.trainer.strategy, config.trainer.precision = "cpu", "auto", "32-true"
+        config.trainer.devices = config.trainer.num_nodes = 1
+        config.model.compile = config.model.channels_last = False
+
+
+class Probabilities(nn.Module):
+    """What is exported: normalisation, network and softmax.
+
+    Args:
+        model: The Classifier.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.network = model.network
+        self.normalised = model.normalised  # a method, so the Classifier's metrics stay behind
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Turn images (uint8) into probabilities_NK."""
+        return self.network(self.normalised(images_NCHW)).float().softmax(1)
+
+
+def facts(cli: CLI) -> dict[str, Any]:
+    """Describe what is exported, as values of JSON."""
+    model, data = cli.model, cli.datamodule
+    mean, std = (values.flatten().tolist() for values in (model.mean_1C11, model.std_1C11))
+    return {
+        "class_names": data.class_names,
+        "channels": data.channels,
+        "image_size": data.image_size,
+        "stored_size": data.stored_size,  # a file is scaled to this, then its centre cut out
+        "normalisation": {"mean": mean, "std": std},  # of pixels from 0 to 255, inside the models
+        "network": model.hparams.network,
+        "checkpoint": Path(cli.checkpoint).name,
+        "checkpoint_sha256": _sha256(cli.checkpoint),
+        "manifest_sha256": _sha256(data.manifest_path),
+        "opset": OPSET,
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+    }
+
+
+def _sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def refused(cannot: str, remedy: str) -> Iterator[None]:
+    """Word what torch and onnxruntime raise, which is almost anything, as a user's mistake.
+
+    Raises:
+        ValueError: They raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise ValueError(f"model.network cannot be {cannot} ({reason}), so nothing was written; {remedy}") from error
+
+
+def write_models(model: Any, about: dict[str, Any], folder: Path) -> None:
+    """Write model.onnx, model.pt2 and model.safetensors.
+
+    Raises:
+        ValueError: The network's forward cannot be traced.
+    """
+    import onnx
+    from safetensors.torch import save
+
+    texts = {key: json.dumps(value) for key, value in about.items()}
+    images_NCHW = torch.zeros(2, about["channels"], about["image_size"], about["image_size"], dtype=torch.uint8)
+    any_number = ({0: torch.export.Dim("batch", min=1)},)
+    names: Any = {"input_names": ["images"], "output_names": ["probabilities"], "dynamic_shapes": ({0: "batch"},)}
+    with torch.no_grad(), refused("exported", "its forward must not decide by the values of tensors."):
+        program = torch.export.export(Probabilities(model).eval(), (images_NCHW,), dynamic_shapes=any_number)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # names the folders of this machine
+        exported: Any = torch.onnx.export(program, **names, opset_version=OPSET, verbose=False)
+    torch.export.save(program, folder / "model.pt2", extra_files={"metadata.json": json.dumps(about)})
+    exported.model.metadata_props.update(texts)
+    exported.save(folder / "model.onnx", external_data=False)
+    onnx.checker.check_model(folder / "model.onnx", full_check=True)
+    weights = {name: value.contiguous().clone() for name, value in model.network.state_dict().items()}
+    (folder / "model.safetensors").write_bytes(save(weights, metadata=texts))
+
+
+def quantise(data: ImageData, folder: Path) -> None:
+    """Write model.int8.onnx: weights per channel, activations in the range that they have on training images.
+
+    Static quantisation: the dynamic kind, which finds each range anew, makes convolutions slower.
+
+    Raises:
+        ValueError: onnxruntime cannot quantise the network.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    picked = np.unique(np.linspace(0, len(data.train) - 1, CALIBRATION).astype(int)).tolist()
+
+    class TrainingImages(CalibrationDataReader):
+        left = iter(tqdm(picked, "int8", leave=False))
+
+        def get_next(self) -> Any:
+            return next(({"images": data.train[i].x_NCHW[None].numpy()} for i in self.left), None)
+
+    source, target, prepared = folder / "model.onnx", folder / "model.int8.onnx", folder / "prepared.onnx"
+    # Seven bits of weights: processors without VNNI add products of 8 bits in 16, which overflows.
+    kinds: Any = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "reduce_range": True}
+    original = onnx.load(source)
+    softmax = [node.name for node in original.graph.node if "probabilities" in node.output]  # else steps of 1 / 255
+    with refused("quantised", "leave model.int8.onnx out: export --no-int8."):
+        # The network is optimised already; what onnxruntime would do to it fits the processor at hand.
+        quant_pre_process(source, prepared, skip_optimization=True, skip_symbolic_shape=True)
+        quantize_static(prepared, target, TrainingImages(), per_channel=True, nodes_to_exclude=softmax, **kinds)
+    prepared.unlink()
+    quantised = onnx.load(target)
+    onnx.helper.set_model_props(quantised, {p.key: p.value for p in original.metadata_props})
+    onnx.save(quantised, target)
+
+
+def standalone(module: ModuleType, name: str) -> str:
+    """Return the source of a function and of all that it uses of its module."""
+    text = Path(str(module.__file__)).read_text(encoding="utf-8")
+    defined: dict[str, ast.stmt] = {}
+    for node in ast.parse(text).body:
+        names = [alias.asname or alias.name for alias in getattr(node, "names", [])]  # of an import
+        names += [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
+        defined |= dict.fromkeys([*names, getattr(node, "name", "")], node)
+    needed, left = set(), [name]
+    while left:
+        if node := defined.pop(left.pop(), None):
+            needed.add(node)
+            left += [inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)]
+    parts = []
+    for node in sorted(needed, key=lambda node: node.lineno):
+        first = min(part.lineno for part in (node, *getattr(node, "decorator_list", [])))
+        gap = "" if isinstance(node, ast.Import | ast.ImportFrom) else "\n\n"
+        parts.append(gap + "\n".join(text.splitlines()[first - 1 : node.end_lineno]) + "\n")
+    return "".join(parts)
+
+
+def write_example(about: dict[str, Any], folder: Path) -> None:
+    """Write preprocessing.py and example.py."""
+    title = '"""Reads an image file as the network takes it."""\n\n'
+    write(folder / "preprocessing.py", title + standalone(images, "decode") + PREPROCESS.format(**about))
+    shutil.copyfile(Path(__file__).with_name("_example.py"), folder / "example.py")
+
+
+def runners(model: Any, data: ImageData, folder: Path) -> dict[str, Callable[[Batch], np.ndarray]]:
+    """Return what gives probabilities_NK: the checkpoint, and each file as another program loads it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would slow down who comes next
+
+    def session(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+        loaded = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return lambda images_NCHW: np.asarray(loaded.run(None, {"images": images_NCHW})[0])
+
+    program = torch.export.load(folder / "model.pt2").module()
+    sessions = {path.name: session(path) for path in sorted(folder.glob("*.onnx"), reverse=True)}
+    preprocess, paths = runpy.run_path(str(folder / "preprocessing.py"))["preprocess"], data.split("val").paths
+    return {
+        "checkpoint": lambda batch: model(batch.x_NCHW).float().softmax(1).numpy(),
+        "model.pt2": lambda batch: program(batch.x_NCHW).numpy(),
+        **{name: lambda batch, run=run: run(batch.x_NCHW.numpy()) for name, run in sessions.items()},
+        "from files": lambda batch: sessions["model.onnx"](
+            np.stack([preprocess(data.root / paths[i]) for i in batch.index_N.tolist()])
+        ),
+    }
+
+
+@torch.no_grad()
+def compare(model: Any, data: ImageData, folder: Path) -> Figures:
+    """Score the checkpoint and every file on the validation split.
+
+    Returns:
+        For each file its size in bytes, the largest difference of a probability from the checkpoint's, the share of
+        images that get the same class, the accuracy, and images a second on this machine's processor. "from files" is
+        model.onnx with preprocessing.py.
+    """
+    runs = runners(model, data, folder)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in runs}
+    seconds, targets = dict.fromkeys(runs, 0.0), []
+    for batch in tqdm(data.val_dataloader(), "parity", leave=False):
+        for name, run in runs.items():
+            if not targets:
+                run(batch)  # the first time is spent on getting ready
+            start = time.perf_counter()
+            found[name].append(run(batch))
+            seconds[name] += time.perf_counter() - start
+        targets.append(batch.y_N.numpy())
+    target_N, expected_NK = np.concatenate(targets), np.concatenate(found["checkpoint"])
+    figures = {}
+    for name, parts in found.items():
+        given_NK, path = np.concatenate(parts), folder / name
+        figures[name] = {
+            "bytes": path.stat().st_size if path.is_file() else None,
+            "largest_difference": float(np.abs(given_NK - expected_NK).max()),
+            "same_class": float((given_NK.argmax(1) == expected_NK.argmax(1)).mean()),
+            "val_accuracy": float((given_NK.argmax(1) == target_N).mean()),
+            "images_per_second": round(len(target_N) / seconds[name]),
+        }
+    return figures
+
+
+def rows(figures: Figures) -> Iterator[list[Any]]:
+    """Yield the figures of each file as cells of a table."""
+    for name, (size, difference, same, accuracy, speed) in ((name, row.values()) for name, row in figures.items()):
+        shown = f"{size / 1e6:.2f} MB" if size else ""
+        yield [name, shown, f"{difference:.2g}", f"{same:.2%}", f"{accuracy:.2%}", speed]
+
+
+@contextmanager
+def beside(run: Path) -> Iterator[Path]:
+    """Yield a folder to fill in the run's; unless it is moved it is gone in the end."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=run, ignore_cleanup_errors=True) as folder:
+            Path(folder).chmod(0o755)
+            yield Path(folder)
+    except OSError as error:
+        raise RunFailed(f"{run / 'export'} could not be written ({error}); an earlier one is unharmed.") from error
+
+
+def put(folder: Path, target: Path) -> None:
+    """Let a folder take the place of another."""
+    if target.exists():
+        target.rename(folder / "earlier")
+    folder.rename(target)
+    shutil.rmtree(target / "earlier", ignore_errors=True)
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    options = Options(__name__, __doc__)
+    about_int8 = "Whether to write model.int8.onnx."
+    options.add_argument("--int8", action=argparse.BooleanOptionalAction, default=True, help=about_int8)
+    own, rest = options.parse_known_args(args)
+    check_packages("export", "export", "onnx", "onnxruntime", "onnxscript", "safetensors")
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    cli = OnCPU(["validate", *rest])
+    model, data, run, about = cli.model.eval(), cli.datamodule, Path(str(cli.source)), facts(cli)
+    with beside(run) as folder:
+        steps = {"trace": lambda: write_models(model, about, folder), "example": lambda: write_example(about, folder)}
+        steps |= {"quantise": lambda: quantise(data, folder)} if own.int8 else {}
+        for name, step in (bar := tqdm(steps.items(), leave=False)):
+            bar.set_description(name)
+            step()
+        figures = compare(model, data, folder)
+        worst = float(np.max([figures[name]["largest_difference"] for name in ("model.onnx", "model.pt2")]))
+        same = worst <= TOLERANCE  # not so where it is no number
+        write(folder / "metadata.json", json.dumps({**about, "parity": same, "figures": figures}, indent=1) + "\n")
+        put(folder, run / ("export" if same else "export-failed"))
+    header = ("", "size", "largest difference", "same class", "val accuracy", "images/s")
+    print(aligned(header, rows(figures)))
+    if not same:
+        raise RunFailed(
+            f"a probability differs from the checkpoint's by {worst:.2g}, more than {TOLERANCE}, so the export is no "
+            f"good; it lies in {run / 'export-failed'}, the figures in its metadata.json."
+        )
+    shutil.rmtree(run / "export-failed", ignore_errors=True)
+    print(f"export: {run / 'export'}")
+    print(f"try:    python {run / 'export' / 'example.py'} IMAGE")

@@ -1,0 +1,437 @@
+"""``tune``: search flags for their best values with Optuna; the best become a recipe.
+
+Flags that are not listed here are those of ``fit``, for all trials. Each trial is a run of its own in
+RUN_ROOT/STUDY/trial_N; its score is the best value of --monitor on the validation split. The same command goes on with
+a study, to --trials in all; several at once, also on several machines, share them. With more than one device each
+trial is a process of its own, and only a fidelity prunes it. Writes best.yaml, a recipe for fit, and tune.html beside
+the trials. Needs the extra ``tune``.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import logging
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from .. import resume, runs
+from ..cli import CLI, Options, direction
+from ..mistakes import RunFailed, require
+from ..sampling import derived_seed, run_seed
+from ._page import Section, aligned, check_packages, figure, figures, table, write_page
+from ._results import PACKAGE, Run
+from ._space import as_flags, assign, check, grid_size, last_error, read_space
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+# A trial that ends so has failed; anything else is a fault in the code and ends the search.
+FAILURES = (ValueError, RunFailed, MisconfigurationException, torch.OutOfMemoryError)
+ETA = 3  # of the trials that compare, successive halving and Hyperband keep one in so many
+SHOWN = 12  # trials in the terminal
+STATES = ("COMPLETE", "PRUNED", "RUNNING", "WAITING", "FAIL")
+
+
+class Watch(Callback):
+    """Follows a run for its trial: keeps its scores, and ends it where the pruner says so.
+
+    Args:
+        trial: The trial.
+        monitor: The metric.
+        asks: Whether the pruner is asked after each validation.
+        say: Shows how far the run is.
+    """
+
+    def __init__(self, trial: "Trial", monitor: str, asks: bool, say: Callable[[str], Any]) -> None:
+        self.trial, self.monitor, self.asks, self.say = trial, monitor, asks, say
+        self.scores: list[float] = []
+        self.pruned = False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        self.scores.append(float(trainer.callback_metrics[self.monitor]))
+        self.say(f"epoch {trainer.current_epoch + 1}: {self.monitor}={self.scores[-1]:.4g}")
+        if self.asks:
+            self.trial.report(self.scores[-1], len(self.scores))
+            self.pruned |= trainer.current_epoch + 1 != trainer.max_epochs and self.trial.should_prune()
+            trainer.should_stop |= self.pruned  # the run ends as any other, and its folder is whole
+
+
+class Search:
+    """A study and what its trials need.
+
+    Args:
+        options: The flags of ``tune``.
+        flags: The flags of ``fit`` that all trials share.
+
+    Raises:
+        ValueError: The space cannot be searched with these flags.
+    """
+
+    def __init__(self, options: argparse.Namespace, flags: list[str]) -> None:
+        self.options, self.flags, self.content = options, flags, resume.read_config(options.space)
+        space = read_space(self.content)
+        self.base = CLI(flags, run=False)
+        self.monitor = self.base.config.monitor
+        self.mode = direction(self.monitor, self.base.config.mode)
+        self.seed, self.as_grid = run_seed(), options.sampler == "grid"
+        check(space, flags, self.monitor)
+        self.fidelity = next((dimension for dimension in space if dimension.kind == "fidelity"), None)
+        self.space = [dimension for dimension in space if dimension is not self.fidelity]
+        size = grid_size(self.space) if self.as_grid else options.trials or 32
+        self.wanted = min(size, options.trials or size)
+        self.folder = Path(self.base.config.run_root) / options.study
+        self.lock: resume.Lock | None = None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let other workers wait."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            yield
+
+    def open(self) -> None:
+        """Begin the study, or go on with it.
+
+        Raises:
+            ValueError: The storage cannot be reached, or the study is one of something else.
+        """
+        settings = dict(resume.flat({"space": self.content, "grid": self.as_grid, **plain(self.base)}))
+        now = {key: value for key, value in settings.items() if not key.startswith(resume.MACHINE)}
+        with self.alone():
+            self.study = open_study(self.options, self.folder, f"{self.mode}imize", self.steps())
+            before = self.study.user_attrs.get("settings", now)
+            self.study.set_user_attr("settings", before)
+        for key, old, new in resume.differences(before, now):
+            raise ValueError(
+                f"the study {self.options.study!r} has {key}={old}, not {new}, so its trials could not be compared "
+                "with new ones; begin another: --study NAME."
+            )
+
+    def steps(self) -> int:
+        """Return the last step at which a trial reports, or 0 where no one knows."""
+        if self.fidelity:
+            return ETA ** (len(self.fidelity.values) - 1)
+        trainer = self.base.trainer
+        return max(0, trainer.max_epochs or 0) // (trainer.check_val_every_n_epoch or 1)
+
+    def trials(self, before: float = float("inf")) -> list[Any]:
+        """Return the trials below a number that count: not those that are done again."""
+        found = self.study.get_trials(deepcopy=False)
+        again = {number for trial in found for number in trial.system_attrs.get("retry_history", [])}
+        return [t for t in found if t.number < before and t.number not in again and "surplus" not in t.user_attrs]
+
+    def slots(self, trials: list[Any]) -> set[Any]:
+        """Return which of the wanted trials are taken, by the points of a grid or by their numbers."""
+        return {tuple(trial.params.items()) if self.as_grid else trial.number for trial in trials}
+
+    def run(self) -> None:
+        """Run trials until those that are wanted are done or in the hands of other workers."""
+        from optuna.trial import TrialState
+
+        self.revive()
+        with tqdm(total=self.wanted, desc="tune", unit="trial", disable=None, leave=False) as self.bar:
+            while len(self.slots(self.trials())) < self.wanted or self.study.get_trials(states=[TrialState.WAITING]):
+                self.study.optimize(self.objective, n_trials=1, catch=FAILURES, gc_after_trial=True)
+                self.let_go()
+                self.revive()
+                done = [trial for trial in self.trials() if trial.state.is_finished()]
+                self.bar.update(len(done) - self.bar.n)
+                reasons = [trial.user_attrs.get("reason") for trial in done if trial.state == TrialState.FAIL]
+                if len(reasons) == len(done) >= 5:
+                    raise ValueError(f"the first {len(done)} trials failed, so others would; the last: {reasons[-1]}")
+
+    def objective(self, trial: "Trial") -> float:
+        """Train with the values that the sampler chooses; returns the score."""
+        from optuna import TrialPruned
+
+        # By number: what is drawn depends neither on the worker nor on whether the study was interrupted.
+        self.study.sampler = make_sampler(self.options.sampler, derived_seed(self.seed, 3, trial.number))
+        assigned = assign(self.space, lambda dimension: dimension.suggest(trial, self.as_grid))
+        taken = self.slots(self.trials(before=trial.number))
+        if len(taken) >= self.wanted or self.slots([trial]) & taken:
+            trial.set_user_attr("surplus", True)
+            raise RunFailed("another worker was quicker")
+        folder = self.folder / f"trial_{trial.number:03d}"
+        folder.mkdir(exist_ok=True)
+        self.lock = resume.Lock(folder)  # which the kernel frees when this process dies
+        trial.set_user_attr("folder", str(folder.absolute()))
+        score = float("nan")
+        for level, value in enumerate(self.fidelity.values if self.fidelity else [None]):
+            try:
+                fidelity = {self.fidelity.key: value} if self.fidelity else {}
+                score, pruned = self.train(trial, folder, assigned | fidelity)
+            except FAILURES as error:
+                trial.set_user_attr("reason", last_error(f"error: {str(error).strip()}"))
+                raise
+            if self.fidelity:
+                trial.report(score, ETA**level)
+                pruned = value != self.fidelity.values[-1] and trial.should_prune()
+            if pruned:
+                raise TrialPruned
+        return score
+
+    def train(self, trial: "Trial", folder: Path, assigned: dict[str, Any]) -> tuple[float, bool]:
+        """Train once; what the run says goes into the trial's output.txt.
+
+        Returns:
+            The best score, and whether the pruner ended the run.
+
+        Raises:
+            ValueError: The run ended with an error.
+        """
+        args = ["fit", *self.flags, *as_flags(assigned), f"--name={self.options.study}/{folder.name}"]
+        watch = Watch(trial, self.monitor, not self.fidelity, self.bar.set_postfix_str)
+        with (folder / "output.txt").open("a+", encoding="utf-8") as output:
+            try:
+                if self.base.trainer.world_size > 1:  # Lightning starts the command again for every device
+                    apart = [sys.executable, "-m", PACKAGE, *args, "--report=false"]
+                    if subprocess.run(apart, stdout=output, stderr=output, check=False).returncode:
+                        raise SystemExit(2)
+                    best = Run(runs.latest(folder.parent, folder.name)).best
+                    watch.scores += [best[1]] if best else []
+                else:
+                    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+                        CLI(args, callbacks=[watch])
+            except KeyboardInterrupt as end:
+                raise SystemExit(130) from end  # the study leaves the trial alone, and revive finds it
+            except SystemExit as end:
+                if end.code != 2:  # Lightning's answer to Ctrl-C or SIGTERM
+                    raise
+                output.seek(0)
+                raise ValueError(last_error(output.read())) from end
+        if not watch.scores:
+            raise ValueError(f"the run has no {self.monitor}, so nothing can be compared; let it validate and log.")
+        return (min if self.mode == "min" else max)(watch.scores), watch.pruned
+
+    def let_go(self, ended: bool = True) -> None:
+        """Free the last trial, once the study knows how it ended."""
+        if self.lock:
+            if ended:
+                self.lock.run_ended()
+            self.lock.release()
+        self.lock = None
+
+    def revive(self) -> None:
+        """Give up the trials whose worker died, and have them done again."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            folder = Path(trial.user_attrs.get("folder", ""))
+            if not (folder / resume.Lock.FILE).is_file() or resume.Lock.is_held(folder):
+                continue  # alive; or on a machine with folders of its own, which has a heartbeat
+            with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another worker was quicker
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                (folder / resume.Lock.FILE).unlink()
+                retry()(self.study, trial)
+                tqdm.write(f"trial {trial.number} ended with its worker; it will be done again")
+
+
+def plain(cli: CLI) -> dict[str, Any]:
+    """Return a config as values of YAML."""
+    return yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+
+
+def retry() -> Any:
+    """Return what puts a trial back into the queue, three times at most."""
+    from optuna.storages import RetryHeartbeatStaleTrialCallback
+
+    return RetryHeartbeatStaleTrialCallback(max_retry=3)
+
+
+def open_study(options: argparse.Namespace, folder: Path, direction: Any, steps: int) -> "Study":
+    """Open the study in its storage.
+
+    Raises:
+        ValueError: The storage is unknown, cannot be reached or would show a password.
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+    from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
+
+    url = f"sqlite:///{folder / 'study.db'}" if options.storage == "sqlite" else options.storage
+    url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
+    if re.search("://[^/]*:[^/]*@", url):
+        raise ValueError("--storage holds a password, which each trial would write down; put it into PGPASSWORD.")
+    connect: Any = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    beat: Any = {"heartbeat_interval": 30, "grace_period": 120, "heartbeat_stale_trial_callback": retry()}
+    first, eta = max(1, steps // 27), {"reduction_factor": ETA}
+    pruner = {
+        "none": optuna.pruners.NopPruner,
+        "median": lambda: optuna.pruners.MedianPruner(n_warmup_steps=steps // 10),
+        "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(first, **eta),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(first, steps or "auto", **eta),
+    }[options.pruner]()
+    storage: Any = None
+    try:
+        if url == "journal":
+            storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.log")))
+        else:
+            for last in (False, False, True):
+                try:
+                    storage = optuna.storages.RDBStorage(url, connect, **beat)
+                    break
+                except (IntegrityError, ProgrammingError):  # another machine makes the same tables at this moment
+                    if last:
+                        raise
+                    time.sleep(2)
+    except (SQLAlchemyError, ImportError) as error:
+        raise ValueError(
+            f"--storage {options.storage} cannot be opened ({str(error).splitlines()[0]}); give sqlite, journal or "
+            "the URL of a database that runs."
+        ) from error
+    return optuna.create_study(
+        storage=storage, study_name=options.study, direction=direction, pruner=pruner, load_if_exists=True
+    )
+
+
+def make_sampler(kind: str, seed: int) -> Any:
+    """Return a sampler of Optuna's."""
+    from optuna import samplers
+
+    kinds = {"grid": "BruteForceSampler", "random": "RandomSampler", "tpe": "TPESampler", "gp": "GPSampler"}
+    return getattr(samplers, kinds[kind])(seed=seed)
+
+
+def report(search: Search) -> None:
+    """Print the trials; write the recipe and the page."""
+    sign = 1 if search.mode == "min" else -1
+    trials = sorted(search.trials(), key=lambda t: (STATES.index(t.state.name), sign * (t.value or 0.0), t.number))
+    labels = {d.key: d.key.rpartition(".")[2] for d in search.space}
+    states = [trial.state.name.lower().replace("fail", "failed") for trial in trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    head, rows = ["trial", search.monitor, "state", "validations", "seconds", *labels.values()], []
+    for trial, state in zip(trials, states, strict=True):
+        seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
+        score = "" if trial.value is None else trial.value
+        params = [trial.params.get(key, "") for key in labels]
+        rows.append([trial.number, score, state, len(trial.intermediate_values), seconds, *params])
+    print(f"\n{search.options.study}: {counts or 'no trial'}\n{aligned(head, rows[:SHOWN])}")
+    if "complete" not in states:
+        return
+    best = trials[0]
+    result = f"best {search.monitor}: {best.value:.4f} (trial {best.number} of {len(trials)})"
+    path, page = search.folder / "best.yaml", search.folder / "tune.html"
+    with search.alone():
+        runs.write(path, recipe(search, best, result))
+        sections = [Section("Result", f"<p>{escape(result)}</p><pre>{escape(path.read_text(encoding='utf-8'))}</pre>")]
+        scored = [trial for trial in trials if trial.value is not None]
+        sections.append(Section("Figures", figures(*draw(search, scored, best, labels))))
+        sections.append(Section(f"Trials: {counts}", table(head, rows)))
+        write_page(page, f"Search {search.options.study}", sections)
+    print(f"\n{result}\npage:   {page}\nrecipe: {path}\nnext:   python -m {PACKAGE} fit --config {path}")
+
+
+def recipe(search: Search, best: Any, result: str) -> str:
+    """Return the config of the best trial, as far as it differs from the project's defaults."""
+
+    def difference(new: Any, old: Any) -> Any:
+        if not isinstance(new, dict) or not isinstance(old, dict) or new.get("class_path") != old.get("class_path"):
+            return new
+        changed = {key: difference(new[key], old.get(key)) for key in new if new[key] != old.get(key)}
+        return {"class_path": new["class_path"], **changed} if "class_path" in new else changed
+
+    last = {search.fidelity.key: search.fidelity.values[-1]} if search.fidelity else {}
+    params = {d.key: best.params[d.key] for d in search.space if d.key in best.params}
+    flags = [*search.flags, *as_flags(params | last)]
+    changed = difference(plain(CLI(flags, run=False)), plain(CLI([], run=False)))
+    header = f"# best: what the search {search.options.study} found.\n# metric: {result}; time: "
+    header += f"{best.duration.total_seconds():.0f} s\n# command: fit --config {search.folder / 'best.yaml'}\n"
+    return header + yaml.safe_dump(changed, sort_keys=False)
+
+
+def draw(search: Search, scored: list[Any], best: Any, labels: dict[str, str]) -> list[tuple[Any, str]]:
+    """Draw the scores over time and over each flag, and what mattered."""
+    import optuna
+
+    kinds = {state: [t for t in scored if t.state.name == state.upper()] for state in ("pruned", "complete")}
+    values, drawn = [trial.value for trial in scored], []
+    scale = "log" if min(values) > 0 and max(values) > 10 * min(values) else "linear"
+
+    def scatter(name: str, x: Callable[[Any], Any]) -> Any:
+        canvas, axes = figure(4.2, 2.9)
+        for (kind, trials), marker in zip({**kinds, "best": [best]}.items(), "xo*", strict=True):
+            known, size = [trial for trial in trials if x(trial) is not None], 11 if kind == "best" else 4
+            axes.plot([x(t) for t in known], [t.value for t in known], marker, label=kind, linestyle="", ms=size)
+        axes.set(xlabel=name, ylabel=search.monitor, yscale=scale)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        drawn.append((canvas, ""))
+        return axes
+
+    axes = scatter("trial (number)", lambda trial: trial.number)
+    in_time = sorted(kinds["complete"], key=lambda trial: trial.number)
+    so_far = (np.minimum if search.mode == "min" else np.maximum).accumulate([trial.value for trial in in_time])
+    axes.step([trial.number for trial in in_time], so_far, where="post", label="best so far", linewidth=1)
+    axes.legend()
+    for key, kind in ((dimension.key, dimension.kind) for dimension in search.space):
+        shown = str if kind == "choice" else float
+        axes = scatter(labels[key], lambda t, key=key, shown=shown: shown(t.params[key]) if key in t.params else None)
+        if "log" in kind:
+            axes.set_xscale("log")
+    if len(scored) >= 5:  # pruned trials with the last score that they had
+        ranked = optuna.create_study(direction=search.study.direction)
+        copies = ({"params": t.params, "distributions": t.distributions, "value": t.value} for t in scored)
+        ranked.add_trials([optuna.trial.create_trial(**copy) for copy in copies])
+        importance = sorted(optuna.importance.get_param_importances(ranked).items(), key=lambda item: item[1])
+        canvas, axes = figure(4.2, 0.8 + 0.3 * len(importance))
+        bars = axes.barh([labels[key] for key, _ in importance], [share for _, share in importance])
+        axes.bar_label(bars, fmt="%.2f", padding=3)
+        axes.set(xlabel="importance (share, PED-ANOVA)", xlim=(0, 1))
+        drawn.append((canvas, ""))
+    return drawn
+
+
+def main(args: list[str]) -> None:
+    """Run the command."""
+    check_packages("tune", "tune", "jinja2", "matplotlib", "optuna")
+    import optuna
+
+    parser = Options(__name__, __doc__)
+    default = Path(__file__).with_name("space.yaml")
+    parser.add_argument("--space", type=Path, default=default, help=f"what to search; {default} shows how")
+    parser.add_argument("--trials", type=int, help="how many in all (32; all points of a grid)")
+    parser.add_argument("--sampler", choices=("tpe", "random", "grid", "gp"), default="tpe", help="(tpe)")
+    parser.add_argument("--pruner", choices=("median", "halving", "hyperband", "none"), default="median")
+    parser.add_argument("--study", default="tune", help="its name and its folder in run_root (tune)")
+    parser.add_argument("--storage", default="sqlite", help="sqlite, journal (for shared folders) or a database URL")
+    options, flags = parser.parse_known_args(args)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if options.trials is not None:
+        require(options.trials >= 1, "--trials", options.trials, "x ≥ 1")
+    if mine := next((flag for flag in flags if re.match(r"--(name|resume|ckpt_path)(=|$)", flag)), ""):
+        raise ValueError(f"{mine} is up to the study, which names its own fresh runs; leave it out (--study NAME).")
+    search = Search(options, flags)
+    search.base.datamodule.prepare_data()
+    search.base.datamodule.setup("fit")
+    search.open()
+    print(f"{search.options.study}: {search.wanted} trials of {options.space} in {search.folder}")
+    try:
+        search.run()
+    except (SystemExit, KeyboardInterrupt) as end:
+        search.let_go(ended=False)
+        search.revive()
+        print("interrupted; the same command goes on")
+        raise SystemExit(getattr(end, "code", 130)) from end
+    finally:
+        report(search)

@@ -1,0 +1,157 @@
+"""Pictures beside the curves, for loggers that take them: TensorBoard and Weights & Biases.
+
+Shapes: N samples, C channels, H × W pixels, K classes, D features.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from .images import Batch
+from .networks import last_layer
+
+TILE = 64  # pixels of an image or a row's name in a picture, at least
+NAMED = 30  # classes; a matrix of more is drawn without names and counts
+
+
+def show(trainer: Trainer, name: str, image_HWC: np.ndarray) -> None:
+    """Hand a picture to the loggers that take one, at the step of the curves' values of the same moment."""
+    step = max(0, trainer.global_step - 1)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, image_HWC, step, dataformats="HWC")
+        elif hasattr(logger, "log_image"):
+            logger.log_image(name, [image_HWC], step)  # pyright: ignore
+
+
+def takes_pictures(trainer: Trainer) -> bool:
+    """Tell whether a logger takes pictures, and the run goes on to write them."""
+    able = any(isinstance(logger, TensorBoardLogger) or hasattr(logger, "log_image") for logger in trainer.loggers)
+    return able and trainer.state.fn == "fit" and not trainer.sanity_checking
+
+
+def grid(x_NCHW: np.ndarray) -> np.ndarray:
+    """Return images (uint8) side by side, eight in a row, enlarged where they are small: (H, W, 3)."""
+    side = x_NCHW.shape[-1]
+    tile = side * max(1, TILE // side)
+    picture = Image.new("RGB", (8 * (tile + 2), -(-len(x_NCHW) // 8) * (tile + 2)), "white")
+    for number, x_CHW in enumerate(x_NCHW):
+        image = Image.fromarray(x_CHW.transpose(1, 2, 0).squeeze()).resize((tile, tile), Image.Resampling.NEAREST)
+        picture.paste(image, (number % 8 * (tile + 2) + 1, number // 8 * (tile + 2) + 1))
+    return np.asarray(picture)
+
+
+def matrix(counts_KK: np.ndarray, names: list[str]) -> np.ndarray:
+    """Return a confusion matrix as a picture (H, W, 3): rows are true classes, the darker the larger their share."""
+    count = len(names)
+    cell, margin = (32, 2 * TILE) if count <= NAMED else (max(1, 512 // count), 0)
+    share_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
+    light_KK = (255 * (1 - share_KK)).astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
+    blue = np.stack((light_KK, light_KK // 2 + 127, np.full_like(light_KK, 255)), 2)
+    picture = Image.new("RGB", (margin + count * cell, margin // 4 + count * cell), "white")
+    picture.paste(Image.fromarray(blue), (margin, margin // 4))
+    draw = ImageDraw.Draw(picture)
+    for row, name in enumerate(names if margin else []):
+        top = margin // 4 + row * cell + 10
+        draw.text((4, top), name[:18], "black")
+        draw.text((margin + row * cell + 4, 10), name[:4], "black")
+        for column, value in enumerate(counts_KK[row].tolist()):
+            draw.text((margin + column * cell + 4, top), f"{value:.0f}" if value else "", "black")
+    return np.asarray(picture)
+
+
+class Pictures(Callback):
+    """Shows the loggers what training sees and what validation mixes up; without such a logger it does nothing.
+
+    The first batch as the network gets it (before MixUp and CutMix), once; the confusion matrix of each validation that
+    is the best so far.
+
+    Args:
+        images: How many images of the batch are shown, at most.
+    """
+
+    def __init__(self, images: int = 64) -> None:
+        self.images = images
+        self.counts: Tensor | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        if trainer.global_step == batch_idx == 0 and takes_pictures(trainer) and trainer.is_global_zero:
+            show(trainer, "train/images", grid(batch.x_NCHW[: self.images].cpu().numpy()))
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        count = len(pl_module.class_names)
+        self.counts = torch.zeros(count**2, device=pl_module.device) if takes_pictures(trainer) else None
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        if self.counts is not None and outputs:  # a validation_step of the user's own may return nothing
+            cell_N = outputs["y_N"] * len(pl_module.class_names) + outputs["probabilities_NK"].argmax(1)
+            self.counts.index_add_(0, cell_N, torch.ones_like(cell_N, dtype=torch.float))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.counts is not None and is_best(trainer):
+            counts = trainer.strategy.reduce(self.counts, reduce_op="sum").cpu().numpy()
+            if trainer.is_global_zero:
+                names = pl_module.class_names
+                show(trainer, "val/confusion", matrix(counts.reshape(len(names), -1), names))
+        self.counts = None
+
+
+def is_best(trainer: Trainer) -> bool:
+    """Tell whether the validation that just ended is the best so far; asked before it is saved, on every rank."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor in trainer.callback_metrics:
+            return callback.check_monitor_top_k(trainer, trainer.callback_metrics[callback.monitor])
+    return False
+
+
+class Projector(Callback):
+    """Hands the embeddings of validation images to TensorBoard's projector at the end of training.
+
+    They are those of the best validation of this launch: what the last layer sees, with the class names and the images.
+    With several devices those of the first are shown.
+
+    Args:
+        images: How many images, at most.
+    """
+
+    def __init__(self, images: int = 1000) -> None:
+        self.images = images
+        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.best: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.hook: Any = None
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.seen, self.features = [], []
+        if takes_pictures(trainer) and trainer.is_global_zero:
+            layer = last_layer(pl_module.network)[1]
+            self.hook = layer.register_forward_pre_hook(lambda _, inputs: self.features.append(inputs[0].flatten(1)))
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *args: Any, **kwargs: Any
+    ) -> None:
+        if self.hook and sum(len(x_ND) for x_ND, _, _ in self.seen) < self.images:
+            self.seen.append((self.features[-1].float().cpu(), batch.x_NCHW.cpu(), batch.y_N.cpu()))
+        self.features.clear()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.hook:
+            self.hook.remove()
+            self.hook = None
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and (is_best(trainer) or not self.best):
+            self.best = self.seen
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        for logger in trainer.loggers if self.best else []:
+            if isinstance(logger, TensorBoardLogger):
+                x_ND, x_NCHW, y_N = (torch.cat(part)[: self.images] for part in zip(*self.best, strict=True))
+                names = [pl_module.class_names[label] for label in y_N.tolist()]
+                images = x_NCHW.expand(-1, 3, -1, -1) / 255
+                logger.experiment.add_embedding(x_ND, names, images, trainer.global_step, "validation")
