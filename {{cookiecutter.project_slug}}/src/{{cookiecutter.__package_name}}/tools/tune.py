@@ -381,11 +381,11 @@ def draw(search: Search, scored: list[Any], best: Any, labels: dict[str, str]) -
     so_far = (np.minimum if search.mode == "min" else np.maximum).accumulate([trial.value for trial in in_time])
     axes.step([trial.number for trial in in_time], so_far, where="post", label="best so far", linewidth=1)
     axes.legend()
-    for key, kind in ((dimension.key, dimension.kind) for dimension in search.space):
+    for key, kind, ends in ((dimension.key, dimension.kind, dimension.values) for dimension in search.space):
         shown = str if kind == "choice" else float
         axes = scatter(labels[key], lambda t, key=key, shown=shown: shown(t.params[key]) if key in t.params else None)
         if "log" in kind:
-            axes.set_xscale("log")
+            axes.set(xscale="log", xlim=(0.8 * ends[0], 1.25 * ends[1]))
     if len(scored) >= 5:  # pruned trials with the last score that they had
         ranked = optuna.create_study(direction=search.study.direction)
         copies = ({"params": t.params, "distributions": t.distributions, "value": t.value} for t in scored)
