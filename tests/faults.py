@@ -248,10 +248,13 @@ class Arena:
         return self.run(place, "-m", PLAIN, "images", *options, ranks=ranks, fault=fault, **environment)
 
     def refused(self, place: Path, *args: object, words: str = "") -> bool:
-        """Tell whether a command ends as a user's mistake: one line, exit code 2, nothing new in the folder."""
-        before = sorted(str(path) for path in place.rglob("*"))
-        result = self.run(place, *args)
-        after = sorted(str(path) for path in place.rglob("*"))
+        """Tell whether a command ends as a user's mistake: one line, exit code 2, nothing new but decoded images."""
+
+        def files() -> list[str]:
+            return sorted(str(path) for path in place.rglob("*") if place / "data" not in (path, *path.parents))
+
+        before, result = files(), self.run(place, *args)
+        after = files()
         good = (result.code, len(result.errors), before) == (2, 1, after) and words in result.errors[0]
         if not good:
             print(f"not refused: {args}: {result.code} {result.output[-600:]}")

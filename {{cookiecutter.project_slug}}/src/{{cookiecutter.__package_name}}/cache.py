@@ -60,7 +60,9 @@ class Cache:
         self.root, self.paths, self.shape = root, sorted(paths), (len(paths), size, size, channels)
         key = hashlib.sha256(f"{VERSION} {self.shape} ".encode())
         key.update("\0".join(self.paths).encode())
-        key.update(file_stats(root, self.paths).tobytes())
+        stats = file_stats(root, self.paths)
+        self.files_exist = bool((stats >= 0).all())
+        key.update(stats.tobytes())
         self.file = Path(folder, f"{key.hexdigest()[:24]}.npy")
 
     def pixels(self, paths: list[str]) -> Pixels | None:
@@ -94,6 +96,8 @@ class Cache:
         """
         if self.is_whole():
             return True
+        if not self.files_exist:  # whoever needs them will say so
+            return False
         unfinished = self.file.with_name(f".{self.file.name}.unfinished")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)

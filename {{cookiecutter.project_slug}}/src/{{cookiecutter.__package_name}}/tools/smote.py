@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..cli import CLI
+from ..images import collate
 from ..networks import last_layer
 from ._page import check_packages
 
@@ -25,7 +26,7 @@ def embeddings(network: nn.Module, normalised: Any, dataset: Any) -> tuple[np.nd
     hook = last_layer(network)[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).cpu()))
     labels = []
     network.eval()
-    for batch in DataLoader(dataset, batch_size=256):
+    for batch in DataLoader(dataset, batch_size=256, collate_fn=collate):
         network(normalised(batch.x_NCHW))
         labels.append(batch.y_N)
     hook.remove()
