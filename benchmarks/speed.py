@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from cookiecutter.main import cookiecutter
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 from torch import Tensor, nn
@@ -242,17 +242,19 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
             losses["raw"] = float(mean_loss.compute())
         return count / (time.perf_counter() - began)
 
-    def lightning(usual: bool) -> float:
+    def lightning(usual: bool = False, features: bool = False) -> float:
         data, model = parts()
         clock = Clock()
         count = len(data.train_dataloader()) * epochs
         plain = Plain(model.network, model.mean_1C11, model.std_1C11, make(model, count), usual)
         extras: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         callbacks: list[Callback] = [clock]
-        if usual:
+        if usual or features:
             folder = tempfile.mkdtemp(dir=".")
             extras = {"logger": [TensorBoardLogger(folder), CSVLogger(folder)]}
-            callbacks += [ModelCheckpoint(folder, monitor="validate/loss", save_last=True), TQDMProgressBar()]
+            callbacks += [ModelCheckpoint(folder, monitor="validate/loss", save_last=True)] if usual else []
+            callbacks += [ModelCheckpoint(folder), LearningRateMonitor()] if features else []
+            callbacks += [TQDMProgressBar(refresh_rate=10 if features else 1)]
         with hidden():
             trainer = Trainer(
                 max_epochs=epochs, accelerator="cpu", callbacks=callbacks, gradient_clip_val=1.0,
@@ -264,7 +266,8 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
                 trainer.fit(plain, data.train_dataloader())
         return clock.steps / clock.seconds
 
-    arms = {"ours": ours, "raw": raw, "bare": lambda: lightning(False), "usual": lambda: lightning(True)}
+    arms = {"ours": ours, "raw": raw, "bare": lightning, "usual": lambda: lightning(usual=True)}
+    arms["features"] = lambda: lightning(features=True)
     arms["losses"] = lambda: abs(losses["ours"] - losses["raw"])
     return arms
 
@@ -298,9 +301,12 @@ def step() -> None:
         seen = in_turn(7, arms)
     finally:
         ImageData.train_dataloader = whole
-    for name, target in (("ours", 0.10), ("usual", None)):
+    for name, what, target in (
+        ("ours", "everything on (sums, CSV, TensorBoard, checkpoint, bar)", 0.10),
+        ("features", "Lightning's own loggers, bar, checkpoint and rate monitor, nothing logged", None),
+        ("usual", "the usual pattern", None),
+    ):
         added = [1e3 / a - 1e3 / b for a, b in zip(seen[name], seen["bare"], strict=True)]
-        what = "everything on (sums, CSV, TensorBoard, checkpoint, bar)" if name == "ours" else "the usual pattern"
         record(f"time a step over bare Lightning, {what}", added, "ms", "bare Lightning", at_most=target)
     record("a step of bare Lightning", [1e3 / a for a in seen["bare"]], "ms")
     note(f"step: {len(made[0])} steps a round of a small MLP on batches of 16 in memory, clipped, with a schedule.")
@@ -312,8 +318,8 @@ def digits() -> None:
     for arm in ("ours", "raw"):
         once[arm]()  # the cache of images and the allocator, too
     arms = digits_experiment("", 8)
-    arms.pop("bare")
-    arms.pop("losses")
+    for name in ("bare", "features", "losses"):
+        arms.pop(name)
     seen = in_turn(5, arms)
     record("digits, default run: steps a second", ratios(seen, "ours", "raw"), "×", "raw loop", at_least=0.85)
     record("digits, usual pattern: steps a second", ratios(seen, "usual", "raw"), "×", "raw loop")

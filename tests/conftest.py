@@ -58,6 +58,14 @@ class Result:
     def errors(self) -> list[str]:
         return [line for line in self.output.splitlines() if line.startswith("error:")]
 
+    @property
+    def refusal(self) -> str:
+        """The one line in which the user was refused."""
+        assert self.code == 2, self.output
+        assert len(self.errors) == 1
+        assert "Traceback" not in self.output
+        return self.errors[0]
+
 
 def _child(project: str, folder: str, args: list[str], log: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)

@@ -241,10 +241,7 @@ def test_runs_are_compared_by_their_scores_curves_and_settings(ended, copied, pr
 )
 def test_bad_input_is_refused_in_one_line(args, words, ended, project, command):
     done = command(project, ended[0], "report", *args)
-    assert done.code == 2
-    assert len(done.errors) == 1
-    assert words in done.errors[0]
-    assert "Traceback" not in done.output
+    assert words in done.refusal
 
 
 def test_without_its_extra_the_command_names_it_and_fit_prints_the_command(ended, project, command, tmp_path):
@@ -253,9 +250,8 @@ def test_without_its_extra_the_command_names_it_and_fit_prints_the_command(ended
         "import sys\nsys.modules['jinja2'] = None\nfrom my_project.__main__ import main\nsys.exit(main(['report']))\n"
     )
     done = command(project, ended[0], "-m", script)
-    assert done.code == 2
-    assert "jinja2" in done.errors[0]
-    assert "[report]" in done.errors[0]
+    assert "jinja2" in done.refusal
+    assert "[report]" in done.refusal
     fitted = command(project, tmp_path, "fit", "--data.root", ended[0] / "images", *TINY)  # without matplotlib
     assert fitted.code == 0
     assert f"python -m my_project report {RUN} (needs matplotlib" in fitted.output

@@ -64,13 +64,6 @@ def found(folder: Path) -> list[tuple[Any, ...]]:
     return [(trial.number, trial.state, trial.params, trial.value) for trial in trials(folder)]
 
 
-def refused(done: Result) -> str:
-    assert done.code == 2, done.output
-    assert len(done.errors) == 1
-    assert "Traceback" not in done.output
-    return done.errors[0]
-
-
 def test_the_best_trial_is_a_recipe_that_fit_repeats_to_the_same_score(searched, project, command, tmp_path):
     root, output = searched
     folder = root / "runs/tune"
@@ -79,6 +72,8 @@ def test_the_best_trial_is_a_recipe_that_fit_repeats_to_the_same_score(searched,
     page = (folder / "tune.html").read_text()
     assert page.count("<svg") == 4  # over time, over each flag, importance
     assert all(word in page for word in ("PED-ANOVA", "best so far", "val/loss", "augment"))
+    pictures = {"history", "importance", "slice_data.augment", "slice_model.optimizer.lr"}
+    assert {path.stem for path in folder.glob("*.png") if path.read_bytes().startswith(b"\x89PNG")} == pictures
     for trial in trials(root):
         run = folder / f"trial_{trial.number:03d}/version_0"
         assert (run / "config.yaml").is_file()
@@ -241,16 +236,16 @@ def test_a_space_that_is_wrong_is_refused_before_the_first_trial(project, comman
     done = command(project, tmp_path, "-m", "script.py", "--data.root", images, *TINY)
     outputs = re.split(r"CODE (\d+)\n", done.output)
     for (space, said), output, code in zip(WRONG, outputs[::2], outputs[1::2], strict=False):
-        assert said in refused(Result(int(code), output)), space
+        assert said in Result(int(code), output).refusal, space
     assert len(outputs) == 2 * len(WRONG) + 1
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_study_of_another_space_or_config_is_refused(searched, tune, tmp_path):
     shutil.copytree(searched[0] / "runs", tmp_path / "runs")
-    other = refused(tune("--trials=7", space=SPACE.replace("1e-4", "1e-3")))
+    other = tune("--trials=7", space=SPACE.replace("1e-4", "1e-3")).refusal
     assert "space.model.optimizer.lr.log" in other
-    assert "trainer.max_epochs=2, not 3" in refused(tune("--trials=7", "--trainer.max_epochs=3"))
+    assert "trainer.max_epochs=2, not 3" in tune("--trials=7", "--trainer.max_epochs=3").refusal
 
 
 @pytest.mark.parametrize(
@@ -265,7 +260,7 @@ def test_a_study_of_another_space_or_config_is_refused(searched, tune, tmp_path)
     ],
 )
 def test_a_flag_that_is_wrong_is_refused(flags, said, tune, tmp_path):
-    error = refused(tune(*flags))
+    error = tune(*flags).refusal
     assert said in error
     assert "secret" not in error
 

@@ -119,10 +119,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_its_checkpoint(run, 
         steps += torch.is_grad_enabled()
         return loss(*args, **kwargs) * (float("nan") if steps > 8 else 1)
 
-    monkeypatch.setattr(functional, "cross_entropy", broken)
-    assert run("fit") == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(functional, "cross_entropy", broken)
+        assert run("fit") == 1
     assert "the loss is not finite at step 8 (epoch 1, batch 2" in capfd.readouterr().err
+    assert (RUN / "failure.txt").read_text().startswith("the loss is not finite at step 8")
     assert all(value.isfinite().all() for value in weights().values())
+    assert run("fit", "--resume=auto") == 0
+    assert not (RUN / "failure.txt").exists()
+    assert not (RUN / "unfinished.lock").exists()
 
 
 def test_overflows_of_fp16_are_a_fault_when_there_are_twenty_in_a_row(shapes):

@@ -108,7 +108,9 @@ def environment() -> str:
 
 
 class RunFiles(Callback):
-    """Writes config.yaml, manifest.json and environment.txt before the first step; hands the config to every logger.
+    """Writes config.yaml, manifest.json and environment.txt before the first step, failure.txt where a run fails.
+
+    Hands the config to every logger.
 
     Args:
         folder: The run's folder.
@@ -130,6 +132,7 @@ class RunFiles(Callback):
         for chosen in ("image_size", "stored_size", "channels"):  # what followed the data is settled from here on
             self.config.data[chosen] = getattr(data, chosen)
         self.config.data.root = str(data.root.absolute())
+        (self.folder / "failure.txt").unlink(missing_ok=True)
         text = self.dump(self.config)
         begun = self.folder / "environment.txt"
         earlier = begun.read_text(encoding="utf-8") + "\n" if begun.is_file() else ""
@@ -141,7 +144,11 @@ class RunFiles(Callback):
             logger.log_hyperparams(yaml.safe_load(text))
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.is_global_zero and (self.folder / "checkpoints/last.ckpt").is_file():
+        if not trainer.is_global_zero:
+            return
+        if isinstance(exception, RunFailed) and self.folder.is_dir():
+            write(self.folder / "failure.txt", f"{exception}\n")
+        if (self.folder / "checkpoints/last.ckpt").is_file():
             print(f"{self.folder} is unfinished; the same command with --resume auto goes on with it")
 
 

@@ -27,6 +27,12 @@ def add_run_options(parser: Options) -> None:
     parser.add_argument("--run_root", type=Path, default=defaults["run_root"], help="where runs are kept")
 
 
+def hush() -> None:
+    """Leave out what Lightning says at the start of each of many runs."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def from_checkpoint(command: str, checkpoint: Path | str, *flags: str, callbacks: Sequence[Callback] = ()) -> CLI:
     """Run ``validate`` or ``predict`` from a checkpoint, in silence, on one device: in this process alone."""
     alone = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto", "--trainer.profiler=null"]
@@ -130,6 +136,8 @@ class Run:
         self.manifest = Manifest.load(folder / "manifest.json") if (folder / "manifest.json").is_file() else None
         self.timing = read_timing(folder / "timing.csv")
         self.ended = not (folder / Lock.FILE).exists()
+        failed = folder / "failure.txt"
+        self.failure = failed.read_text(encoding="utf-8").strip() if failed.is_file() else ""
 
     def get(self, setting: str, default: Any = None) -> Any:
         """Return a setting of the config, such as ``data.batch_size``; the default where it is null."""

@@ -17,7 +17,6 @@ import csv
 import hashlib
 import io
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -37,8 +36,11 @@ from ..mistakes import RunFailed, require
 from ..sampling import run_seed
 from ..splits import folds
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
-from ._results import PACKAGE, from_checkpoint
+from ._results import PACKAGE, from_checkpoint, hush
 
+# The unit of a metric, and what its mean can be at most; nothing is known of others.
+SHARE = dict.fromkeys(("accuracy", "auroc", "f1_macro"), (" (share, 0 to 1)", 0.0, 1.0))
+KNOWN = {"loss": (" (nats per image)", 0.0, np.inf)} | SHARE
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]"
 
 
@@ -230,10 +232,11 @@ class CrossValidation:
 def draw(name: str, values: dict[str, np.ndarray], means: dict[str, dict[str, float]], images: Sequence[float]) -> Any:
     """Draw a metric: every fold a grey line or dot, the means with their intervals; over images a learning curve."""
     drawn, axes = figure(4.2, 2.9)
-    x, (mean, low) = images or range(len(values)), np.array([(m["mean"], m["low"]) for m in means.values()]).T
+    ends = np.array([(m["mean"], m["low"], m["high"]) for m in means.values()]).T
+    x, (mean, low, high) = images or range(len(values)), ends
     axes.plot(x, list(values.values()), "o-", color="C8", alpha=0.5, ms=3, lw=0.8)
-    axes.errorbar(x, mean, mean - low, fmt="o-" if images else "o", color="C0", capsize=4)
-    axes.set_ylabel(f"{name} ({'nats per image' if name.endswith('loss') else 'share, 0 to 1'})")
+    axes.errorbar(x, mean, (mean - low, high - mean), fmt="o-" if images else "o", color="C0", capsize=4)
+    axes.set_ylabel(name + KNOWN.get(name.partition("/")[2], ("",))[0])
     if images:
         axes.set(xscale="log", xlabel="training images")
         axes.set_xticks(x, [f"{count:.0f}" for count in images])
@@ -256,7 +259,10 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
     drawn = []
     for metric in sorted(scored[0].metrics):
         values = {name: np.array([one.metrics[metric] for one in group]) for name, group in of.items()}
+        _, least, most = KNOWN.get(metric.partition("/")[2], ("", -np.inf, np.inf))
         means = {name: estimate(each, cross.overlap) for name, each in values.items()}
+        for mean in means.values():
+            mean |= {end: min(max(mean[end], least), most) for end in ("low", "high")}
         drawn.append((draw(metric, values, means, images), ""))
         head = {"metric": metric, "runs": len(cross.folds)}
         tables["summary"] += [{"variant": name} | head | mean for name, mean in means.items()]
@@ -303,8 +309,7 @@ def main(args: list[str]) -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise ValueError("torchrun starts one run, crossval starts several; start it without, with --trainer.devices.")
     check_packages("crossval", "report", "matplotlib", "jinja2")
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # not the same news of every run
+    hush()
     cross = CrossValidation(options, rest)
     scored = cross.run()
     publish(cross, scored)

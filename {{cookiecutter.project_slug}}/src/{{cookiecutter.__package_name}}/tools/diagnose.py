@@ -3,7 +3,7 @@
     diagnose                        the newest run of --name
     diagnose RUN                    a run by its folder
 
-Reads config.yaml, manifest.json, metrics.csv and timing.csv. What a run is too short to show is not said.
+Reads config.yaml, manifest.json, metrics.csv, timing.csv and failure.txt. What a run is too short to show is not said.
 """
 
 from pathlib import Path
@@ -80,7 +80,7 @@ class Run(_results.Run):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        if not self.curves or self.manifest is None:
+        if not (self.curves or self.failure) or self.manifest is None:
             raise ValueError(f"{str(folder)!r} has no curves or no manifest, so it says nothing; give a trained run.")
         counts_K = np.bincount(self.manifest.splits["train"][1], minlength=len(self.manifest.classes))
         self.classes = sorted(zip(counts_K.tolist(), self.manifest.classes, strict=True))
@@ -89,6 +89,9 @@ class Run(_results.Run):
         self.val_loss, self.val_accuracy, self.f1 = (self.curve(f"val/{n}") for n in ("loss", "accuracy", "f1_macro"))
         rates = [curve for name, curve in self.curves.items() if name.startswith("lr-")] or [_results.NONE]
         self.rate = Curve(rates[0].steps, np.max([curve.values for curve in rates], axis=0))
+        self.clipped = self.get("trainer.gradient_clip_val") is not None
+        broken, at, _ = self.failure.partition(", images")  # how NumericalFaults words it
+        self.not_finite = f"{broken})" if at else ""
         self.validations = len(self.val_loss.steps) if len(self.loss.steps) else 0
         of_logs = str(self.get("model.loss.class_path")).endswith((".CrossEntropy", ".LogitAdjusted"))
         self.chance = float(np.log(len(self.classes)) if of_logs else self.loss.values[:1].sum())
@@ -107,7 +110,9 @@ class Run(_results.Run):
 
 
 def rate_too_high(run: Run) -> Evidence:
-    """A loss became much worse than chance, though nothing was learnt by heart."""
+    """A loss became much worse than chance, though nothing was learnt by heart, or even infinite."""
+    if run.not_finite and run.clipped:
+        return f"{run.not_finite}, though gradients were clipped"
     worst = int(run.loss.values.argmax()) if run.validations else 0
     if run.validations and run.loss.values[worst] > ROSE * run.chance:
         return f"train/loss {run.loss.values[worst]:.3g} at step {run.loss.steps[worst]}, by chance {run.chance:.3g}"
@@ -131,7 +136,9 @@ def rate_too_low(run: Run) -> Evidence:
 
 
 def exploding_gradients(run: Run) -> Evidence:
-    """The gradient norm has spikes, or has grown far beyond that of the start."""
+    """The gradient norm has spikes, or has grown far beyond that of the start, or all measure."""
+    if run.not_finite and not run.clipped:
+        return f"{run.not_finite}; gradients were not clipped"
     if len(run.norm.steps) < 2 * ENOUGH:
         return False
     start, usual, worst = run.norm.level(0.0, 0.1), run.norm.level(), int(run.norm.values.argmax())

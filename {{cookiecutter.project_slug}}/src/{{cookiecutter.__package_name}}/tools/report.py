@@ -104,7 +104,8 @@ def summary(run: Run, validation: Predictions | str, tested: Predictions | str) 
         shown.append((f"Best {run.monitor}", f"{run.best[1]:.4f}", where))
     network = run.get("model.network.init_args.name", run.get("model.network.class_path", "")).rpartition(".")[2]
     shown.append(("Network", network, f"{len(run.manifest.classes)} classes" if run.manifest else ""))
-    state = "ended" if run.ended else "not ended, or goes on"
+    state = "ended" if run.ended else "failed" if run.failure else "not ended, or goes on"
+    notes += [note(f"The run failed: {run.failure}")] if run.failure else []
     shown.append(("Last epoch", run.epoch(np.inf) if run.curves else "unknown", f"the run has {state}"))
     return facts(*shown) + (table(SCORES, rows) if rows else "") + "".join(notes)
 
@@ -286,16 +287,21 @@ def balance(run: Run) -> str:
     ratio = counts_3K[0].max() / max(counts_3K[0].min(), 1)
     text = f"In training the largest class has {ratio:.1f} times the images of the smallest."
     texts, shown = ("training", "validation", "test"), note(text)
+    canvas, axes = figure(4.2, 1.1 + 0.24 * len(names) if len(names) <= MANY else 2.7)
     if len(names) <= MANY:
-        canvas, axes = figure(4.2, 1.1 + 0.24 * len(names))
         before_3K = counts_3K.cumsum(0) - counts_3K
         for counts_K, before_K, text in zip(counts_3K, before_3K, texts, strict=True):
             axes.barh(range(len(names)), counts_K, 0.75, before_K, label=text)
         axes.set(xlabel="images", ylabel="class", ylim=(len(names) - 0.5, -0.5))
         axes.set_yticks(range(len(names)), [label(name) for name in names])
         axes.grid(False, axis="y")
-        canvas.legend(loc="outside upper center", ncols=3)
-        shown += figures((canvas, ""))
+    else:
+        order = counts_3K.sum(0).argsort()[::-1]
+        for counts_K, text in zip(counts_3K, texts, strict=True):
+            axes.step(range(1, len(names) + 1), counts_K[order], where="mid", label=text)
+        axes.set(xlabel="class, from the most images to the fewest", ylabel="images", ylim=(0, None))
+    canvas.legend(loc="outside upper center", ncols=3)
+    shown += figures((canvas, ""))
     rows = [[name, *counts_3K[:, k].tolist()] for k, name in enumerate(names)] + [["all", *counts_3K.sum(1).tolist()]]
     return f"<h3>Class balance</h3>{shown}{table(['class', *texts], rows)}"
 

@@ -3,14 +3,13 @@
 Flags that are not listed here are those of ``fit``, for all trials. Each trial is a run of its own in
 RUN_ROOT/STUDY/trial_N; its score is the best value of --monitor on the validation split. The same command goes on with
 a study, to --trials in all; several at once, also on several machines, share them. With more than one device each
-trial is a process of its own, and only a fidelity prunes it. Writes best.yaml, a recipe for fit, and tune.html beside
-the trials. Needs the extra ``tune``.
+trial is a process of its own, and only a fidelity prunes it. Writes best.yaml, a recipe for fit, and tune.html and its
+figures as PNG beside the trials. Needs the extra ``tune``.
 """
 
 import argparse
 import contextlib
 import fcntl
-import logging
 import re
 import subprocess
 import sys
@@ -32,8 +31,8 @@ from .. import resume, runs
 from ..cli import CLI, Options, direction
 from ..mistakes import RunFailed, require
 from ..sampling import derived_seed, run_seed
-from ._page import Section, aligned, check_packages, figure, figures, table, write_page
-from ._results import PACKAGE, Run
+from ._page import Section, aligned, check_packages, figure, figures, png, table, write_page
+from ._results import PACKAGE, Run, hush
 from ._space import as_flags, assign, check, grid_size, last_error, read_space
 
 if TYPE_CHECKING:
@@ -358,34 +357,42 @@ def recipe(search: Search, best: Any, result: str) -> str:
 
 
 def draw(search: Search, scored: list[Any], best: Any, labels: dict[str, str]) -> list[tuple[Any, str]]:
-    """Draw the scores over time and over each flag, and what mattered."""
+    """Draw the scores over time and over each flag, and what mattered; each is kept as PNG, too."""
     import optuna
+    from matplotlib.ticker import LogFormatter
 
     kinds = {state: [t for t in scored if t.state.name == state.upper()] for state in ("pruned", "complete")}
     values, drawn = [trial.value for trial in scored], []
     scale = "log" if min(values) > 0 and max(values) > 10 * min(values) else "linear"
 
-    def scatter(name: str, x: Callable[[Any], Any]) -> Any:
+    def keep(canvas: Any, name: str) -> None:
+        drawn.append((canvas, ""))
+        png(canvas, search.folder / f"{name}.png")
+
+    def scatter(name: str, x: dict[int, Any]) -> tuple[Any, Any]:
         canvas, axes = figure(4.2, 2.9)
         for (kind, trials), marker in zip({**kinds, "best": [best]}.items(), "xo*", strict=True):
-            known, size = [trial for trial in trials if x(trial) is not None], 11 if kind == "best" else 4
-            axes.plot([x(t) for t in known], [t.value for t in known], marker, label=kind, linestyle="", ms=size)
+            points, size = [(x[t.number], t.value) for t in trials if t.number in x], 11 if kind == "best" else 4
+            axes.plot(*zip(*points, strict=True) if points else ([], []), marker, label=kind, linestyle="", ms=size)
         axes.set(xlabel=name, ylabel=search.monitor, yscale=scale)
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        drawn.append((canvas, ""))
-        return axes
+        if scale == "log":
+            axes.yaxis.set_minor_formatter(LogFormatter())  # names as many as have room
+        return canvas, axes
 
-    axes = scatter("trial (number)", lambda trial: trial.number)
+    canvas, axes = scatter("trial (number)", {trial.number: trial.number for trial in scored})
     in_time = sorted(kinds["complete"], key=lambda trial: trial.number)
     so_far = (np.minimum if search.mode == "min" else np.maximum).accumulate([trial.value for trial in in_time])
     axes.step([trial.number for trial in in_time], so_far, where="post", label="best so far", linewidth=1)
-    axes.legend()
+    canvas.legend(loc="outside upper center", ncols=4)
+    keep(canvas, "history")
     for key, kind, ends in ((dimension.key, dimension.kind, dimension.values) for dimension in search.space):
-        shown = str if kind == "choice" else float
-        axes = scatter(labels[key], lambda t, key=key, shown=shown: shown(t.params[key]) if key in t.params else None)
+        show = str if kind == "choice" else float
+        known = {trial.number: show(trial.params[key]) for trial in scored if key in trial.params}
+        canvas, axes = scatter(labels[key], known)
         if "log" in kind:
             axes.set(xscale="log", xlim=(0.8 * ends[0], 1.25 * ends[1]))
+        keep(canvas, f"slice_{key}")
     if len(scored) >= 5:  # pruned trials with the last score that they had
         ranked = optuna.create_study(direction=search.study.direction)
         copies = ({"params": t.params, "distributions": t.distributions, "value": t.value} for t in scored)
@@ -395,7 +402,7 @@ def draw(search: Search, scored: list[Any], best: Any, labels: dict[str, str]) -
         bars = axes.barh([labels[key] for key, _ in importance], [share for _, share in importance])
         axes.bar_label(bars, fmt="%.2f", padding=3)
         axes.set(xlabel="importance (share, PED-ANOVA)", xlim=(0, 1))
-        drawn.append((canvas, ""))
+        keep(canvas, "importance")
     return drawn
 
 
@@ -415,8 +422,7 @@ def main(args: list[str]) -> None:
     options, flags = parser.parse_known_args(args)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    hush()
     if options.trials is not None:
         require(options.trials >= 1, "--trials", options.trials, "x ≥ 1")
     if mine := next((flag for flag in flags if re.match(r"--(name|resume|ckpt_path)(=|$)", flag)), ""):
