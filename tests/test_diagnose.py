@@ -86,9 +86,10 @@ PROVOKED = [
     (
         "starved loader",
         (
-            epochs(12),
+            epochs(100),
             "--model.network.width=4",
             "ROOT=huge",
+            "--data.cache_gb=0",
             "--data.val_fraction=0.1",
             "--data.image_size=32",
             "--data.stored_size=512",

@@ -80,10 +80,26 @@ def test_the_commands_of_a_generated_readme_work(data, command, tmp_path):
     assert (project / "preview.png").is_file()
 
 
-def test_help_answers_without_importing_torch(project):
-    code = "import sys; from my_project.__main__ import main; main(['--help']); assert 'torch' not in sys.modules"
-    environment = {**os.environ, "PYTHONPATH": str(project / "src")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+def fresh(project: Path, folder: Path, code: str) -> str:
+    """Run code in a process that has imported nothing; returns what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(project / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_help_answers_without_importing_torch(project, tmp_path):
+    code = "import sys; from my_project.__main__ import main; main(['--help']); assert 'torch' not in sys.modules"
+    shown = fresh(project, tmp_path, code)
     for name in ("fit", "validate", "test", "predict", "preview", "smote", *TOOLS):
-        assert f"\n  {name} " in done.stdout
+        assert f"\n  {name} " in shown
+
+
+def test_a_run_imports_nothing_that_it_does_not_use(project, tmp_path):
+    draw_images(tmp_path / "images")
+    flags = ["--data.root=images", "--data.augment=none", "--data.batch_size=8", "--trainer.max_epochs=1"]
+    code = f"import sys; from my_project.__main__ import main; main(['fit', '--report=false', *{flags}])"
+    loaded = fresh(project, tmp_path, f"{code}; print('LOADED', *sys.modules)").partition("LOADED ")[2].split()
+    assert "torch" in loaded
+    unused = "albumentations cv2 imblearn jinja2 onnx onnxruntime optuna safetensors sklearn timm wandb"
+    assert not set(loaded) & set(unused.split())

@@ -169,6 +169,17 @@ def test_workers_share_the_trials_and_a_killed_one_s_is_done_again(tune, tmp_pat
     assert len({trial.params["model.optimizer.lr"] for trial in kept}) == 3
 
 
+@LONG
+@pytest.mark.parametrize("tool", [("tune", "--trials=1", "--study=digits"), ("crossval", "--folds=2")])
+def test_several_devices_train_each_run_in_processes_of_its_own(tool, project, command, images, tmp_path):
+    two = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1")
+    importable = {"PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"}
+    done = command(project, tmp_path, *tool, "--data.root", images, *TINY, *two, environment=importable)
+    assert done.code == 0, done.output
+    assert list(tmp_path.glob("runs/digits/**/version_0/checkpoints/last.ckpt"))
+    assert (tmp_path / "runs/digits/best.yaml").exists() == (tool[0] == "tune")
+
+
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tune, tmp_path):
     started = tune("--trials=30", "--trainer.max_epochs=10", "--pruner=none", start=True)
     while not (tmp_path / "runs/tune/trial_001/version_0/checkpoints/last.ckpt").is_file():

@@ -36,7 +36,7 @@ RATIO = 5  # of the largest class to the smallest
 MISSED = 0.05  # by which macro F1 is below accuracy: rare classes are wrong more often
 SMALL_BATCH = 8  # samples on a device: mean and variance of so few say little of the data's
 DIFFERING = 0.05  # of the chance loss, between training by a batch's statistics and validation by running ones
-WAITING, WORTH = 0.5, 120  # of the time, and seconds in all: less is not worth a flag
+WAITING, WORTH = 0.5, 60  # of the time, and seconds in all: less is not worth a flag
 # Models of torchvision without BatchNorm, unless their names end in _bn.
 WITHOUT_NORM = ("alexnet", "convnext", "squeezenet", "swin", "vgg", "vit")
 

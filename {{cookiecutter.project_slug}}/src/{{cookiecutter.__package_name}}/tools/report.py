@@ -144,7 +144,10 @@ def curves(run: Run) -> str:
             curve(axes, *run.curves[name], label=label(text, 30), color=colour)
         if run.best and "val" in dict(kinds[kind]).values():
             axes.axvline(run.best[0], color=INK, linewidth=0.8, linestyle=":", label="best checkpoint")
-        axes.set(xlabel="optimizer step", ylabel=label(kind), yscale="log" if kind == "gradient norm" else "linear")
+        axes.set(xlabel="optimizer step", ylabel=label(kind))
+        if kind == "gradient norm":
+            values = run.curves[kinds[kind][0][0]].values
+            axes.set_yscale("log" if 0 < 10 * values.min() < values.max() else "linear")
         axes.legend()
         drawn.append((canvas, ""))
     nothing = "No metrics.csv: nothing was logged (--trainer.logger false), or the run failed before its first line."
