@@ -108,8 +108,8 @@ def hidden() -> Iterator[io.StringIO]:
     """Keep what is printed; the progress bar is shown a terminal, so that it does its work."""
     terminal = io.StringIO()
     terminal.isatty = lambda: True
-    with contextlib.redirect_stderr(terminal), contextlib.redirect_stdout(io.StringIO()) as out:
-        yield out
+    with contextlib.redirect_stderr(terminal), contextlib.redirect_stdout(terminal):
+        yield terminal
 
 
 class Clock(Callback):

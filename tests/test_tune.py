@@ -79,6 +79,7 @@ def test_the_best_trial_is_a_recipe_that_fit_repeats_to_the_same_score(searched,
         assert (run / "config.yaml").is_file()
         assert (run / "metrics.csv").is_file()
     assert not list(folder.rglob("unfinished.lock"))
+    assert [path.parts[-4] for path in folder.rglob("last.ckpt")] == [f"trial_{best.number:03d}"]
     again = command(project, tmp_path, "fit", "--config", folder / "best.yaml")
     assert again.code == 0, again.output
     assert f"best val/loss: {best.value:.4f}" in again.output
@@ -257,6 +258,12 @@ def test_a_study_of_another_space_or_config_is_refused(searched, tune, tmp_path)
     other = tune("--trials=7", space=SPACE.replace("1e-4", "1e-3")).refusal
     assert "space.model.optimizer.lr.log" in other
     assert "trainer.max_epochs=2, not 3" in tune("--trials=7", "--trainer.max_epochs=3").refusal
+
+
+def test_it_is_no_rank_of_torchrun(project, command, tmp_path):
+    for tool in ("tune", "crossval"):
+        done = command(project, tmp_path, tool, environment={"TORCHELASTIC_RUN_ID": "1"})
+        assert "torchrun starts one run" in done.refusal
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+import sys
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -190,7 +191,7 @@ class Reads(TorchDispatchMode):
 
 # Without MixUp, whose draws lie on the host, and one_hot, which looks at its argument on a CPU alone.
 @pytest.mark.parametrize("flags", [(), ("--data.balance=class_weights", "--model.l1=1e-5")])
-def test_nothing_reads_from_the_device_between_log_points(flags, run, monkeypatch):
+def test_nothing_reads_from_the_device_between_log_points(flags, run, monkeypatch, capsys):
     reads, start, step = Reads(), NumericalFaults.on_train_start, Classifier.on_train_batch_start
 
     def as_on_a_device(self, trainer, module):
@@ -204,10 +205,18 @@ def test_nothing_reads_from_the_device_between_log_points(flags, run, monkeypatc
         elif batch_idx == 5:  # the steps 2 to 5 of six
             reads.__exit__(None, None, None)
 
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)  # for the bar
     monkeypatch.setattr(NumericalFaults, "on_train_start", as_on_a_device)
     monkeypatch.setattr(Classifier, "on_train_batch_start", counted)
-    assert run("fit", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=6", "--model.optimizer=SGD", *flags) == 0
+    flags = (
+        *flags,
+        "--trainer.max_epochs=1",
+        "--trainer.log_every_n_steps=6",
+        "--callbacks.progress_bar.every_seconds=0",
+    )
+    assert run("fit", "--model.optimizer=SGD", *flags) == 0
     assert not reads.seen
+    assert "6/6" in capsys.readouterr().out
 
 
 class Stub:

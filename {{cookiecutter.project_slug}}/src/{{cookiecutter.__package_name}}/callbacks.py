@@ -7,6 +7,7 @@ add your own, write the class here and give Callbacks an argument for it. In a s
 
 import csv
 import sys
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -204,14 +205,33 @@ class CheckMetric(Callback):
 class ProgressBar(TQDMProgressBar):
     """A bar on a terminal; elsewhere (a log file, a batch job) one line per validation.
 
+    (Lightning's counts batches between refreshes, too many of a fast run's and too few of a slow one's, and at each
+    refresh reads the metrics from the device.)
+
     Args:
-        refresh_rate: Batches between two refreshes of the bar.
+        every_seconds: Seconds between two refreshes of the bar.
     """
 
-    def __init__(self, refresh_rate: int = 10) -> None:
-        on_terminal = sys.stderr.isatty()
-        super().__init__(refresh_rate=refresh_rate if on_terminal else 0)
-        self.lines = not on_terminal
+    def __init__(self, every_seconds: float = 0.2) -> None:
+        self.lines = not sys.stdout.isatty()  # where Lightning shows its bar
+        super().__init__(refresh_rate=0 if self.lines else 1)
+        self.every_seconds, self.refreshed, self.read_step = every_seconds, 0.0, -1
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        step, every = trainer.global_step, trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if self.is_enabled and every and step % every == 0 and step != self.read_step:
+            self.read_step = step
+            self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.is_enabled:
+            return
+        now, bar = time.monotonic(), self.train_progress_bar
+        if now - self.refreshed >= self.every_seconds or batch_idx + 1 == bar.total:
+            self.refreshed, bar.n = now, batch_idx + 1
+            bar.refresh()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)

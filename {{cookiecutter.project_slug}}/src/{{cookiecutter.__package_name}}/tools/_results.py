@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -25,6 +26,18 @@ def add_run_options(parser: Options) -> None:
     defaults = {"name": "default", "run_root": "runs"} | read_config(CONFIGS / "base.yaml")
     parser.add_argument("--name", default=defaults["name"], help="where no RUN is given: the newest of this name")
     parser.add_argument("--run_root", type=Path, default=defaults["run_root"], help="where runs are kept")
+
+
+def not_by_torchrun(command: str) -> None:
+    """Refuse to be one of many ranks.
+
+    Raises:
+        ValueError: torchrun has started this process.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ValueError(
+            f"torchrun starts one run, {command} several; start it without torchrun, with --trainer.devices."
+        )
 
 
 def hush() -> None:

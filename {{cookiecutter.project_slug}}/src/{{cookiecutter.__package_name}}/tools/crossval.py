@@ -17,7 +17,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ from ..mistakes import RunFailed, require
 from ..sampling import run_seed
 from ..splits import folds
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
-from ._results import PACKAGE, from_checkpoint, hush
+from ._results import PACKAGE, from_checkpoint, hush, not_by_torchrun
 
 # The unit of a metric, and what its mean can be at most; nothing is known of others.
 SHARE = dict.fromkeys(("accuracy", "auroc", "f1_macro"), (" (share, 0 to 1)", 0.0, 1.0))
@@ -306,8 +305,7 @@ def main(args: list[str]) -> None:
     more.add_argument("--predict", metavar="FOLDER", help="new images: the runs' mean probabilities, as a CSV")
     options, rest = parser.parse_known_args(args)
     require((number := options.folds if options.seeds is None else options.seeds) >= 2, "--folds", number, "x ≥ 2")
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ValueError("torchrun starts one run, crossval starts several; start it without, with --trainer.devices.")
+    not_by_torchrun("crossval")
     check_packages("crossval", "report", "matplotlib", "jinja2")
     hush()
     cross = CrossValidation(options, rest)

@@ -1,16 +1,17 @@
 """``tune``: search flags for their best values with Optuna; the best become a recipe.
 
 Flags that are not listed here are those of ``fit``, for all trials. Each trial is a run of its own in
-RUN_ROOT/STUDY/trial_N; its score is the best value of --monitor on the validation split. The same command goes on with
-a study, to --trials in all; several at once, also on several machines, share them. With more than one device each
-trial is a process of its own, and only a fidelity prunes it. Writes best.yaml, a recipe for fit, and tune.html and its
-figures as PNG beside the trials. Needs the extra ``tune``.
+RUN_ROOT/STUDY/trial_N; its score is the best value of --monitor on the validation split. Of a worker's trials the best
+keeps its checkpoints. The same command goes on with a study, to --trials in all; several at once, also on several
+machines, share them. With more than one device each trial is a process of its own, and only a fidelity prunes it.
+Writes best.yaml, a recipe for fit, and tune.html and its figures as PNG beside the trials. Needs the extra ``tune``.
 """
 
 import argparse
 import contextlib
 import fcntl
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ from ..cli import CLI, Options, direction
 from ..mistakes import RunFailed, require
 from ..sampling import derived_seed, run_seed
 from ._page import Section, aligned, check_packages, figure, figures, png, table, write_page
-from ._results import PACKAGE, Run, hush
+from ._results import PACKAGE, Run, hush, not_by_torchrun
 from ._space import as_flags, assign, check, grid_size, last_error, read_space
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Search:
         self.wanted = min(size, options.trials or size)
         self.folder = Path(self.base.config.run_root) / options.study
         self.lock: resume.Lock | None = None
+        self.mine: set[int] = set()  # trials of this worker
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -150,6 +152,7 @@ class Search:
                 self.study.optimize(self.objective, n_trials=1, catch=FAILURES, gc_after_trial=True)
                 self.let_go()
                 self.revive()
+                self.tidy()
                 done = [trial for trial in self.trials() if trial.state.is_finished()]
                 self.bar.update(len(done) - self.bar.n)
                 reasons = [trial.user_attrs.get("reason") for trial in done if trial.state == TrialState.FAIL]
@@ -171,6 +174,7 @@ class Search:
         folder.mkdir(exist_ok=True)
         self.lock = resume.Lock(folder)  # which the kernel frees when this process dies
         trial.set_user_attr("folder", str(folder.absolute()))
+        self.mine.add(trial.number)
         score = float("nan")
         for level, value in enumerate(self.fidelity.values if self.fidelity else [None]):
             try:
@@ -241,6 +245,16 @@ class Search:
                 (folder / resume.Lock.FILE).unlink()
                 retry()(self.study, trial)
                 tqdm.write(f"trial {trial.number} ended with its worker; it will be done again")
+
+    def tidy(self) -> None:
+        """Keep the checkpoints of this worker's best trial alone: a search would fill the disk."""
+        mine = [trial for trial in self.trials() if trial.number in self.mine and trial.state.is_finished()]
+        scored = [trial for trial in mine if trial.state.name == "COMPLETE"]
+        best = (min if self.mode == "min" else max)(scored, key=lambda trial: trial.value, default=None)
+        for trial in mine:
+            if trial is not best:
+                for folder in Path(trial.user_attrs["folder"]).glob("version_*/checkpoints"):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def plain(cli: CLI) -> dict[str, Any]:
@@ -420,6 +434,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--study", default="tune", help="its name and its folder in run_root (tune)")
     parser.add_argument("--storage", default="sqlite", help="sqlite, journal (for shared folders) or a database URL")
     options, flags = parser.parse_known_args(args)
+    not_by_torchrun("tune")
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     hush()
