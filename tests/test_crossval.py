@@ -96,8 +96,11 @@ def test_ctrl_c_loses_no_finished_fold_and_the_same_command_ends_with_the_same_n
 
 def test_other_settings_than_those_of_the_finished_folds_are_refused(images, validated, project, command):
     before = (validated / FOLDS / "runs.csv").read_bytes()
-    done = command(project, validated, "crossval", "--folds=3", "--data.root", images, *TINY, "--model.l1=0.1")
-    assert "model.l1=0.1 differs from 0.0" in done.refusal
+    flags = ("crossval", "--folds=3", "--data.root", images, *TINY)
+    assert "model.l1=0.1 differs from 0.0" in command(project, validated, *flags, "--model.l1=0.1").refusal
+    (validated / "other.yaml").write_text("data: {root: other}\n")
+    assert "data.root=other of other.yaml" in command(project, validated, *flags, "--against=other.yaml").refusal
+    assert "--predict=none holds no images" in command(project, validated, *flags, "--predict=none").refusal
     assert (validated / FOLDS / "runs.csv").read_bytes() == before
 
 
@@ -126,6 +129,8 @@ def test_another_config_is_compared_in_pairs_on_the_same_folds(images, validated
 
 
 def test_an_ensemble_predicts_the_mean_of_its_folds(images, validated, project, command):
+    beside = ("--name=digits/folds_3/fold_1", "--model.optimizer.lr=1e-6", "--trainer.max_epochs=1")
+    assert command(project, validated, "fit", "--data.root", images, *TINY, *beside).code == 0  # no fold of ours
     done = command(
         project, validated, "crossval", "--folds=3", "--data.root", images, *TINY, "--predict", images / "red"
     )
@@ -164,6 +169,8 @@ def test_a_learning_curve_trains_on_shares_of_the_same_folds(images, project, co
     ("flags", "reason"),
     [
         (("--folds=1",), "--folds=1"),
+        (("--seeds=1",), "--seeds=1"),
+        (("--folds=3", "--seeds=2"), "not allowed with"),
         (("--folds=40",), "folds=40 leave a fold"),
         (("--against=nothing.yaml",), "nothing.yaml"),
         (("--fractions", "2"), "data.train_fraction=2"),

@@ -6,6 +6,7 @@ must be named.
 
 import csv
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +196,7 @@ def test_a_healthy_run_and_one_too_short_to_tell_have_no_fault_and_spikes_are_on
     diagnosed, project, command, tmp_path
 ):
     assert "no fault found" in diagnosed(*HEALTHY[5])
-    assert "no fault found" in diagnosed(epochs(1), *SMALL)
+    assert "no fault found, but most show after 8 validations alone, and there are 1" in diagnosed(epochs(1), *SMALL)
     run = tmp_path / "runs/digits/version_0"
     logged = rows(run / "metrics.csv")
     spike = [row for row in logged if row["train/grad_norm"]][30]
@@ -205,6 +206,12 @@ def test_a_healthy_run_and_one_too_short_to_tell_have_no_fault_and_spikes_are_on
     (run / "failure.txt").write_text("the loss is not finite at step 3 (epoch 0, batch 3, rate 9, images a.png), so\n")
     said = command(project, tmp_path, "diagnose", run).output
     assert "rate too high: the loss is not finite at step 3 (epoch 0, batch 3, rate 9), though gradients were" in said
+    newest = tmp_path / "runs/digits/version_9"  # failed before anything was logged
+    newest.mkdir()
+    for name in ("config.yaml", "manifest.json", "failure.txt"):
+        (newest / name).write_bytes((run / name).read_bytes())
+    assert "rate too high: the loss is not finite at step 3" in command(project, tmp_path, "diagnose").output
+    shutil.rmtree(newest)
     (run / "failure.txt").unlink()
     (run / "timing.csv").unlink()  # as in a run of an earlier version
     write(run / "metrics.csv", [{k: v for k, v in row.items() if k != "train/grad_norm"} for row in logged])
@@ -214,7 +221,7 @@ def test_a_healthy_run_and_one_too_short_to_tell_have_no_fault_and_spikes_are_on
 
 def test_what_is_no_run_is_refused_in_one_line(project, command, tmp_path):
     none = command(project, tmp_path, "diagnose")
-    assert "no run in runs/digits holds metrics.csv" in none.refusal
+    assert "no run in runs/digits holds config.yaml" in none.refusal
     other = command(project, tmp_path, "diagnose", "elsewhere")
     assert "'elsewhere' is no run's folder (it holds no config.yaml)" in other.refusal
     unknown = command(project, tmp_path, "diagnose", "--model.lr=1")

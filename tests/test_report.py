@@ -234,12 +234,18 @@ def test_runs_are_compared_by_their_scores_curves_and_settings(ended, copied, pr
         (["nowhere"], "no run's folder"),
         ([RUN, "nowhere"], "no run's folder"),
         (["--name=unknown"], "no run in"),
-        (["--output=no/such/page.html"], "lies in no folder"),
+        (["--output=no/such/page.html"], "is no file in a folder"),
+        (["--output=runs"], "is no file in a folder"),
+        ([RUN, "runs/other/version_0", "--ckpt_path=last"], "--ckpt_path has no effect on a comparison"),
+        ([RUN, "--ckpt_path", "runs/other/version_0/checkpoints/best.ckpt"], "is of another run"),
         (["--ckpt_path=nowhere/checkpoints/best.ckpt"], "no run's folder"),
         (["--data.rot=x"], "not a flag"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(args, words, ended, project, command):
+    other = ended[0] / "runs/other/version_0"
+    other.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ended[0] / RUN / "config.yaml", other)
     done = command(project, ended[0], "report", *args)
     assert words in done.refusal
 

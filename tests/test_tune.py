@@ -80,12 +80,14 @@ def test_the_best_trial_is_a_recipe_that_fit_repeats_to_the_same_score(searched,
         assert (run / "metrics.csv").is_file()
     assert not list(folder.rglob("unfinished.lock"))
     assert [path.parts[-4] for path in folder.rglob("last.ckpt")] == [f"trial_{best.number:03d}"]
-    again = command(project, tmp_path, "fit", "--config", folder / "best.yaml")
+    machine = ("--trainer.accelerator=cpu", "--trainer.logger=[]", "--data.num_workers=0")  # which no recipe holds
+    again = command(project, tmp_path, "fit", "--config", folder / "best.yaml", *machine)
     assert again.code == 0, again.output
     assert f"best val/loss: {best.value:.4f}" in again.output
     configs = [folder / f"trial_{best.number:03d}/version_0", tmp_path / "runs/digits/version_0"]
     first, second = (yaml.safe_load((run / "config.yaml").read_text()) for run in configs)
     assert {key for key in first if first[key] != second[key]} == {"name"}
+    assert not {"name", "run_root", "report"} & yaml.safe_load((folder / "best.yaml").read_text()).keys()
 
 
 def test_an_interrupted_study_has_the_trials_of_an_unbroken_one(tune, tmp_path):
@@ -219,6 +221,13 @@ WRONG = [
     ("model.mixup: 0.1", "cannot be searched"),
     ("model.mixup: {float: [0, 1], int: [0, 1]}", "cannot be searched"),
     ("model.mixup: {float: [0, 1], if: {data.augment: light}}", "no choice of a flag above it"),
+    ("model.l1: {float: [0, 1]}\nmodel.mixup: {float: [0, 1], if: {model.l1: 0.0}}", "no choice of a flag above it"),
+    ("model.mixup: {float: [0, 1], if: data.augment}", "cannot be searched"),
+    ("model.mixup: {float: [0, 1], points: 0}", "cannot be searched"),
+    ("model.network.width: {int: [4.5, 8]}", "cannot be searched"),
+    ("1: [2, 3]", "1"),
+    ("data.split_seed: [0, 1]", "changes which images are validated"),
+    ("seed_everything: [0, 1]", "fix --data.split_seed"),
     ("model.optimizer.lr: [1]\nmodel.optimizer.init_args.lr: [2]", "give each flag once"),
     ("data.train_fraction: {fidelity: [1.0, 0.1]}", "do not rise"),
     ("data.train_fraction: {float: [0.5, 1.5]}", "data.train_fraction=1.5 contradicts the config: "),
@@ -253,11 +262,17 @@ def test_a_space_that_is_wrong_is_refused_before_the_first_trial(project, comman
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_study_of_another_space_or_config_is_refused(searched, tune, tmp_path):
+def test_a_study_of_another_space_config_or_data_is_refused(searched, tune, images, tmp_path):
     shutil.copytree(searched[0] / "runs", tmp_path / "runs")
     other = tune("--trials=7", space=SPACE.replace("1e-4", "1e-3")).refusal
     assert "space.model.optimizer.lr.log" in other
     assert "trainer.max_epochs=2, not 3" in tune("--trials=7", "--trainer.max_epochs=3").refusal
+    image = next(images.rglob("*.png"))
+    image.rename(tmp_path / image.name)
+    try:
+        assert "images=" in tune("--trials=7").refusal
+    finally:
+        (tmp_path / image.name).rename(image)
 
 
 def test_it_is_no_rank_of_torchrun(project, command, tmp_path):
@@ -274,6 +289,8 @@ def test_it_is_no_rank_of_torchrun(project, command, tmp_path):
         (("--storage=nowhere", "--trials=1"), "cannot be opened"),
         (("--trials=0",), "--trials=0"),
         (("--name=mine", "--trials=1"), "--study"),
+        (("--trainer.fast_dev_run=true",), "fast_dev_run"),
+        (("--run_root=space.yaml/runs",), "--run_root"),
         (("--sampler=best",), "--sampler"),
     ],
 )

@@ -27,6 +27,7 @@ NOISE = (  # what Lightning says that needs no answer here
     "overrides the configure_model",
     "recommended to use `self.log",  # metrics synchronise themselves
     "exists and is not empty",  # the run's folder, made for this run
+    "No negative samples",  # of two classes, likewise
     "No positive samples",  # a class may be missing from the sanity check's batches
     "isinstance(treespec",
     "litlogger",

@@ -122,7 +122,7 @@ class Cache:
     def _make_room(self, budget_gb: float | None) -> bool:
         """Remove the caches that were not used for longest, if that makes room."""
         needed = int(np.prod(self.shape))
-        others = sorted(self.file.parent.glob("[0-9a-f]*[0-9a-f].npy"), key=lambda path: path.stat().st_atime)
+        others = sorted(self.file.parent.glob(24 * "[0-9a-f]" + ".npy"), key=lambda path: path.stat().st_atime)
         taken = sum(path.stat().st_size for path in others)
         disk = shutil.disk_usage(self.file.parent).free + taken
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

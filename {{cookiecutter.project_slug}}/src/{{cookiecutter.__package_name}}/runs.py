@@ -34,6 +34,21 @@ def number(run: Path) -> int:
     return int(suffix) if suffix.isdigit() else -1
 
 
+def made(folder: Path) -> Path:
+    """Make a folder for what a command writes.
+
+    Raises:
+        ValueError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"{str(folder)!r} cannot be made ({error}), so nothing could be kept; give another folder with --run_root."
+        ) from error
+    return folder
+
+
 def new(root: Path, name: str) -> Path:
     """Create and return ``root/name/version_N`` with the next free N.
 

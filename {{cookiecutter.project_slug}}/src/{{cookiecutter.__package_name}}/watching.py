@@ -10,13 +10,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .images import Batch
 from .networks import last_layer
 
-TILE = 64  # pixels of an image or a row's name in a picture, at least
+TILE = 64  # pixels of an image, at least
 NAMED = 30  # classes; a matrix of more is drawn without names and counts
 
 
@@ -49,20 +49,29 @@ def grid(x_NCHW: np.ndarray) -> np.ndarray:
 
 def matrix(counts_KK: np.ndarray, names: list[str]) -> np.ndarray:
     """Return a confusion matrix as a picture (H, W, 3): rows are true classes, the darker the larger their share."""
-    count = len(names)
-    cell, margin = (32, 2 * TILE) if count <= NAMED else (max(1, 512 // count), 0)
+    count, text = len(names), [f"{value:.0f}" for value in counts_KK.ravel().tolist()]
+    font: Any = ImageFont.load_default(12)
+    named = count <= NAMED
+    heads = [name if name == str(number) else f"{number}  {name}"[:24] for number, name in enumerate(names)]
+    cell = 12 + int(max(font.getlength(word) for word in text)) if named else max(1, 512 // count)
+    left = 12 + int(max(font.getlength(head) for head in heads)) if named else 20
+    side, top = max(cell, 20) if named else cell, 40
     share_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
-    light_KK = (255 * (1 - share_KK)).astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
+    light_KK = (255 * (1 - share_KK)).astype(np.uint8).repeat(side, 0).repeat(side, 1)
     blue = np.stack((light_KK, light_KK // 2 + 127, np.full_like(light_KK, 255)), 2)
-    picture = Image.new("RGB", (margin + count * cell, margin // 4 + count * cell), "white")
-    picture.paste(Image.fromarray(blue), (margin, margin // 4))
+    picture = Image.new("RGB", (max(left + count * side, 220), top + count * side), "white")
+    picture.paste(Image.fromarray(blue), (left, top))
     draw = ImageDraw.Draw(picture)
-    for row, name in enumerate(names if margin else []):
-        top = margin // 4 + row * cell + 10
-        draw.text((4, top), name[:18], "black")
-        draw.text((margin + row * cell + 4, 10), name[:4], "black")
-        for column, value in enumerate(counts_KK[row].tolist()):
-            draw.text((margin + column * cell + 4, top), f"{value:.0f}" if value else "", "black")
+    draw.text((4, 4), "rows: true class, columns: predicted", "black", font)
+    for row, head in enumerate(heads if named else []):
+        middle = top + row * side + side // 2
+        draw.text((4, middle), head, "black", font, anchor="lm")
+        draw.text((left + row * side + side // 2, top - 4), str(row), "black", font, anchor="mb")
+        for column in range(count):
+            shown = text[row * count + column]
+            ink = "white" if share_KK[row, column] > 0.6 else "black"
+            if shown != "0":
+                draw.text((left + column * side + side // 2, middle), shown, ink, font, anchor="mm")
     return np.asarray(picture)
 
 

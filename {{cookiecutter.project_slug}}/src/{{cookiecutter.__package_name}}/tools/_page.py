@@ -73,9 +73,9 @@ def svg(drawn: Any) -> str:
 
 
 def label(name: str, length: int = 20) -> str:
-    """Return a name as matplotlib writes it as it is: without formulas between dollars, and not too long."""
+    """Return a name as matplotlib writes it as it is: no formulas between dollars, not too long, and in legends."""
     short = name if len(name) <= length else f"{name[: length // 3]}…{name[length // 3 + 1 - length :]}"
-    return short.replace("$", r"\$")
+    return ("\u200b" if short.startswith("_") else "") + short.replace("$", r"\$")
 
 
 def figures(*drawn: tuple[Any, str]) -> str:

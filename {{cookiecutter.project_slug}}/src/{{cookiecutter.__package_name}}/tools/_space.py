@@ -21,6 +21,8 @@ RANGES = ("float", "log", "int", "log_int")
 KINDS = (*RANGES, "choice", "fidelity")
 # A study decides these itself.
 OWN = ("name", "resume", "ckpt_path", "trainer.fast_dev_run", "config", "run_root", "monitor", "mode")
+# Which images are validated follows from these: the easiest split would win.
+SPLITS = ("root", "manifest", "split_seed", "val_fraction", "test_fraction", "group_pattern")
 
 
 class Dimension(NamedTuple):
@@ -63,22 +65,28 @@ def read_space(content: dict[str, Any]) -> list[Dimension]:
         ValueError: It cannot be understood.
     """
     space: dict[str, Dimension] = {}
-    for key, given in content.items():
+    for key, given in ((str(key), given) for key, given in content.items()):
         spec = given if isinstance(given, dict) else {"choice": given}
         for name in spec:
             if name not in (*KINDS, "points", "if"):
                 raise ValueError(unknown(f"the space's {key}: the kind", str(name), [*KINDS, "points", "if"]))
         try:
-            (kind,) = spec.keys() & set(KINDS)
-            values, points = _values(kind, spec[kind]), int(spec.get("points", 4))
+            kinds = [kind for kind in KINDS if kind in spec]
+            if len(kinds) != 1:
+                raise ValueError(f"it has {len(kinds)} kinds")
+            kind, points, only_if = kinds[0], spec.get("points", 4), spec.get("if", {})
+            if not isinstance(points, int) or points < 2 or not isinstance(only_if, dict):
+                raise ValueError("points is a number from 2 on, and if is a flag with its values")
+            values = _values(kind, spec[kind])
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"the space's {key}={json.dumps(given)} cannot be searched ({error}); give choices as [a, b, c] or one "
                 "range with its kind, as in log: [1e-4, 1e-1]."
             ) from error
-        condition = {flag: only if isinstance(only, list) else [only] for flag, only in spec.get("if", {}).items()}
+        condition = {flag: only if isinstance(only, list) else [only] for flag, only in only_if.items()}
         for flag, only in condition.items():
-            if flag not in space or any(value not in space[flag].values for value in only):
+            choices = space[flag].values if flag in space and space[flag].kind == "choice" else []
+            if any(value not in choices for value in only):
                 raise ValueError(
                     f"the space's {key} waits for {flag}={only}, which is no choice of a flag above it, so it would "
                     f"never be searched; choose from {', '.join(space) or 'flags that you put above it'}."
@@ -102,7 +110,11 @@ def _values(kind: str, given: Any) -> list[Any]:
         values = [value if isinstance(value, str | float | int | None) else json.dumps(value) for value in given]
         distributions.CategoricalDistribution(values)
         return values
-    numbers: list[Any] = [(int if "int" in kind else float)(value) for value in given]  # YAML takes 1e-4 for a text
+    numbers: list[Any] = [float(value) for value in given]  # YAML takes 1e-4 for a text
+    if "int" in kind:
+        if any(not number.is_integer() for number in numbers):
+            raise ValueError("its ends are no integers")
+        numbers = [int(number) for number in numbers]
     if kind == "fidelity":
         if len(numbers) < 2 or numbers != sorted(set(numbers)):
             raise ValueError("its levels do not rise")
@@ -150,6 +162,12 @@ def check(space: list[Dimension], flags: list[str], monitor: str) -> None:
     for key in by_key:
         if short(key) in given or short(key) in OWN:
             raise ValueError(f"{key} is searched and also fixed for all trials; leave out one.")
+        split_moves = short(key) == "seed_everything" and "data.split_seed" not in given
+        if short(key).removeprefix("data.") in SPLITS or split_moves:
+            raise ValueError(
+                f"the space's {key} changes which images are validated, so trials could not be compared; leave it out"
+                f"{', or fix --data.split_seed' if split_moves else ''}."
+            )
         if monitor == "val/loss" and short(key).startswith(("model.loss", "data.balance")):
             raise ValueError(
                 f"the space's {key} changes what val/loss measures, so trials could not be compared by it; choose by "

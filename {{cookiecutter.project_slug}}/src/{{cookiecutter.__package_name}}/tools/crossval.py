@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from .. import resume, runs
 from ..cli import CLI, Options
+from ..images import list_images
 from ..mistakes import RunFailed, require
 from ..sampling import run_seed
 from ..splits import folds
@@ -69,7 +70,7 @@ def estimate(values: np.ndarray, overlap: float, paired: bool = False) -> dict[s
 
     n, mean, std = len(values), float(values.mean()), float(values.std(ddof=1))
     error = std * (1 / n + overlap) ** 0.5
-    half = float(stdtrit(n - 1, 0.975)) * error
+    half = float(stdtrit(n - 1, 0.975)) * error if std else float("nan")  # equal scores tell nothing of their spread
     result = {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
     if paired:  # differences that are all the same have neither
         p = float(2 * stdtr(n - 1, -abs(mean) / error)) if std else float("nan")
@@ -127,6 +128,17 @@ class CrossValidation:
         flags = flags or {"": []} | ({against: [f"--config={options.against}"]} if against else {})
         given = {variant: [*args, *more] for variant, more in flags.items()}
         self.variants = {variant: (own, self._parts(own) if variant else cli) for variant, own in given.items()}
+        for _, other in self.variants.values():
+            if other.config.data.root != self.config.data.root:
+                raise ValueError(
+                    f"data.root={other.config.data.root} of {options.against} is not {self.config.data.root}, so the "
+                    "folds would be of other images; leave it out of that file."
+                )
+        settings = [dict(resume.flat(yaml.safe_load(c.parser.dump(c.config)))) for _, c in self.variants.values()]
+        of_loss = [{k: v for k, v in s.items() if k.startswith(("model.loss", "data.balance"))} for s in settings]
+        self.two_losses = any(other != of_loss[0] for other in of_loss)
+        if options.predict and not list_images(Path(options.predict)):
+            raise ValueError(f"--predict={options.predict} holds no images, so there is nothing to predict.")
 
     @staticmethod
     def _parts(args: list[str]) -> CLI:
@@ -134,8 +146,7 @@ class CrossValidation:
 
     def run(self) -> list[Scored]:
         """Train and score what has not ended yet; returns all runs."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = resume.Lock(self.folder)
+        lock = resume.Lock(runs.made(self.folder))
         todo, scored = [(variant, fold) for fold in self.folds for variant in self.variants], []
         try:
             self._describe()
@@ -172,19 +183,28 @@ class CrossValidation:
             manifest.save(self.folder / f"{fold}.json")
 
     def _newest(self, name: str) -> Path | None:
-        return max(Path(self.config.run_root, name).glob("version_*"), key=runs.number, default=None)
+        # What is scored counts: someone may have trained more beside it.
+        found = Path(self.config.run_root, name).glob("version_*")
+        return max(found, key=lambda run: (self._scores(run).is_file(), runs.number(run)), default=None)
+
+    def _scores(self, run: Path) -> Path:
+        return run / f"score_{self.options.score}.json"
+
+    def _is_whole(self, run: Path) -> bool:
+        return (run / self.checkpoint).is_file() and not (run / resume.Lock.FILE).exists()
 
     def _score(self, variant: str, fold: str, bar: tqdm) -> Scored:
         """Return the scores of a fold, trained and validated unless they are there."""
         name = "/".join(part for part in (self.name, variant, fold) if part)
         run = self._newest(name)
-        if run is None or (run / resume.Lock.FILE).exists() or not (run / self.checkpoint).is_file():
-            args = ["fit", *self.variants[variant][0], *self.flags[fold], f"--name={name}"]
+        if run is None or not (self._scores(run).is_file() or self._is_whole(run)):
+            place = [f"--name={name}", f"--run_root={self.config.run_root}"]
+            args = ["fit", *self.variants[variant][0], *self.flags[fold], *place]
             self._fit([*args, *(["--resume=auto"] if run else [])], bar)
             run = self._newest(name)
-            if run is None or (run / resume.Lock.FILE).exists():
+            if run is None or not self._is_whole(run):
                 raise RunFailed(f"{name} has not ended (trainer.max_time?), so it has no score; start again.")
-        file = run / f"score_{self.options.score}.json"
+        file = self._scores(run)
         if not file.is_file():
             done = from_checkpoint("validate", run / self.checkpoint)
             metrics = {name: float(value) for name, value in done.trainer.callback_metrics.items()}
@@ -211,7 +231,9 @@ class CrossValidation:
             probabilities.append(np.array([row[2:] for row in rows], dtype=float))
         mean_NK, classes = np.mean(probabilities, axis=0), header[2:]
         means = [[row[0], classes[p_K.argmax()], *p_K.tolist()] for row, p_K in zip(rows, mean_NK, strict=True)]
-        write_csv(self.folder / "predictions.csv", [dict(zip(header, row, strict=True)) for row in means])
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *means])  # a class may be called "label"
+        runs.write(self.folder / "predictions.csv", text.getvalue())
         return self.folder / "predictions.csv"
 
     def notes(self) -> list[str]:
@@ -224,6 +246,7 @@ class CrossValidation:
             "so it is optimistic; early stopping, too, may end a run by them.",
             f"Low to high is the 95 % interval of the mean: Student's t with {kind}.",
             *([against] if self.options.against else []),
+            *(["The losses measure different things, so they are not compared."] if self.two_losses else []),
             "No image of the test split was trained on or scored.",
         ]
 
@@ -265,7 +288,7 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
         drawn.append((draw(metric, values, means, images), ""))
         head = {"metric": metric, "runs": len(cross.folds)}
         tables["summary"] += [{"variant": name} | head | mean for name, mean in means.items()]
-        if cross.options.against:
+        if cross.options.against and not (cross.two_losses and metric.endswith("loss")):
             this, other = values.values()
             tables["comparison"].append({"metric": metric} | estimate(other - this, cross.overlap, paired=True))
     for name, one in ((name, one) for name, group in of.items() for one in group):
@@ -296,15 +319,17 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 def main(args: list[str]) -> None:
     """Run the command."""
     parser = Options(__name__, __doc__)
-    parser.add_argument("--folds", type=int, default=5, help="how many parts the images are dealt to (5)")
-    parser.add_argument("--seeds", type=int, help="instead of folds: how many seeds, from seed_everything on")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--folds", type=int, default=5, help="how many parts the images are dealt to (5)")
+    kinds.add_argument("--seeds", type=int, help="instead of folds: how many seeds, from seed_everything on")
     parser.add_argument("--score", choices=("last", "best"), default="last", help="which checkpoint (last)")
     more = parser.add_mutually_exclusive_group()
     more.add_argument("--fractions", type=float, nargs="+", help="shares of the training images: a learning curve")
     more.add_argument("--against", metavar="CONFIG", help="another config, laid over the same flags, to compare with")
     more.add_argument("--predict", metavar="FOLDER", help="new images: the runs' mean probabilities, as a CSV")
     options, rest = parser.parse_known_args(args)
-    require((number := options.folds if options.seeds is None else options.seeds) >= 2, "--folds", number, "x ≥ 2")
+    flag, number = ("--folds", options.folds) if options.seeds is None else ("--seeds", options.seeds)
+    require(number >= 2, flag, number, "x ≥ 2")
     not_by_torchrun("crossval")
     check_packages("crossval", "report", "matplotlib", "jinja2")
     hush()

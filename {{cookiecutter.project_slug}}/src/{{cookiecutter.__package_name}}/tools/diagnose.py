@@ -271,13 +271,19 @@ def diagnose(run: Path) -> list[Finding]:
     return [Finding(name, str(evidence), advice) for name, evidence, advice in found if evidence]
 
 
+def none_found(run: Path) -> str:
+    """Say that there is no finding, and whether the run was long enough for one."""
+    few = (seen := Run(run).validations) < ENOUGH
+    return "no fault found" + (f", but most show after {ENOUGH} validations alone, and there are {seen}" if few else "")
+
+
 def main(args: list[str]) -> None:
     """Run the command."""
     parser = Options(__name__, __doc__)
     parser.add_argument("run", nargs="?", type=Path, help="the run's folder; the newest of --name unless given")
     _results.add_run_options(parser)
     options = parser.parse_args(args)
-    run = options.run or runs.latest(options.run_root, options.name, "metrics.csv")
+    run = options.run or runs.latest(options.run_root, options.name)
     findings = diagnose(run)
     print(f"diagnose: {run}")
-    print("\n".join(f"{f.name}: {f.evidence}\n  try {f.advice}" for f in findings) or "no fault found")
+    print("\n".join(f"{f.name}: {f.evidence}\n  try {f.advice}" for f in findings) or none_found(run))

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from .. import runs
 from ..cli import CLI, Options
 from ..mistakes import require
 from ._page import Section, check_packages, figure, figures, png, write_page
@@ -123,8 +124,7 @@ def main(args: list[str]) -> None:
         raise ValueError(f"the loss diverged after {len(rates)} steps, so there is no curve; lower --min-rate.")
     suggestion = suggest(rates, losses)
     picture = draw(rates, losses, suggestion)
-    folder.mkdir(parents=True, exist_ok=True)
-    png(picture, folder / "lr_range.png")
+    png(picture, runs.made(folder) / "lr_range.png")
     none = "No suggestion: no rate lowered the loss; look at the data, or take more --steps."
     text = f"Suggestion: --model.optimizer.lr {suggestion:.2g}" if suggestion else none
     how = f"{len(rates)} steps; suggested is the rate at which the moving average, which lags, falls fastest."

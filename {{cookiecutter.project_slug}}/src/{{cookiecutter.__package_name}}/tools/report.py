@@ -9,6 +9,7 @@ The validation split is scored anew, with the flags of ``validate``, which come 
 shown as ``test`` saved it. Needs matplotlib and jinja2 (the extra ``report``).
 """
 
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from html import escape
@@ -48,9 +49,15 @@ def main(args: list[str]) -> None:
         chosen = Path(options.ckpt_path).parent.parent if of_file else runs.latest(options.run_root, options.name)
         folders = [chosen]
     found = [Run(folder) for folder in dict.fromkeys(folders)]
+    if len(found) > 1 and (flags or options.ckpt_path):
+        alone = " ".join([*flags, *(["--ckpt_path"] if options.ckpt_path else [])])
+        raise ValueError(f"{alone} has no effect on a comparison, which scores nothing anew; leave it out.")
+    of = Path(options.ckpt_path or "").absolute().parent.parent
+    if (of / "config.yaml").is_file() and of.resolve() != found[0].folder.resolve():
+        raise ValueError(f"--ckpt_path={options.ckpt_path} is of another run than {folders[0]}; leave one of them out.")
     output = options.output or (found[0].folder / "report.html" if len(found) == 1 else Path("comparison.html"))
-    if not output.parent.is_dir():
-        raise ValueError(f"--output={output} lies in no folder, so the page could not be kept; make {output.parent}.")
+    if not output.parent.is_dir() or output.is_dir():
+        raise ValueError(f"--output={output} is no file in a folder that is there, so the page could not be kept.")
     print(f"report: of {', '.join(str(run.folder) for run in found)}")
     parts = compare(found) if len(found) > 1 else show(found[0], flags, options.ckpt_path)
     with tqdm(parts, "report", leave=False) as bar:
@@ -116,14 +123,14 @@ SCORES = ["split", "images", "accuracy", "macro F1", "macro AUROC", "log loss", 
 def findings(run: Run) -> str:
     """What ``diagnose`` says of the run, where that tool is there."""
     try:
-        from .diagnose import diagnose
+        from .diagnose import diagnose, none_found
     except ImportError:
         return ""
-    if not run.curves or run.manifest is None:
+    if not (run.curves or run.failure) or run.manifest is None:
         return ""
     found = (map(escape, finding) for finding in diagnose(run.folder))
     found = ["<dt>{}</dt><dd>{}. Try {}.</dd>".format(*finding) for finding in found]
-    return f'<dl class="advice">{"".join(found)}</dl>' if found else note("diagnose finds nothing to worry about.")
+    return f'<dl class="advice">{"".join(found)}</dl>' if found else note(f"diagnose: {none_found(run.folder)}")
 
 
 def curves(run: Run) -> str:
@@ -227,7 +234,8 @@ def rankings(p: Predictions, worst: int = 4) -> Iterator[tuple[Any, str]]:
         for k in ranked.keys() - named if len(ranked) <= MANY else ():
             axes.plot(grid, on_grid[k], color=INK, alpha=0.2, linewidth=0.8)
         for number, k in enumerate(named):
-            text = f"{label(p.classes[k], 16)}: {ranked[k].area:.3f}"
+            shown = p.classes[k] if len(p.classes[k]) <= 16 else f"{k} {p.classes[k]}"  # names may differ in the middle
+            text = f"{label(shown, 16)}: {ranked[k].area:.3f}"
             curve(axes, ranked[k].x, ranked[k].y, color=f"C{number}", linewidth=1.2, label=text)
         if ranked:
             text = f"mean: {np.mean([of_class.area for of_class in ranked.values()]):.3f}"
@@ -355,6 +363,10 @@ def reproduce(run: Run) -> str:
 
 def compare(found: list[Run]) -> Parts:
     """Return the sections of a page that compares runs."""
+    if len({run.name for run in found}) < len(found):
+        shared = os.path.commonpath([run.folder.absolute() for run in found])
+        for run in found:
+            run.name = str(run.folder.absolute().relative_to(shared))
     return [
         ("Scores", lambda: compared_scores(found)),
         ("Curves", lambda: compared_curves(found)),

@@ -70,7 +70,7 @@ def fit_head(head: nn.Linear, x_ND: np.ndarray, y_N: np.ndarray, decay: float = 
 def main(args: list[str]) -> None:
     """Run the command: validate, train the last layer again, validate, write the checkpoint."""
     cli = CLI(["validate", *args])
-    model, data = cli.model.cpu(), cli.datamodule
+    model, data = cli.model.float().cpu(), cli.datamodule
     name, head = last_layer(model.network)
     if not isinstance(head, nn.Linear):
         raise ValueError(f"the last layer, {name}, is no linear layer, so it cannot be trained on embeddings.")

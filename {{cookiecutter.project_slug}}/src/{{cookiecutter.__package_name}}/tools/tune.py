@@ -87,6 +87,8 @@ class Search:
         self.options, self.flags, self.content = options, flags, resume.read_config(options.space)
         space = read_space(self.content)
         self.base = CLI(flags, run=False)
+        if self.base.trainer.fast_dev_run:  # pyright: ignore
+            raise ValueError("trainer.fast_dev_run trains on a batch, so there is nothing to compare; leave it out.")
         self.monitor = self.base.config.monitor
         self.mode = direction(self.monitor, self.base.config.mode)
         self.seed, self.as_grid = run_seed(), options.sampler == "grid"
@@ -102,8 +104,7 @@ class Search:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Let other workers wait."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
+        with (runs.made(self.folder) / ".lock").open("w") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)
             yield
 
@@ -113,7 +114,8 @@ class Search:
         Raises:
             ValueError: The storage cannot be reached, or the study is one of something else.
         """
-        settings = dict(resume.flat({"space": self.content, "grid": self.as_grid, **plain(self.base)}))
+        own = {"space": self.content, "grid": self.as_grid, "images": self.base.datamodule.fingerprint}
+        settings = dict(resume.flat(own | plain(self.base)))
         now = {key: value for key, value in settings.items() if not key.startswith(resume.MACHINE)}
         with self.alone():
             self.study = open_study(self.options, self.folder, f"{self.mode}imize", self.steps())
@@ -353,12 +355,13 @@ def report(search: Search) -> None:
 
 
 def recipe(search: Search, best: Any, result: str) -> str:
-    """Return the config of the best trial, as far as it differs from the project's defaults."""
+    """Return the config of the best trial, as far as it differs from the project's defaults; not where it ran."""
 
-    def difference(new: Any, old: Any) -> Any:
+    def difference(new: Any, old: Any, path: str = "") -> Any:
         if not isinstance(new, dict) or not isinstance(old, dict) or new.get("class_path") != old.get("class_path"):
             return new
-        changed = {key: difference(new[key], old.get(key)) for key in new if new[key] != old.get(key)}
+        names = [key for key in new if new[key] != old.get(key) and not f"{path}{key}".startswith(resume.MACHINE)]
+        changed = {key: difference(new[key], old.get(key), f"{path}{key}.") for key in names}
         return {"class_path": new["class_path"], **changed} if "class_path" in new else changed
 
     last = {search.fidelity.key: search.fidelity.values[-1]} if search.fidelity else {}
