@@ -320,8 +320,10 @@ def digits() -> None:
     arms = digits_experiment("", 8)
     for name in ("bare", "features", "losses"):
         arms.pop(name)
+    arms["unsaved"] = digits_experiment("", 8, ("--callbacks.best=null", "--callbacks.last=null"))["ours"]
     seen = in_turn(5, arms)
     record("digits, default run: steps a second", ratios(seen, "ours", "raw"), "×", "raw loop", at_least=0.85)
+    record("digits, default run without checkpoints", ratios(seen, "unsaved", "raw"), "×", "raw loop, which saves none")
     record("digits, usual pattern: steps a second", ratios(seen, "usual", "raw"), "×", "raw loop")
     record("digits, default run", seen["ours"], "steps/s")
     note(f"digits: after an epoch the validation loss of `fit` and of the raw loop differ by {once['losses']():.1e}.")
@@ -380,6 +382,22 @@ def photographs(folder: Path, count: int, width: int, height: int) -> float:
     return total / count / 1e3
 
 
+class Decoded(torch.utils.data.Dataset[Any]):
+    """JPEGs that are decoded at the size that ours need, and thrown away."""
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = sorted(folder.rglob("*.jpg"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        with Image.open(self.paths[index]) as image:
+            image.draft(None, (256, 256))  # pyright: ignore[reportArgumentType]
+            image.load()
+        return torch.zeros(1), 0
+
+
 def loader(workers: int = 2) -> None:
     """Images a second through the training loader, against those of torchvision's reference scripts and of timm."""
     import timm.data
@@ -422,7 +440,8 @@ def loader(workers: int = 2) -> None:
                 next(batches)
             if x.max() > 20:
                 x = (x / 255 - torch.tensor(statistics_[0]).view(3, 1, 1)) / torch.tensor(statistics_[1]).view(3, 1, 1)
-            checks[name] = (*x.shape[1:], round(float(x.mean()), 2), round(float(x.std()), 2))
+            if name != "Pillow":
+                checks[name] = (*x.shape[1:], round(float(x.mean()), 2), round(float(x.std()), 2))
             began = time.perf_counter()
             for batch in batches:
                 seen += len(batch[0])
@@ -433,13 +452,16 @@ def loader(workers: int = 2) -> None:
             source._iterator = None  # ends workers that would go on reading ahead
             return seen / seconds
 
-        arms = {"torchvision": reference, "uncached": ours(0), "cached": cached, "timm": timms}
+        alone = torch.utils.data.DataLoader(Decoded(folder), **options)
+        arms = {"torchvision": reference, "uncached": ours(0), "cached": cached, "timm": timms, "Pillow": alone}
         seen = in_turn(3, {name: lambda name=name, arm=arm: rate(name, arm) for name, arm in arms.items()})
         size, large = f"{width}×{height}", width > 1000
         record(f"JPEGs of {size}: torchvision's loader", seen["torchvision"], "images/s")
         for name, target in (("uncached", 3.0 if large else 1.5), ("cached", None if large else 6.0), ("timm", None)):
             what = name if name == "timm" else f"ours, {name}"
             record(f"JPEGs of {size}: {what}", ratios(seen, name, "torchvision"), "×", "torchvision", at_least=target)
+        what = "Pillow decoding at that size and nothing else, the most that a loader on it could reach"
+        record(f"JPEGs of {size}: {what}", ratios(seen, "Pillow", "torchvision"), "×", "torchvision")
         note(
             f"loader, {size} ({kilobytes:.0f} kB each), {workers} workers, batches of 64: the cache was built in "
             f"{built:.1f} s; shape, mean and deviation of a batch after normalising: {checks}."

@@ -152,13 +152,14 @@ def decode(path: str | Path, channels: int, size: int) -> np.ndarray:
     """
     with opened(path) as file:
         file.draft(None, (size, size))  # pyright: ignore[reportArgumentType]  (the mode stays)
-        image = ImageOps.exif_transpose(file)
+        ImageOps.exif_transpose(file, in_place=True)
+        image, mode = file, "L" if channels == 1 else "RGB"
         if image.mode.startswith("I"):  # Pillow clips 16-bit greys at 255: every pixel would turn white
             image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
         elif image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if channels == 1 else "RGB")
+        image = image if image.mode == mode else image.convert(mode)  # which would copy it
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(size, size, channels)
 

@@ -161,8 +161,9 @@ class RunFiles(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if not trainer.is_global_zero:
             return
-        if isinstance(exception, RunFailed) and self.folder.is_dir():
-            write(self.folder / "failure.txt", f"{exception}\n")
+        if isinstance(exception, Exception) and self.folder.is_dir():  # no interruption from outside
+            kind = "" if isinstance(exception, RunFailed) else f"{type(exception).__name__}: "
+            write(self.folder / "failure.txt", f"{kind}{exception}\n")
         if (self.folder / "checkpoints/last.ckpt").is_file():
             print(f"{self.folder} is unfinished; the same command with --resume auto goes on with it")
 

@@ -91,7 +91,7 @@ class Run(_results.Run):
         self.rate = Curve(rates[0].steps, np.max([curve.values for curve in rates], axis=0))
         self.clipped = self.get("trainer.gradient_clip_val") is not None
         broken, at, _ = self.failure.partition(", images")  # how NumericalFaults words it
-        self.not_finite = f"{broken})" if at else ""
+        self.not_finite = f"{broken})" if at and "is not finite" in broken else ""
         self.validations = len(self.val_loss.steps) if len(self.loss.steps) else 0
         of_logs = str(self.get("model.loss.class_path")).endswith((".CrossEntropy", ".LogitAdjusted"))
         self.chance = float(np.log(len(self.classes)) if of_logs else self.loss.values[:1].sum())
