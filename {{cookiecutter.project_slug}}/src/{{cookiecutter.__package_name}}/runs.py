@@ -1,5 +1,6 @@
 """A run's folder: choosing it, finding it again, and what describes the run in it."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -136,6 +137,7 @@ class RunFiles(Callback):
 
     def __init__(self, folder: Path, config: Namespace, dump: Callable[[Namespace], str], checkpoint: str) -> None:
         self.folder, self.config, self.dump, self.checkpoint = folder, config, dump, checkpoint
+        self.trains = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         chosen = trainer.strategy.broadcast(self.checkpoint)
@@ -158,12 +160,16 @@ class RunFiles(Callback):
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(text))
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.trains = True
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if not trainer.is_global_zero:
             return
-        if isinstance(exception, Exception) and self.folder.is_dir():  # no interruption from outside
+        if isinstance(exception, Exception) and self.trains:  # no interruption from outside, nor a flag refused
             kind = "" if isinstance(exception, RunFailed) else f"{type(exception).__name__}: "
-            write(self.folder / "failure.txt", f"{kind}{exception}\n")
+            with contextlib.suppress(OSError):  # the disk may be full
+                write(self.folder / "failure.txt", f"{kind}{exception}\n")
         if (self.folder / "checkpoints/last.ckpt").is_file():
             print(f"{self.folder} is unfinished; the same command with --resume auto goes on with it")
 
