@@ -65,6 +65,6 @@ def code(path: Path) -> int:
     return sum(1 for line in plain if line.strip() and not line.strip().startswith("#"))
 
 
-@pytest.mark.parametrize(("files", "most"), [("src/*/*.py", 3010), ("src/*/tools/*.py", 1960)])
+@pytest.mark.parametrize(("files", "most"), [("src/*/*.py", 3020), ("src/*/tools/*.py", 1960)])
 def test_the_package_stays_small(files, most):
     assert sum(code(path) for path in SOURCE.glob(files)) <= most
