@@ -5,6 +5,7 @@ import re
 import shlex
 
 from conftest import SOURCE, TEMPLATE
+from mutants import MUTANTS
 
 TECHNIQUES = (TEMPLATE / "docs/techniques.md").read_text(encoding="utf-8")
 
@@ -69,3 +70,8 @@ def test_the_recipes_say_what_for_and_by_which_metric_and_command():
         assert "metric: " in head
         assert "time: " in head
         assert f"fit --config {path.stem}" in head
+
+
+def test_each_mutant_still_finds_the_code_that_it_changes():
+    [package] = (SOURCE / "src").iterdir()
+    assert not [(file, old) for file, old, _, _ in MUTANTS if old not in (package / file).read_text(encoding="utf-8")]
