@@ -53,25 +53,25 @@ def matrix(counts_KK: np.ndarray, names: list[str]) -> np.ndarray:
     font: Any = ImageFont.load_default(12)
     named = count <= NAMED
     heads = [name if name == str(number) else f"{number}  {name}"[:24] for number, name in enumerate(names)]
-    cell = 12 + int(max(font.getlength(word) for word in text)) if named else max(1, 512 // count)
+    cell = max(20, 12 + int(max(font.getlength(word) for word in text))) if named else max(1, 512 // count)
     left = 12 + int(max(font.getlength(head) for head in heads)) if named else 20
-    side, top = max(cell, 20) if named else cell, 40
+    top = 40
     share_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
-    light_KK = (255 * (1 - share_KK)).astype(np.uint8).repeat(side, 0).repeat(side, 1)
+    light_KK = (255 * (1 - share_KK)).astype(np.uint8).repeat(cell, 0).repeat(cell, 1)
     blue = np.stack((light_KK, light_KK // 2 + 127, np.full_like(light_KK, 255)), 2)
-    picture = Image.new("RGB", (max(left + count * side, 220), top + count * side), "white")
+    picture = Image.new("RGB", (max(left + count * cell, 220), top + count * cell), "white")
     picture.paste(Image.fromarray(blue), (left, top))
     draw = ImageDraw.Draw(picture)
     draw.text((4, 4), "rows: true class, columns: predicted", "black", font)
     for row, head in enumerate(heads if named else []):
-        middle = top + row * side + side // 2
+        middle = top + row * cell + cell // 2
         draw.text((4, middle), head, "black", font, anchor="lm")
-        draw.text((left + row * side + side // 2, top - 4), str(row), "black", font, anchor="mb")
+        draw.text((left + row * cell + cell // 2, top - 4), str(row), "black", font, anchor="mb")
         for column in range(count):
             shown = text[row * count + column]
             ink = "white" if share_KK[row, column] > 0.6 else "black"
             if shown != "0":
-                draw.text((left + column * side + side // 2, middle), shown, ink, font, anchor="mm")
+                draw.text((left + column * cell + cell // 2, middle), shown, ink, font, anchor="mm")
     return np.asarray(picture)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 from lightning.pytorch import Callback
 from tqdm import tqdm
 
@@ -38,6 +39,11 @@ def not_by_torchrun(command: str) -> None:
         raise ValueError(
             f"torchrun starts one run, {command} several; start it without torchrun, with --trainer.devices."
         )
+
+
+def plain(cli: CLI) -> dict[str, Any]:
+    """Return a config as values of YAML."""
+    return yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
 
 
 def hush() -> None:

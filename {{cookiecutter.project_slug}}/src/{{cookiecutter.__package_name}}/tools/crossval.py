@@ -36,7 +36,7 @@ from ..mistakes import RunFailed, require
 from ..sampling import run_seed
 from ..splits import folds
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
-from ._results import PACKAGE, from_checkpoint, hush, not_by_torchrun
+from ._results import PACKAGE, from_checkpoint, hush, not_by_torchrun, plain
 
 # The unit of a metric, and what its mean can be at most; nothing is known of others.
 SHARE = dict.fromkeys(("accuracy", "auroc", "f1_macro"), (" (share, 0 to 1)", 0.0, 1.0))
@@ -134,7 +134,7 @@ class CrossValidation:
                     f"data.root={other.config.data.root} of {options.against} is not {self.config.data.root}, so the "
                     "folds would be of other images; leave it out of that file."
                 )
-        settings = [dict(resume.flat(yaml.safe_load(c.parser.dump(c.config)))) for _, c in self.variants.values()]
+        settings = [dict(resume.flat(plain(each))) for _, each in self.variants.values()]
         of_loss = [{k: v for k, v in s.items() if k.startswith(("model.loss", "data.balance"))} for s in settings]
         self.two_losses = any(other != of_loss[0] for other in of_loss)
         if options.predict and not list_images(Path(options.predict)):
@@ -168,7 +168,7 @@ class CrossValidation:
     def _describe(self) -> None:
         """Write each variant's config and the splits, once they are found to be those of the runs that are there."""
         for variant, (_, cli) in self.variants.items():
-            config = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False)) | self.drawn
+            config = plain(cli) | self.drawn
             file = self.folder / variant / "crossval.yaml"
             if any(file.parent.glob("[fs]*_[0-9]*/version_*")):
                 for key, old, new in resume.differences(resume.read_config(file), config):
@@ -231,9 +231,7 @@ class CrossValidation:
             probabilities.append(np.array([row[2:] for row in rows], dtype=float))
         mean_NK, classes = np.mean(probabilities, axis=0), header[2:]
         means = [[row[0], classes[p_K.argmax()], *p_K.tolist()] for row, p_K in zip(rows, mean_NK, strict=True)]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *means])  # a class may be called "label"
-        runs.write(self.folder / "predictions.csv", text.getvalue())
+        write_csv(self.folder / "predictions.csv", header, means)
         return self.folder / "predictions.csv"
 
     def notes(self) -> list[str]:
@@ -298,8 +296,8 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
     caption = note("Blue: the mean and its 95 % interval. Grey: each fold or seed.")
     sections = [Section("Method", "".join(map(note, said))), Section("Pictures", figures(*drawn) + caption)]
     for name, rows in ((name, rows) for name, rows in tables.items() if rows):
-        write_csv(cross.results / f"{name}.csv", rows)
         header, cells = list(rows[0]), [list(row.values()) for row in rows]
+        write_csv(cross.results / f"{name}.csv", header, cells)
         sections.append(Section(name.capitalize(), table(header, cells)))
         if name != "runs":
             print(f"\n{name}\n{aligned(header, cells)}")
@@ -307,12 +305,10 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
     print("", *said, f"page: {cross.results / 'crossval.html'}", sep="\n")
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows, all of the keys of the first, as CSV."""
+def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
+    """Write rows as CSV; columns by position, for a class may be called "label"."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     runs.write(path, text.getvalue())
 
 

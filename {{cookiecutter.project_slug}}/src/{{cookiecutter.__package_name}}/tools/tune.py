@@ -33,7 +33,7 @@ from ..cli import CLI, Options, direction
 from ..mistakes import RunFailed, require
 from ..sampling import derived_seed, run_seed
 from ._page import Section, aligned, check_packages, figure, figures, png, table, write_page
-from ._results import PACKAGE, Run, hush, not_by_torchrun
+from ._results import PACKAGE, Run, hush, not_by_torchrun, plain
 from ._space import as_flags, assign, check, grid_size, last_error, read_space
 
 if TYPE_CHECKING:
@@ -257,11 +257,6 @@ class Search:
             if trial is not best:
                 for folder in Path(trial.user_attrs["folder"]).glob("version_*/checkpoints"):
                     shutil.rmtree(folder, ignore_errors=True)
-
-
-def plain(cli: CLI) -> dict[str, Any]:
-    """Return a config as values of YAML."""
-    return yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
 
 
 def retry() -> Any:
