@@ -251,16 +251,8 @@ RULES = {
 }
 
 
-def diagnose(run: Path) -> list[Finding]:
-    """Return what the curves of a run point to, causes first.
-
-    Args:
-        run: The run's folder.
-
-    Raises:
-        ValueError: It is no run's folder, or one without curves.
-    """
-    seen = Run(run)
+def diagnose(seen: Run) -> list[Finding]:
+    """Return what the curves of a run point to, causes first."""
     rate, decay = (seen.get(f"model.optimizer.init_args.{name}", 0.001) for name in ("lr", "weight_decay"))
     values = {"lower": rate / 3, "higher": rate * 10, "decay": 3 * decay or 0.01, "epochs": 2 * seen.epochs}
     values |= {"clip": seen.get("trainer.gradient_clip_val", 2.0) / 2, "batch": 2 * seen.get("data.batch_size", 16)}
@@ -271,10 +263,10 @@ def diagnose(run: Path) -> list[Finding]:
     return [Finding(name, str(evidence), advice) for name, evidence, advice in found if evidence]
 
 
-def none_found(run: Path) -> str:
+def none_found(seen: Run) -> str:
     """Say that there is no finding, and whether the run was long enough for one."""
-    few = (seen := Run(run).validations) < ENOUGH
-    return "no fault found" + (f", but most show after {ENOUGH} validations alone, and there are {seen}" if few else "")
+    few = f", but most show after {ENOUGH} validations alone, and there are {seen.validations}"
+    return f"no fault found{few if seen.validations < ENOUGH else ''}"
 
 
 def main(args: list[str]) -> None:
@@ -283,7 +275,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("run", nargs="?", type=Path, help="the run's folder; the newest of --name unless given")
     _results.add_run_options(parser)
     options = parser.parse_args(args)
-    run = options.run or runs.latest(options.run_root, options.name)
+    run = Run(options.run or runs.latest(options.run_root, options.name))
     findings = diagnose(run)
-    print(f"diagnose: {run}")
+    print(f"diagnose: {run.folder}")
     print("\n".join(f"{f.name}: {f.evidence}\n  try {f.advice}" for f in findings) or none_found(run))

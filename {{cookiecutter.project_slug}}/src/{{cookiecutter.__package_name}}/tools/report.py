@@ -123,14 +123,15 @@ SCORES = ["split", "images", "accuracy", "macro F1", "macro AUROC", "log loss", 
 def findings(run: Run) -> str:
     """What ``diagnose`` says of the run, where that tool is there."""
     try:
-        from .diagnose import diagnose, none_found
+        from . import diagnose
     except ImportError:
         return ""
     if not (run.curves or run.failure) or run.manifest is None:
         return ""
-    found = (map(escape, finding) for finding in diagnose(run.folder))
+    seen = diagnose.Run(run.folder)
+    found = (map(escape, finding) for finding in diagnose.diagnose(seen))
     found = ["<dt>{}</dt><dd>{}. Try {}.</dd>".format(*finding) for finding in found]
-    return f'<dl class="advice">{"".join(found)}</dl>' if found else note(f"diagnose: {none_found(run.folder)}")
+    return f'<dl class="advice">{"".join(found)}</dl>' if found else note(f"diagnose: {diagnose.none_found(seen)}")
 
 
 def curves(run: Run) -> str:
