@@ -22,6 +22,8 @@ for path in Path("tests").glob("*.py"):
 
 if shutil.which("git"):
     subprocess.run(["git", "init", "--quiet"], check=False)
+    # The branch that the workflow listens to, also where git's own default is another.
+    subprocess.run(["git", "symbolic-ref", "HEAD", "refs/heads/main"], check=False)
 
 slug = ANSWERS["project_slug"]
 print(f"""

@@ -231,7 +231,7 @@ def collate(batch: Any) -> Any:
 
 def write_digits(root: Path) -> None:
     """Write scikit-learn's 1,797 handwritten digits (8 × 8, grey) as ``root/DIGIT/NUMBER.png``."""
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # pyright: ignore[reportMissingImports]  (the extra `digits`)
 
     pixels, labels = load_digits(return_X_y=True)
     images = (pixels * (255 / 16)).round().astype(np.uint8).reshape(-1, 8, 8)

@@ -101,7 +101,7 @@ def assign(labels: np.ndarray, groups: np.ndarray, fractions: Sequence[float], s
     """
     rng = np.random.default_rng(seed)
     counts = np.bincount(labels)
-    quota = np.array([_rounded(count, fractions) for count in counts])  # classes × parts
+    quota = np.array([_rounded(count, fractions) for count in counts.tolist()])  # classes × parts
     part = np.full(len(labels), -1)
     _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     members = np.flatnonzero(sizes[group_of] > 1)

@@ -130,8 +130,8 @@ def rate_too_low(run: Run) -> Evidence:
     if len(run.rate.steps) > 1:  # how far training went, in rates added up: it takes the schedule out of the curve
         at = np.interp(at, run.rate.steps[1:], np.cumsum(np.diff(run.rate.steps) * run.rate.values[1:]))
     late, end = float(np.interp(2 / 3 * at[-1], at, run.val_loss.values)), run.val_loss.level(0.9)
-    falls = (np.diff(run.val_loss.values) < 0.01 * run.chance).mean() > 0.9 and late - end > LINEAR * (run.chance - end)
-    holds = falls and 0 < run.chance - end < LITTLE * run.chance
+    falls = bool((np.diff(run.val_loss.values) < 0.01 * run.chance).mean() > 0.9)
+    holds = falls and late - end > LINEAR * (run.chance - end) and 0 < run.chance - end < LITTLE * run.chance
     return holds and f"val/loss fell steadily to the end, but alone to {end:.3g}, from {run.chance:.3g} by chance"
 
 

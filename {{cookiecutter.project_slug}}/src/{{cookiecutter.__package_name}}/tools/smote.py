@@ -40,7 +40,7 @@ def resampled(x_ND: np.ndarray, y_N: np.ndarray, names: list[str], seed: int) ->
         ValueError: A class has a single sample, or imbalanced-learn is missing.
     """
     check_packages("smote", "smote", "imblearn")
-    from imblearn.over_sampling import SMOTE
+    from imblearn.over_sampling import SMOTE  # pyright: ignore[reportMissingImports]  (the extra `smote`)
 
     counts = np.bincount(y_N)
     rarest = int(counts.argmin())
