@@ -326,7 +326,7 @@ def _save_for_ever(source: str, path: str, folder_for_temporary_files: str) -> N
     tempfile.tempdir = os.environ["TMPDIR"] = folder_for_temporary_files
     if source:
         sys.path.insert(0, source)
-        from my_project.checkpoints import WholeFile as Writer  # pyright: ignore[reportMissingImports]
+        from my_project.engine.checkpoints import WholeFile as Writer  # pyright: ignore[reportMissingImports]
     else:
         from lightning.fabric.plugins import TorchCheckpointIO as Writer
     for value in range(10**6):

@@ -15,11 +15,14 @@ from cookiecutter.exceptions import FailedHookException
 
 ANSWERS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 CHOICES = {key: values for key, values in ANSWERS.items() if isinstance(values, list) and not key.startswith("_")}
-PACKAGE_FILES = """
-    __init__ __main__ augment cache callbacks checkpoints cli combinations data fast faults images loggers losses
-    mistakes model networks optim resume runs sampling splits watching
+YOURS = """
+    __init__ __main__ augment callbacks cli combinations data losses model networks optim
 """.split()
-
+ENGINE = """
+    __init__ backbone builtin cache checkpoints commands contents decoding endings factories fast faults files images
+    internals keepers loading loggers metrics mistakes optimizers predictions resume rules runs sampling schema splits
+    stages steps targets task watching weights
+""".split()
 
 TEST_FILES = (
     *("conftest", "test_data", "test_losses", "test_mistakes", "test_resume", "test_run", "test_schedules"),
@@ -40,7 +43,8 @@ def files(project: Path) -> set[str]:
 def expected_files(answers: dict[str, str]) -> set[str]:
     common = {".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md", "pyproject.toml"}
     common |= {f"tests/{name}.py" for name in TEST_FILES}
-    common |= {f"src/my_project/{name}.py" for name in PACKAGE_FILES}
+    common |= {f"src/my_project/{name}.py" for name in YOURS}
+    common |= {f"src/my_project/engine/{name}.py" for name in ENGINE}
     common |= {f"src/my_project/tools/{name}" for name in TOOL_FILES} if answers["tools"] == "yes" else set()
     common |= {f"src/my_project/configs/{name}.yaml" for name in ("base", "logger")}
     common |= {f"src/my_project/configs/presets/{name}.yaml" for name in ("debug", "minimal", "standard")}

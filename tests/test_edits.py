@@ -68,9 +68,7 @@ AUGMENTATION = '''def mine(A: ModuleType, size: int, flip: bool) -> list[Any]:
 Pipeline ='''
 DATA = """        with open(self.root / "labels.csv", encoding="utf-8") as file:
             rows = [line.strip().split(",") for line in file]
-        classes = sorted({label for _, label in rows})
-        labels = np.array([classes.index(label) for _, label in rows])
-        return Samples([path for path, _ in rows], labels, classes)
+        return Samples.labelled([path for path, _ in rows], [label for _, label in rows])
 """
 # file, what is replaced (None appends), by what, flags, what the output must show
 EDITS = {
@@ -91,8 +89,9 @@ EDITS = {
 MORE = {  # the rest of the same edit, in the same file
     "augmentation": [('"none": None,', '"none": None,\n    "mine": mine,')],
     "callback": [
+        ("import Callback\n", "import Callback, LightningModule, Trainer\n"),
         ("        best: BestCheckpoint |", "        shout: Shout | None = None,\n        best: BestCheckpoint |"),
-        ("given = (best,", "given = (best, shout,"),
+        ("given = (best,", "given = (shout, best,"),
         ("        best: Keeps the best", "        shout: Says what epoch ended.\n        best: Keeps the best"),
     ],
 }

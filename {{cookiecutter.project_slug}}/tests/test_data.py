@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from project_package.data import ImageData
-from project_package.images import decode, find
-from project_package.sampling import EpochSampler
-from project_package.splits import Manifest, assign
+from project_package.engine.decoding import decode
+from project_package.engine.images import find
+from project_package.engine.sampling import EpochSampler
+from project_package.engine.splits import Manifest, assign
 
 
 def ready(root: Path, **options) -> ImageData:
@@ -23,7 +24,7 @@ def ready(root: Path, **options) -> ImageData:
 def test_every_image_stands_in_one_split_and_every_class_in_each(shapes):
     splits = ready(shapes).manifest.splits
     everything = [path for paths, _ in splits.values() for path in paths]
-    assert sorted(everything) == find(shapes).paths
+    assert sorted(everything) == find(shapes).keys
     assert {split: Counter(labels.tolist()) for split, (_, labels) in splits.items()} == {
         "train": {0: 16, 1: 16, 2: 16},
         "val": {0: 4, 1: 4, 2: 4},
@@ -45,7 +46,7 @@ def test_a_manifest_reads_back_what_was_written(shapes, tmp_path):
     manifest = ready(shapes).manifest
     manifest.save(tmp_path / "manifest.json")
     again = Manifest.load(tmp_path / "manifest.json")
-    assert again.classes == manifest.classes
+    assert again.schema == manifest.schema
     for split, (paths, labels) in manifest.splits.items():
         assert again.splits[split][0] == paths
         assert again.splits[split][1].tolist() == labels.tolist()
@@ -53,7 +54,7 @@ def test_a_manifest_reads_back_what_was_written(shapes, tmp_path):
 
 def test_copies_of_an_image_stay_in_one_split(shapes, tmp_path):
     root = tmp_path / "copies"
-    for path in find(shapes).paths:
+    for path in find(shapes).keys:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes((shapes / path).read_bytes())
         (root / path).with_suffix(".copy.png").write_bytes((shapes / path).read_bytes())
@@ -71,19 +72,19 @@ def test_groups_are_not_torn_apart():
 
 
 def test_given_folders_are_respected(shapes, tmp_path):
-    for path in find(shapes).paths:
+    for path in find(shapes).keys:
         name, file = path.split("/")
         target = tmp_path / "given" / ("test" if file < "006.png" else "train") / name / file
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((shapes / path).read_bytes())
     splits = ready(tmp_path / "given").manifest.splits
-    assert sorted(splits["test"][0]) == sorted(p for p in find(tmp_path / "given").paths if p.startswith("test/"))
+    assert sorted(splits["test"][0]) == sorted(p for p in find(tmp_path / "given").keys if p.startswith("test/"))
     assert all(path.startswith("train/") for path in splits["val"][0])
 
 
 def test_a_smaller_train_fraction_is_part_of_a_larger_one(shapes):
     half = ready(shapes, train_fraction=0.5).train
-    assert Counter(half.labels.tolist()) == {0: 8, 1: 8, 2: 8}
+    assert Counter(half.targets.tolist()) == {0: 8, 1: 8, 2: 8}
     assert set(ready(shapes, train_fraction=0.25).train.paths) < set(half.paths)
 
 
@@ -138,7 +139,7 @@ def test_batches_are_the_same_with_workers_and_without(shapes):
         result = []
         for epoch in range(2):
             loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-            result.append(torch.cat([batch.x_NCHW for batch in loader]))
+            result.append(torch.cat([batch.x for batch in loader]))
         return result
 
     alone, shared = epochs(0), epochs(2)
@@ -157,6 +158,6 @@ def test_balanced_classes_are_drawn_equally_often(shapes, tmp_path):
     counts = np.zeros(3)
     for epoch in range(60):
         sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        counts += np.bincount(data.train.labels[[index for index, _ in sampler]], minlength=3)
+        counts += np.bincount(data.train.targets[[index for index, _ in sampler]], minlength=3)
     share, error = counts / counts.sum(), (1 / 3 * 2 / 3 / counts.sum()) ** 0.5
     assert np.abs(share - 1 / 3).max() < 4 * error

@@ -63,10 +63,10 @@ def test_the_saved_config_repeats_the_run(run):
 def test_a_checkpoint_is_loaded_without_the_command_line(run, shapes):
     assert run("fit") == 0
     model = Classifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt", weights_only=True)
-    assert model.class_names == ["left", "middle", "right"]
+    assert model.schema.target.names == ["left", "middle", "right"]
     data = ImageData(str(shapes), manifest=str(RUN / "manifest.json"), num_workers=0)
     data.setup("fit")
-    x_NCHW = torch.stack([data.train[i].x_NCHW for i in range(4)])
+    x_NCHW = torch.stack([data.train[i].x for i in range(4)])
     with torch.no_grad():
         assert model.eval()(x_NCHW).shape == (4, 3)
 

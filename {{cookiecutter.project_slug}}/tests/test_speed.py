@@ -14,14 +14,14 @@ import yaml
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from project_package import fast, splits
-from project_package.cache import Cache
 from project_package.data import ImageData
-from project_package.fast import Setting, choose
-from project_package.faults import NumericalFaults
-from project_package.images import decode
+from project_package.engine import contents, fast
+from project_package.engine.cache import Cache
+from project_package.engine.decoding import decode
+from project_package.engine.fast import Setting, choose
+from project_package.engine.faults import NumericalFaults
+from project_package.engine.sampling import EpochSampler
 from project_package.model import Classifier
-from project_package.sampling import EpochSampler
 
 RUN = Path("runs/small/version_0")
 
@@ -33,7 +33,7 @@ def ready(root: Path, **options) -> ImageData:
 
 
 def batches(data: ImageData) -> list[torch.Tensor]:
-    return [batch.x_NCHW for loader in (data.train_dataloader(), data.val_dataloader()) for batch in loader]
+    return [batch.x for loader in (data.train_dataloader(), data.val_dataloader()) for batch in loader]
 
 
 def files() -> list[Path]:
@@ -80,8 +80,8 @@ def test_a_changed_image_gives_another_cache(shapes, tmp_path):
 
 def test_test_images_are_not_in_it(shapes):
     data = ready(shapes)
-    assert data.split("val").decoded is not None
-    assert data.split("test").decoded is None
+    assert data.val_dataloader().dataset.decoded is not None
+    assert data.test_dataloader().dataset.decoded is None
 
 
 def test_a_cache_over_the_budget_is_not_built_and_an_old_one_makes_room(shapes, capsys):
@@ -144,12 +144,12 @@ def test_a_batch_is_what_its_samples_are(shapes):
     whole, samples = train.__getitems__(keys), [train[key] for key in keys]
     for part in range(3):
         assert torch.equal(whole[part], torch.stack([sample[part] for sample in samples]))
-    assert not torch.equal(whole.x_NCHW[0], whole.x_NCHW[2])
+    assert not torch.equal(whole.x[0], whole.x[2])
 
 
 def test_contents_are_hashed_once(shapes, monkeypatch):
     first = ready(shapes, cache_gb=0).manifest
-    monkeypatch.setattr(splits, "open", lambda *_: pytest.fail("a file was read again"), raising=False)
+    monkeypatch.setattr(contents, "open", lambda *_: pytest.fail("a file was read again"), raising=False)
     assert ready(shapes, cache_gb=0).manifest.splits["val"][0] == first.splits["val"][0]
 
 
@@ -283,7 +283,7 @@ def test_fast_measures_real_steps(run, capsys):
     assert "fast: 32-true, channels first, eager is kept: the run is too short" in capsys.readouterr().out
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
     images = torch.zeros(4, 3, 4, 4, dtype=torch.uint8)
-    step = fast.Step(HALF, network, images, 3)
+    step = fast.Step(HALF, network, images)
     step.measure()
     assert step.median > 0
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from scipy.stats import beta, kstest
 from torch import nn
 from torch.optim import SGD, AdamW
@@ -15,27 +16,13 @@ from project_package.augment import PIPELINES, Augment
 from project_package.callbacks import SWA, LastCheckpoint
 from project_package.combinations import RULES
 from project_package.data import ImageData
-from project_package.losses import (
-    CrossEntropy,
-    Focal,
-    LogitAdjusted,
-)
+from project_package.engine.optimizers import parameter_groups
+from project_package.engine.stages import stages
+from project_package.engine.weights import initialise, load_weights
+from project_package.losses import CrossEntropy, Focal, LogitAdjusted
 from project_package.model import Classifier
-from project_package.networks import (
-    ACTIVATIONS,
-    Backbone,
-    SmallCNN,
-    SmallMLP,
-    initialise,
-    load_weights,
-    stages,
-)
-from project_package.optim import (
-    Cosine,
-    OneCycle,
-    Plateau,
-    parameter_groups,
-)
+from project_package.networks import ACTIVATIONS, Backbone, SmallCNN, SmallMLP
+from project_package.optim import Cosine, OneCycle, Plateau
 
 SMALL = partial(SmallCNN, width=8)
 
@@ -50,7 +37,7 @@ class Watch(Callback):
         self.gradients.append({name: p.grad is not None for name, p in pl_module.network.named_parameters()})
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.labels += batch.y_N.tolist()
+        self.labels += batch.y.tolist()
         self.weights.append({name: value.clone() for name, value in pl_module.network.state_dict().items()})
 
 
@@ -397,11 +384,11 @@ def test_class_weights_follow_their_formula(balance, formula, shapes):
     data = ImageData(str(shapes), num_workers=0, balance=balance)
     data.setup("fit")
     counts = np.array([900, 90, 10])
-    data.train.labels = np.repeat([0, 1, 2], counts)
-    weights = data.class_weights.numpy()
+    data.train_targets = np.repeat([0, 1, 2], counts)
+    weights = data.balance.weights_K.numpy()
     assert weights / weights[0] == pytest.approx(formula(counts) / formula(counts)[0], rel=1e-5)
     assert (weights * counts).sum() == pytest.approx(1000, rel=1e-5)
-    assert data.class_prior.tolist() == pytest.approx([0.9, 0.09, 0.01])
+    assert data.balance.prior_K.tolist() == pytest.approx([0.9, 0.09, 0.01])
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -495,7 +482,7 @@ def test_what_contradicts_itself_is_found(model_options, data_options, name, sha
     if name == "plateau + no validation":
         trainer.limit_val_batches = 0
     if name == "gradual unfreezing + plain DDP":
-        trainer.world_size = 2
+        trainer.world_size, trainer.strategy = 2, DDPStrategy()
     data = ImageData(str(shapes), **{"batch_size": 8, **data_options})
     assert rule.holds(built(model_options), data, trainer)
     assert not rule.holds(built({}), ImageData(str(shapes), batch_size=8), Stub())

@@ -6,7 +6,6 @@ is the only file that knows albumentations.
 """
 
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from types import ModuleType
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .mistakes import unknown
+from .engine.mistakes import Mistake, unknown
 
 
 def light(A: ModuleType, size: int, flip: bool) -> list[Any]:
@@ -83,20 +82,14 @@ PIPELINES: dict[str, Pipeline | None] = {
 }
 
 
-def one_thread(worker: int) -> None:
-    """Keep OpenCV's threads from fighting the loader's workers."""
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(0)
-
-
 def check_name(name: str) -> None:
     """Refuse a pipeline that does not exist.
 
     Raises:
-        ValueError: No pipeline has this name.
+        Mistake: No pipeline has this name.
     """
     if name not in PIPELINES:
-        raise ValueError(unknown("data.augment", name, list(PIPELINES)))
+        raise Mistake(unknown("--data.augment", name, list(PIPELINES)))
 
 
 class Augment:

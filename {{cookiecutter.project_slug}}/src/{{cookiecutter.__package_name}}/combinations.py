@@ -1,42 +1,20 @@
-"""Settings that contradict each other: refused or warned of before training."""
+"""Settings that contradict each other: refused or warned of before training. Add your own to RULES."""
 
-import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
+from .engine.backbone import BATCH_NORMS
+from .engine.factories import recipe
+from .engine.internals import finds_unused_parameters, synchronises_batch_norm
+from .engine.rules import Rule
+from .engine.stages import stages
 from .losses import Focal, LogitAdjusted
-from .networks import stages
-
-
-class Rule(NamedTuple):
-    """One contradiction.
-
-    Args:
-        name: What meets what.
-        refused: Whether the run is refused; else it is warned of.
-        reason: Why, and what to do.
-        holds: Tells whether a run has it, from its model, data and trainer.
-    """
-
-    name: str
-    refused: bool
-    reason: str
-    holds: Callable[[Any, Any, Any], bool]
-
-
-def _is(factory: Any, kind: type) -> bool:
-    """Tell whether a factory makes a kind of object: a class, a partial of one, or what jsonargparse wraps one in."""
-    candidates = (factory, getattr(factory, "func", None), *getattr(factory, "args", ()))
-    return any(isinstance(candidate, type) and issubclass(candidate, kind) for candidate in candidates)
 
 
 def _single_batch_norm(model: Any, data: Any, trainer: Any) -> bool:
-    per_device = data.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)
-    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.network.modules())
-    return per_device == 1 and norms and getattr(trainer.strategy, "_layer_sync", None) is None
+    norms = any(isinstance(module, BATCH_NORMS) for module in model.network.modules())
+    return data.device_batch == 1 and norms and not synchronises_batch_norm(trainer.strategy)
 
 
 RULES = [
@@ -44,13 +22,13 @@ RULES = [
         "weighted sampler or class weights + logit adjustment",
         True,
         "both correct the class shares, so rare classes would count twice; drop one",
-        lambda model, data, trainer: data.balance != "none" and _is(model.make_loss, LogitAdjusted),
+        lambda model, data, trainer: data.correction != "none" and recipe(model.make_loss).makes(LogitAdjusted),
     ),
     Rule(
         "weighted sampler + focal loss",
         False,
         "both favour rare classes; measure against one of them alone",
-        lambda model, data, trainer: data.balance == "sampler" and _is(model.make_loss, Focal),
+        lambda model, data, trainer: data.correction == "sampler" and recipe(model.make_loss).makes(Focal),
     ),
     Rule(
         "MixUp or CutMix + a loss for hard labels",
@@ -68,24 +46,28 @@ RULES = [
         "early stopping + one-cycle",
         False,
         "a run that stops early never sees the low rates that one-cycle ends with; --callbacks.early_stopping null",
-        lambda model, data, trainer: bool(trainer.early_stopping_callbacks) and _is(model.make_schedule, OneCycleLR),
+        lambda model, data, trainer: (
+            bool(trainer.early_stopping_callbacks) and recipe(model.make_schedule).makes(OneCycleLR)
+        ),
     ),
     Rule(
         "plateau + no validation",
         True,
         "the schedule would never see the metric that it waits for; validate, or choose another schedule",
-        lambda model, data, trainer: _is(model.make_schedule, ReduceLROnPlateau) and trainer.limit_val_batches == 0,
+        lambda model, data, trainer: (
+            recipe(model.make_schedule).makes(ReduceLROnPlateau) and trainer.limit_val_batches == 0
+        ),
     ),
     Rule(
         "BatchNorm + one sample per device",
         True,
-        "a batch of one has no variance; raise data.batch_size, use --trainer.sync_batchnorm true or another norm",
+        "a batch of one has no variance; raise --data.batch_size, use --trainer.sync_batchnorm true or another norm",
         _single_batch_norm,
     ),
     Rule(
         "unfreezing + nothing frozen",
         True,
-        "unfreeze_every has nothing to unfreeze; add --model.freeze true",
+        "--model.unfreeze_every has nothing to unfreeze; add --model.freeze true",
         lambda model, data, trainer: model.hparams.unfreeze_every is not None and not model.hparams.freeze,
     ),
     Rule(
@@ -113,20 +95,7 @@ RULES = [
         lambda model, data, trainer: (
             model.hparams.unfreeze_every is not None
             and trainer.world_size > 1
-            and not getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters")
+            and not finds_unused_parameters(trainer.strategy)
         ),
     ),
 ]
-
-
-def check(model: Any, data: Any, trainer: Any) -> None:
-    """Refuse or warn of what contradicts itself.
-
-    Raises:
-        ValueError: A refused combination.
-    """
-    for rule in RULES:
-        if rule.holds(model, data, trainer):
-            if rule.refused:
-                raise ValueError(f"{rule.name}: {rule.reason}.")
-            warnings.warn(f"{rule.name}: {rule.reason}.", stacklevel=2)

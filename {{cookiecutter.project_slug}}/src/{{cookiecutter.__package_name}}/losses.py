@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .mistakes import require
+from .engine.mistakes import require
 
 
 class Loss(nn.Module):
@@ -61,7 +61,9 @@ class CrossEntropy(Loss):
 
     def __init__(self, class_weights_K: Tensor, class_prior_K: Tensor, label_smoothing: float = 0.0) -> None:
         super().__init__(class_weights_K, class_prior_K)
-        require(0 <= label_smoothing < 1, "loss.label_smoothing", label_smoothing, "0 ≤ x < 1")
+        require(
+            0 <= label_smoothing < 1, "--model.loss.label_smoothing", label_smoothing, "0 ≤ x < 1", "it is no share"
+        )
         self.label_smoothing = label_smoothing
 
     def forward(self, logits_NK: Tensor, target: Tensor) -> Tensor:
@@ -81,7 +83,7 @@ class Focal(Loss):
 
     def __init__(self, class_weights_K: Tensor, class_prior_K: Tensor, gamma: float = 2.0) -> None:
         super().__init__(class_weights_K, class_prior_K)
-        require(gamma >= 0, "loss.gamma", gamma, "x ≥ 0")
+        require(gamma >= 0, "--model.loss.gamma", gamma, "x ≥ 0", "easy samples would count most")
         self.gamma = gamma
 
     def forward(self, logits_NK: Tensor, target: Tensor) -> Tensor:

@@ -1,21 +1,16 @@
-"""Parameter groups and learning-rate schedules.
+"""Learning-rate schedules.
 
-A schedule is a torch scheduler made with (optimizer, total_steps, *, options); the model counts total_steps, the
-optimizer steps of the whole run, over devices, accumulation and epochs. It steps after each optimizer step. To add
-one, write the class here; ``--model.schedule NAME`` then knows it.
+A schedule is a torch scheduler made with (optimizer, total_steps, *, options); total_steps are the optimizer steps of
+the whole run, over devices, accumulation and epochs. It steps after each optimizer step. To add one, write the class
+here; ``--model.schedule NAME`` then knows it.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
-
-from .mistakes import require
-from .networks import stages
 
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
 
@@ -143,79 +138,16 @@ class Plateau(lr_scheduler.ReduceLROnPlateau):
         factor: What the rate is multiplied with.
         patience: Validations without improvement before that.
         min_lr: The lowest rate.
+        mode: Whether the metric should fall or rise; null follows --mode.
     """
 
     def __init__(
-        self, optimizer: Optimizer, total_steps: int, factor: float = 0.1, patience: int = 5, min_lr: float = 0.0
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        factor: float = 0.1,
+        patience: int = 5,
+        min_lr: float = 0.0,
+        mode: Literal["min", "max"] | None = None,
     ) -> None:
-        super().__init__(optimizer, factor=factor, patience=patience, min_lr=min_lr)
-
-    def watch(self, mode: Literal["min", "max"]) -> None:
-        """Say whether the metric should fall or rise, before the first step."""
-        self._init_is_better(mode, self.threshold, self.threshold_mode)
-        self._reset()
-
-
-class StepPlateau(Callback):
-    """Steps Plateau after each validation, before a checkpoint is saved.
-
-    (Lightning would step it after an epoch's last checkpoint, which a resumed run would then miss.)
-    """
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for config in trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau and not trainer.sanity_checking:
-                config.scheduler.step(trainer.callback_metrics[config.monitor])  # pyright: ignore
-
-
-def with_warmup(
-    optimizer: Optimizer, make: ScheduleFactory | None, total_steps: int, warmup_steps: int
-) -> list[LRScheduler]:
-    """Make a schedule with a linear warm-up in front; it then has the remaining steps.
-
-    Step s of the warm-up has (s + 1) / (warmup_steps + 1) of the rate that the schedule starts with.
-
-    Returns:
-        The schedulers of the run: at most one, but for Plateau with a warm-up two, which do not disturb each other.
-    """
-    require(make is None or warmup_steps < total_steps, "model.warmup_steps", warmup_steps, f"x < {total_steps} steps")
-    # The schedule comes first: OneCycle and Cyclic set the rate to start from.
-    after = [make(optimizer, total_steps - warmup_steps)] if make else []
-    if warmup_steps == 0:
-        return after
-    rise = lr_scheduler.LinearLR(optimizer, 1 / (warmup_steps + 1), total_iters=warmup_steps)
-    if not after or isinstance(after[0], lr_scheduler.ReduceLROnPlateau):
-        return [rise, *after]
-    return [lr_scheduler.SequentialLR(optimizer, [rise, *after], [warmup_steps])]
-
-
-def parameter_groups(
-    network: nn.Module, layer_decay: float = 1.0, backbone_lr_factor: float = 1.0
-) -> list[dict[str, Any]]:
-    """Part the trainable parameters by what weight decay and which rate act on them.
-
-    Norms, biases and other vectors are not decayed: decay would shrink a scale, not a function's complexity.
-
-    Args:
-        network: Whose parameters.
-        layer_decay: The rate of each stage over that of the next one towards the head (Clark et al. 2020).
-        backbone_lr_factor: The rate of everything but the head over that of the head.
-
-    Returns:
-        Groups with ``lr_factor``, which multiplies the optimizer's rate.
-    """
-    parts = stages(network)
-    depth_of = {parameter: depth for depth, part in enumerate(parts) for parameter in part.parameters()}
-    groups: dict[tuple[float, bool], dict[str, Any]] = {}
-    for parameter in network.parameters():
-        if not parameter.requires_grad:
-            continue
-        from_head = len(parts) - 1 - depth_of.get(parameter, 0)
-        factor = layer_decay**from_head * (backbone_lr_factor if from_head else 1.0)
-        decayed = parameter.ndim > 1
-        name = f"{'weights' if decayed else 'norms_and_biases'}{'' if factor == 1 else f'_x{factor:.3g}'}"
-        group = groups.setdefault((factor, decayed), {"name": name, "params": [], "lr_factor": factor})
-        group["params"].append(parameter)
-        if not decayed:
-            group["weight_decay"] = 0.0
-    return list(groups.values())
+        super().__init__(optimizer, mode or "min", factor, patience, min_lr=min_lr)

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..runs import write
+from ..engine.files import write
+from ..engine.mistakes import Mistake
 
 INK = "#010203"  # stands for the colour of the reader's text, light or dark; drawn as such it is black
 
@@ -36,13 +37,13 @@ def check_packages(command: str, extra: str, *packages: str) -> None:
     """Find out before any work whether the packages of a tool are there.
 
     Raises:
-        ValueError: One is missing.
+        Mistake: One is missing.
     """
     try:
         for package in packages:
             importlib.import_module(package)
     except ImportError as error:
-        raise ValueError(
+        raise Mistake(
             f"{command} needs the package {error.name}, so nothing was written; install the project's extra: "
             f"pip install -e '.[{extra}]'."
         ) from error

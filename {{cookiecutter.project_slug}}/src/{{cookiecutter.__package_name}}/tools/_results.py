@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from lightning.pytorch import Callback
 from tqdm import tqdm
 
-from ..cli import CLI, CONFIGS, Options, direction
-from ..resume import Lock, flat, read_config
-from ..splits import Manifest
+from ..cli import CLI
+from ..engine import PACKAGE, runs
+from ..engine.commands import CONFIGS, Options
+from ..engine.metrics import MONITOR, direction
+from ..engine.mistakes import Mistake
+from ..engine.resume import flat, read_config
+from ..engine.splits import Manifest
 
 BINS = 15  # of the confidence, as Guo et al. 2017 have it
-PACKAGE = __name__.split(".")[0]
 
 
 def add_run_options(parser: Options) -> None:
@@ -33,17 +35,15 @@ def not_by_torchrun(command: str) -> None:
     """Refuse to be one of many ranks.
 
     Raises:
-        ValueError: torchrun has started this process.
+        Mistake: torchrun has started this process.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ValueError(
-            f"torchrun starts one run, {command} several; start it without torchrun, with --trainer.devices."
-        )
+        raise Mistake(f"torchrun starts one run, {command} several; start it without torchrun, with --trainer.devices.")
 
 
 def plain(cli: CLI) -> dict[str, Any]:
     """Return a config as values of YAML."""
-    return yaml.safe_load(cli.parser.dump(cli.config, skip_none=False))
+    return cli.plain()
 
 
 def hush() -> None:
@@ -125,38 +125,37 @@ class Collect(Callback):
         """Return what was kept, or that there is nothing."""
         if not self.outputs:
             return "The run's config validates nothing (--trainer.limit_val_batches 0?), so nothing was scored."
-        names = ("index_N", "y_N", "probabilities_NK")
+        names = ("position", "y", "predictions")
         index_N, target_N, scores_NK = (np.concatenate([output[name] for output in self.outputs]) for name in names)
-        paths = data.split("val").paths
-        return Predictions(data.class_names, [paths[i] for i in index_N], target_N, scores_NK)
+        paths, _ = data.split("val")
+        return Predictions(data.target.names, [paths[i] for i in index_N], target_N, scores_NK)
 
 
-class Run:
+class Run(runs.Run):
     """The files of a run.
 
     Args:
         folder: Its folder.
 
     Raises:
-        ValueError: It is no run's folder.
+        Mistake: It is no run's folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "config.yaml").is_file():
-            raise ValueError(
+        super().__init__(folder)
+        if not self.config.is_file():
+            raise Mistake(
                 f"{str(folder)!r} is no run's folder (it holds no config.yaml), so it says nothing; give "
                 "one like runs/NAME/version_0."
             )
-        self.folder, self.name = folder, "/".join(folder.absolute().parts[-2:])
-        self.settings = dict(flat(read_config(folder / "config.yaml")))
-        self.monitor = self.get("monitor", "val/loss")
+        self.name = "/".join(folder.absolute().parts[-2:])
+        self.settings = dict(flat(read_config(self.config)))
+        self.monitor = self.get("monitor", MONITOR)
         self.sign = -1 if direction(self.monitor, self.get("mode")) == "min" else 1
-        self.curves = read_curves(folder / "metrics.csv")
-        self.manifest = Manifest.load(folder / "manifest.json") if (folder / "manifest.json").is_file() else None
-        self.timing = read_timing(folder / "timing.csv")
-        self.ended = not (folder / Lock.FILE).exists()
-        failed = folder / "failure.txt"
-        self.failure = failed.read_text(encoding="utf-8").strip() if failed.is_file() else ""
+        self.curves = read_curves(self.metrics)
+        self.splits = Manifest.load(self.manifest) if self.manifest.is_file() else None
+        self.timings = read_timing(self.timing)
+        self.failed = self.failure.read_text(encoding="utf-8").strip() if self.failure.is_file() else ""
 
     def get(self, setting: str, default: Any = None) -> Any:
         """Return a setting of the config, such as ``data.batch_size``; the default where it is null."""
@@ -164,7 +163,7 @@ class Run:
         return default if value is None else value
 
     @property
-    def best(self) -> tuple[int, float] | None:
+    def best_score(self) -> tuple[int, float] | None:
         """The step and value of the best validation, as the monitored metric has it."""
         steps, values = self.curves.get(self.monitor, NONE)
         finite = np.flatnonzero(np.isfinite(values))
@@ -186,12 +185,11 @@ class Run:
     @property
     def checkpoint(self) -> Path | None:
         """The best checkpoint, or else the last."""
-        kept = (self.folder / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-        return next((path for path in kept if path.is_file()), None)
+        return next((path for path in (self.best, self.last) if path.is_file()), None)
 
     def tested(self) -> Predictions | str:
         """Return what ``test`` saved, or why there is nothing to show."""
-        path = self.folder / "test_predictions.csv"
+        path = self.test_predictions
         again = f"python -m {PACKAGE} test --ckpt_path {self.checkpoint or 'FILE'}"
         if not path.is_file():
             return f"No test results yet; they come with: {again}"
@@ -199,7 +197,7 @@ class Run:
             with path.open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
             classes, paths = header[3:], [row[0] for row in rows]  # by position: a class may be called "label"
-            if self.manifest is None or classes != self.manifest.classes or paths != self.manifest.splits["test"][0]:
+            if self.splits is None or classes != self.splits.target.names or paths != self.splits.splits["test"][0]:
                 return f"test_predictions.csv is not of this run's test split, so it is not shown. Test again: {again}"
             target_N = np.array([classes.index(row[2]) for row in rows])
             return Predictions(classes, paths, target_N, np.array([row[3:] for row in rows], dtype=float))

@@ -12,7 +12,7 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ..cli import CLI
-from ..mistakes import unknown
+from ..engine.mistakes import Mistake, unknown
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -62,24 +62,24 @@ def read_space(content: dict[str, Any]) -> list[Dimension]:
     """Read what a space says of each flag.
 
     Raises:
-        ValueError: It cannot be understood.
+        Mistake: It cannot be understood.
     """
     space: dict[str, Dimension] = {}
     for key, given in ((str(key), given) for key, given in content.items()):
         spec = given if isinstance(given, dict) else {"choice": given}
         for name in spec:
             if name not in (*KINDS, "points", "if"):
-                raise ValueError(unknown(f"the space's {key}: the kind", str(name), [*KINDS, "points", "if"]))
+                raise Mistake(unknown(f"the space's {key}: the kind", str(name), [*KINDS, "points", "if"]))
         try:
             kinds = [kind for kind in KINDS if kind in spec]
             if len(kinds) != 1:
-                raise ValueError(f"it has {len(kinds)} kinds")
+                raise Mistake(f"it has {len(kinds)} kinds")
             kind, points, only_if = kinds[0], spec.get("points", 4), spec.get("if", {})
             if not isinstance(points, int) or points < 2 or not isinstance(only_if, dict):
-                raise ValueError("points is a number from 2 on, and if is a flag with its values")
+                raise Mistake("points is a number from 2 on, and if is a flag with its values")
             values = _values(kind, spec[kind])
         except (TypeError, ValueError) as error:
-            raise ValueError(
+            raise Mistake(
                 f"the space's {key}={json.dumps(given)} cannot be searched ({error}); give choices as [a, b, c] or one "
                 "range with its kind, as in log: [1e-4, 1e-1]."
             ) from error
@@ -87,14 +87,14 @@ def read_space(content: dict[str, Any]) -> list[Dimension]:
         for flag, only in condition.items():
             choices = space[flag].values if flag in space and space[flag].kind == "choice" else []
             if any(value not in choices for value in only):
-                raise ValueError(
+                raise Mistake(
                     f"the space's {key} waits for {flag}={only}, which is no choice of a flag above it, so it would "
                     f"never be searched; choose from {', '.join(space) or 'flags that you put above it'}."
                 )
         space[key] = Dimension(key, kind, values, points, condition)
     spelled = [short(key) for key in space]
     if not space or len(set(spelled)) < len(spelled) or sum(d.kind == "fidelity" for d in space.values()) > 1:
-        raise ValueError(
+        raise Mistake(
             f"the space has {', '.join(spelled) or 'no flag'}, so it is not clear what to search; give each flag once "
             "and at most one fidelity."
         )
@@ -105,7 +105,7 @@ def _values(kind: str, given: Any) -> list[Any]:
     from optuna import distributions
 
     if not isinstance(given, list):
-        raise ValueError("it is no list")
+        raise Mistake("it is no list")
     if kind == "choice":
         values = [value if isinstance(value, str | float | int | None) else json.dumps(value) for value in given]
         distributions.CategoricalDistribution(values)
@@ -113,11 +113,11 @@ def _values(kind: str, given: Any) -> list[Any]:
     numbers: list[Any] = [float(value) for value in given]  # YAML takes 1e-4 for a text
     if "int" in kind:
         if any(not number.is_integer() for number in numbers):
-            raise ValueError("its ends are no integers")
+            raise Mistake("its ends are no integers")
         numbers = [int(number) for number in numbers]
     if kind == "fidelity":
         if len(numbers) < 2 or numbers != sorted(set(numbers)):
-            raise ValueError("its levels do not rise")
+            raise Mistake("its levels do not rise")
         return given
     low, high = numbers
     check_range = distributions.IntDistribution if "int" in kind else distributions.FloatDistribution
@@ -155,21 +155,21 @@ def check(space: list[Dimension], flags: list[str], monitor: str) -> None:
     """Refuse a space that does not fit the flags beside it: tries the ends of each range and each choice.
 
     Raises:
-        ValueError: It does not fit; the message says where.
+        Mistake: It does not fit; the message says where.
     """
     by_key = {dimension.key: dimension for dimension in space}
     given = {short(flag.removeprefix("--").partition("=")[0]) for flag in flags if flag.startswith("--")}
     for key in by_key:
         if short(key) in given or short(key) in OWN:
-            raise ValueError(f"{key} is searched and also fixed for all trials; leave out one.")
+            raise Mistake(f"{key} is searched and also fixed for all trials; leave out one.")
         split_moves = short(key) == "seed_everything" and "data.split_seed" not in given
         if short(key).removeprefix("data.") in SPLITS or split_moves:
-            raise ValueError(
+            raise Mistake(
                 f"the space's {key} changes which images are validated, so trials could not be compared; leave it out"
                 f"{', or fix --data.split_seed' if split_moves else ''}."
             )
         if monitor == "val/loss" and short(key).startswith(("model.loss", "data.balance")):
-            raise ValueError(
+            raise Mistake(
                 f"the space's {key} changes what val/loss measures, so trials could not be compared by it; choose by "
                 "another metric, such as --monitor val/accuracy."
             )
@@ -188,9 +188,9 @@ def check(space: list[Dimension], flags: list[str], monitor: str) -> None:
         if re.search("is not a flag|is not accepted", problem) and not complaint([*flags, *as_flags(beside)]):
             known = {short(key) for key, _ in CLI([*flags, *as_flags(beside)], run=False).config.items()}
             if short(dimension.key) not in known:
-                raise ValueError(unknown("the space's flag", dimension.key, sorted(known)))
+                raise Mistake(unknown("the space's flag", dimension.key, sorted(known)))
         where = " ".join(["the config", *as_flags(beside)])
-        raise ValueError(f"the space's {dimension.key}={value} contradicts {where}: {problem}")
+        raise Mistake(f"the space's {dimension.key}={value} contradicts {where}: {problem}")
 
 
 def complaint(args: list[str]) -> str:

@@ -29,12 +29,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from tqdm import tqdm
 
-from .. import resume, runs
-from ..cli import CLI, Options
-from ..images import list_images
-from ..mistakes import RunFailed, require
-from ..sampling import run_seed
-from ..splits import folds
+from ..cli import CLI
+from ..engine import resume, runs
+from ..engine.commands import Options
+from ..engine.files import write
+from ..engine.images import list_images
+from ..engine.mistakes import Mistake, RunFailed, require
+from ..engine.sampling import run_seed
+from ..engine.splits import folds, rows_of_folds
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
 from ._results import PACKAGE, from_checkpoint, hush, not_by_torchrun, plain
 
@@ -97,7 +99,7 @@ class CrossValidation:
         args: Those of fit.
 
     Raises:
-        ValueError: The folds cannot be drawn or compared, or nothing would be kept to score.
+        Mistake: The folds cannot be drawn or compared, or nothing would be kept to score.
     """
 
     def __init__(self, options: Any, args: list[str]) -> None:
@@ -105,15 +107,17 @@ class CrossValidation:
         cli = self._parts(args)
         self.config, data, self.devices = cli.config, cli.datamodule, cli.trainer.world_size
         if cli.trainer.fast_dev_run or self.config.callbacks[options.score] is None:  # pyright: ignore
-            raise ValueError(f"no {options.score}.ckpt would be kept to score; leave out what turns it off.")
+            raise Mistake(f"no {options.score}.ckpt would be kept to score; leave out what turns it off.")
         kind, number = ("seed", options.seeds) if options.seeds else ("fold", options.folds)
         self.name = f"{self.config.name}/{kind}s_{number}"
         self.folder = Path(self.config.run_root, self.name)
         data.prepare_data()
         data.setup("fit")
         manifest: Any = data.manifest
-        grouped = data.root, number, data.seed, data.group_pattern, data.hash_index
-        drawn = [manifest] * number if options.seeds else folds(manifest, *grouped)
+        if options.seeds:
+            drawn = [manifest] * number
+        else:
+            drawn = folds(manifest, number, data.seed, data.groups(rows_of_folds(manifest)[0]))
         self.folds = {f"{kind}_{i + 1}": manifest for i, manifest in enumerate(drawn)}
         self.flags = {fold: [f"--data.manifest={self.folder / fold}.json"] for fold in self.folds}
         for i, own in enumerate(self.flags.values() if options.seeds else ()):
@@ -130,15 +134,15 @@ class CrossValidation:
         self.variants = {variant: (own, self._parts(own) if variant else cli) for variant, own in given.items()}
         for _, other in self.variants.values():
             if other.config.data.root != self.config.data.root:
-                raise ValueError(
-                    f"data.root={other.config.data.root} of {options.against} is not {self.config.data.root}, so the "
+                raise Mistake(
+                    f"--data.root={other.config.data.root} of {options.against} is not {self.config.data.root}, so the "
                     "folds would be of other images; leave it out of that file."
                 )
         settings = [dict(resume.flat(plain(each))) for _, each in self.variants.values()]
         of_loss = [{k: v for k, v in s.items() if k.startswith(("model.loss", "data.balance"))} for s in settings]
         self.two_losses = any(other != of_loss[0] for other in of_loss)
         if options.predict and not list_images(Path(options.predict)):
-            raise ValueError(f"--predict={options.predict} holds no images, so there is nothing to predict.")
+            raise Mistake(f"--predict={options.predict} holds no images, so there is nothing to predict.")
 
     @staticmethod
     def _parts(args: list[str]) -> CLI:
@@ -146,7 +150,7 @@ class CrossValidation:
 
     def run(self) -> list[Scored]:
         """Train and score what has not ended yet; returns all runs."""
-        lock = resume.Lock(runs.made(self.folder))
+        lock = resume.Lock(runs.Run(runs.made(self.folder)))
         todo, scored = [(variant, fold) for fold in self.folds for variant in self.variants], []
         try:
             self._describe()
@@ -173,25 +177,25 @@ class CrossValidation:
             if any(file.parent.glob("[fs]*_[0-9]*/version_*")):
                 for key, old, new in resume.differences(resume.read_config(file), config):
                     if not key.startswith(resume.MACHINE):
-                        raise ValueError(
+                        raise Mistake(
                             f"{key}={new} differs from {old} of the runs in {file.parent}, so their mean would be of "
                             "two experiments; give what they had, or another --name."
                         )
             file.parent.mkdir(parents=True, exist_ok=True)
-            runs.write(file, yaml.safe_dump(config, sort_keys=False))
+            write(file, yaml.safe_dump(config, sort_keys=False))
         for fold, manifest in self.folds.items():
             manifest.save(self.folder / f"{fold}.json")
 
     def _newest(self, name: str) -> Path | None:
         # What is scored counts: someone may have trained more beside it.
         found = Path(self.config.run_root, name).glob("version_*")
-        return max(found, key=lambda run: (self._scores(run).is_file(), runs.number(run)), default=None)
+        return max(found, key=lambda run: (self._scores(run).is_file(), runs.Run(run).number), default=None)
 
     def _scores(self, run: Path) -> Path:
         return run / f"score_{self.options.score}.json"
 
     def _is_whole(self, run: Path) -> bool:
-        return (run / self.checkpoint).is_file() and not (run / resume.Lock.FILE).exists()
+        return (run / self.checkpoint).is_file() and runs.Run(run).ended
 
     def _score(self, variant: str, fold: str, bar: tqdm) -> Scored:
         """Return the scores of a fold, trained and validated unless they are there."""
@@ -208,7 +212,7 @@ class CrossValidation:
         if not file.is_file():
             done = from_checkpoint("validate", run / self.checkpoint)
             metrics = {name: float(value) for name, value in done.trainer.callback_metrics.items()}
-            runs.write(file, json.dumps({"images": len(done.datamodule.train), "metrics": metrics}) + "\n")
+            write(file, json.dumps({"images": len(done.datamodule.train_keys), "metrics": metrics}) + "\n")
         return Scored(variant, fold, run, **json.loads(file.read_text()))
 
     def _fit(self, args: list[str], bar: tqdm) -> None:
@@ -226,7 +230,7 @@ class CrossValidation:
         probabilities, header, rows = [], [], []
         for each in tqdm(scored, desc="predict"):
             from_checkpoint("predict", each.folder / self.checkpoint, f"--data.predict_root={images}")
-            with (each.folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+            with runs.Run(each.folder).predictions.open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
             probabilities.append(np.array([row[2:] for row in rows], dtype=float))
         mean_NK, classes = np.mean(probabilities, axis=0), header[2:]
@@ -309,7 +313,7 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     """Write rows as CSV; columns by position, for a class may be called "label"."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    runs.write(path, text.getvalue())
+    write(path, text.getvalue())
 
 
 def main(args: list[str]) -> None:
@@ -325,7 +329,7 @@ def main(args: list[str]) -> None:
     more.add_argument("--predict", metavar="FOLDER", help="new images: the runs' mean probabilities, as a CSV")
     options, rest = parser.parse_known_args(args)
     flag, number = ("--folds", options.folds) if options.seeds is None else ("--seeds", options.seeds)
-    require(number >= 2, flag, number, "x ≥ 2")
+    require(number >= 2, flag, number, "x ≥ 2", "there would be no spread to measure")
     not_by_torchrun("crossval")
     check_packages("crossval", "report", "matplotlib", "jinja2")
     hush()

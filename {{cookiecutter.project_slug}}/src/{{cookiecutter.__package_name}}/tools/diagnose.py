@@ -6,13 +6,15 @@
 Reads config.yaml, manifest.json, metrics.csv, timing.csv and failure.txt. What a run is too short to show is not said.
 """
 
+import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from .. import runs
-from ..cli import Options
+from ..engine import runs
+from ..engine.commands import Options
+from ..engine.mistakes import Mistake
 from . import _results
 
 # A level is the median of a part of a curve: one lucky or unlucky validation decides nothing. The chance loss is that
@@ -75,23 +77,24 @@ class Run(_results.Run):
     """What a run's folder says of it.
 
     Raises:
-        ValueError: It is no run's folder, or one without curves.
+        Mistake: It is no run's folder, or one without curves.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        if not (self.curves or self.failure) or self.manifest is None:
-            raise ValueError(f"{str(folder)!r} has no curves or no manifest, so it says nothing; give a trained run.")
-        counts_K = np.bincount(self.manifest.splits["train"][1], minlength=len(self.manifest.classes))
-        self.classes = sorted(zip(counts_K.tolist(), self.manifest.classes, strict=True))
+        if not (self.curves or self.failed) or self.splits is None:
+            raise Mistake(f"{str(folder)!r} has no curves or no manifest, so it says nothing; give a trained run.")
+        target = self.splits.target
+        counts_K = target.counts(self.splits.splits["train"][1])
+        self.classes = sorted(zip(counts_K.tolist(), target.names, strict=True))
         self.epochs = 1 + int(max(self.curve("epoch").values, default=0))
         self.loss, self.accuracy, self.norm = (self.curve(f"train/{n}") for n in ("loss", "accuracy", "grad_norm"))
         self.val_loss, self.val_accuracy, self.f1 = (self.curve(f"val/{n}") for n in ("loss", "accuracy", "f1_macro"))
         rates = [curve for name, curve in self.curves.items() if name.startswith("lr-")] or [_results.NONE]
         self.rate = Curve(rates[0].steps, np.max([curve.values for curve in rates], axis=0))
         self.clipped = self.get("trainer.gradient_clip_val") is not None
-        broken, at, _ = self.failure.partition(", images")  # how NumericalFaults words it
-        self.not_finite = f"{broken})" if at and "is not finite" in broken else ""
+        broken = re.match(r".* is not finite .*, rate [^,]+(?=, )", self.failed)  # how NumericalFaults words it
+        self.not_finite = f"{broken.group()})" if broken else ""
         self.validations = len(self.val_loss.steps) if len(self.loss.steps) else 0
         of_logs = str(self.get("model.loss.class_path")).endswith((".CrossEntropy", ".LogitAdjusted"))
         self.chance = float(np.log(len(self.classes)) if of_logs else self.loss.values[:1].sum())
@@ -224,7 +227,7 @@ def imbalance(run: Run) -> Evidence:
 
 def starved_loader(run: Run) -> Evidence:
     """Training waited for data most of the time."""
-    _, seconds, waited, _ = run.timing.sum(0)
+    _, seconds, waited, _ = run.timings.sum(0)
     return waited > max(WORTH, WAITING * seconds) and f"training waited for data {waited:.0f} of {seconds:.0f} seconds"
 
 
@@ -275,7 +278,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("run", nargs="?", type=Path, help="the run's folder; the newest of --name unless given")
     _results.add_run_options(parser)
     options = parser.parse_args(args)
-    run = Run(options.run or runs.latest(options.run_root, options.name))
+    run = Run(options.run or runs.latest(options.run_root, options.name).folder)
     findings = diagnose(run)
     print(f"diagnose: {run.folder}")
     print("\n".join(f"{f.name}: {f.evidence}\n  try {f.advice}" for f in findings) or none_found(run))

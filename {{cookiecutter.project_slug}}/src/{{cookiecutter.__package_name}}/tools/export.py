@@ -15,7 +15,6 @@ Needs the extra ``export``. Other flags are those of ``validate``.
 """
 
 import argparse
-import ast
 import hashlib
 import importlib.metadata
 import json
@@ -27,7 +26,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,12 +33,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import images
-from ..cli import CLI, Options
-from ..data import ImageData
-from ..images import Batch
-from ..mistakes import RunFailed
-from ..runs import write
+from ..cli import CLI
+from ..engine import decoding
+from ..engine.commands import Options
+from ..engine.files import write
+from ..engine.loading import Batch
+from ..engine.mistakes import Mistake, RunFailed
 from ._page import aligned, check_packages
 
 TOLERANCE = 1e-4  # of a probability; classes can then differ only where two are as likely as each other
@@ -80,7 +78,7 @@ class Probabilities(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.network = model.network
-        self.normalised = model.normalised  # a method, so the Classifier's metrics stay behind
+        self.normalised = model.normalised
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Turn images (uint8) into probabilities_NK."""
@@ -89,17 +87,18 @@ class Probabilities(nn.Module):
 
 def facts(cli: CLI) -> dict[str, Any]:
     """Describe what is exported, as values of JSON."""
+    assert cli.source
     model, data = cli.model, cli.datamodule
-    mean, std = (values.flatten().tolist() for values in (model.mean_1C11, model.std_1C11))
+    mean, std = (values.flatten().tolist() for values in (model.normalised.mean_1C11, model.normalised.std_1C11))
     return {
-        "class_names": data.class_names,
+        "class_names": data.target.names,
         "channels": data.channels,
         "image_size": data.image_size,
         "stored_size": data.stored_size,  # a file is scaled to this, then its centre cut out
         "normalisation": {"mean": mean, "std": std},  # of pixels from 0 to 255, inside the models
         "network": model.hparams.network,
-        "checkpoint": Path(cli.checkpoint).name,
-        "checkpoint_sha256": _sha256(cli.checkpoint),
+        "checkpoint": cli.source.checkpoint.name,
+        "checkpoint_sha256": _sha256(cli.source.checkpoint),
         "manifest_sha256": _sha256(data.manifest_path),
         "opset": OPSET,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
@@ -116,20 +115,20 @@ def refused(cannot: str, remedy: str) -> Iterator[None]:
     """Word what torch and onnxruntime raise, which is almost anything, as a user's mistake.
 
     Raises:
-        ValueError: They raised.
+        Mistake: They raised.
     """
     try:
         yield
     except Exception as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise ValueError(f"model.network cannot be {cannot} ({reason}), so nothing was written; {remedy}") from error
+        raise Mistake(f"model.network cannot be {cannot} ({reason}), so nothing was written; {remedy}") from error
 
 
 def write_models(model: Any, about: dict[str, Any], folder: Path) -> None:
     """Write model.onnx, model.pt2 and model.safetensors.
 
     Raises:
-        ValueError: The network's forward cannot be traced.
+        Mistake: The network's forward cannot be traced.
     """
     import onnx
     from safetensors.torch import save
@@ -151,25 +150,25 @@ def write_models(model: Any, about: dict[str, Any], folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(save(weights, metadata=texts))
 
 
-def quantise(data: ImageData, folder: Path) -> None:
+def quantise(data: Any, folder: Path) -> None:
     """Write model.int8.onnx: weights per channel, activations in the range that they have on training images.
 
     Static quantisation: the dynamic kind, which finds each range anew, makes convolutions slower.
 
     Raises:
-        ValueError: onnxruntime cannot quantise the network.
+        Mistake: onnxruntime cannot quantise the network.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    picked = np.unique(np.linspace(0, len(data.train) - 1, CALIBRATION).astype(int)).tolist()
+    picked = np.unique(np.linspace(0, len(data.train_keys) - 1, CALIBRATION).astype(int)).tolist()
 
     class TrainingImages(CalibrationDataReader):
         left = iter(tqdm(picked, "int8", leave=False))
 
         def get_next(self) -> Any:
-            return next(({"images": data.train[i].x_NCHW[None].numpy()} for i in self.left), None)
+            return next(({"images": data.train[i].x[None].numpy()} for i in self.left), None)
 
     source, target, prepared = folder / "model.onnx", folder / "model.int8.onnx", folder / "prepared.onnx"
     # Seven bits of weights: processors without VNNI add products of 8 bits in 16, which overflows.
@@ -186,35 +185,14 @@ def quantise(data: ImageData, folder: Path) -> None:
     onnx.save(quantised, target)
 
 
-def standalone(module: ModuleType, name: str) -> str:
-    """Return the source of a function and of all that it uses of its module."""
-    text = Path(str(module.__file__)).read_text(encoding="utf-8")
-    defined: dict[str, ast.stmt] = {}
-    for node in ast.parse(text).body:
-        names = [alias.asname or alias.name for alias in getattr(node, "names", [])]  # of an import
-        names += [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
-        defined |= dict.fromkeys([*names, getattr(node, "name", "")], node)
-    needed, left = set(), [name]
-    while left:
-        if node := defined.pop(left.pop(), None):
-            needed.add(node)
-            left += [inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)]
-    parts = []
-    for node in sorted(needed, key=lambda node: node.lineno):
-        first = min(part.lineno for part in (node, *getattr(node, "decorator_list", [])))
-        gap = "" if isinstance(node, ast.Import | ast.ImportFrom) else "\n\n"
-        parts.append(gap + "\n".join(text.splitlines()[first - 1 : node.end_lineno]) + "\n")
-    return "".join(parts)
-
-
 def write_example(about: dict[str, Any], folder: Path) -> None:
     """Write preprocessing.py and example.py."""
-    title = '"""Reads an image file as the network takes it."""\n\n'
-    write(folder / "preprocessing.py", title + standalone(images, "decode") + PREPROCESS.format(**about))
+    decoder = Path(str(decoding.__file__)).read_text(encoding="utf-8")
+    write(folder / "preprocessing.py", decoder + PREPROCESS.format(**about))
     shutil.copyfile(Path(__file__).with_name("_example.py"), folder / "example.py")
 
 
-def runners(model: Any, data: ImageData, folder: Path) -> dict[str, Callable[[Batch], np.ndarray]]:
+def runners(model: Any, data: Any, folder: Path) -> dict[str, Callable[[Batch], np.ndarray]]:
     """Return what gives probabilities_NK: the checkpoint, and each file as another program loads it."""
     import onnxruntime
 
@@ -227,19 +205,19 @@ def runners(model: Any, data: ImageData, folder: Path) -> dict[str, Callable[[Ba
 
     program = torch.export.load(folder / "model.pt2").module()
     sessions = {path.name: session(path) for path in sorted(folder.glob("*.onnx"), reverse=True)}
-    preprocess, paths = runpy.run_path(str(folder / "preprocessing.py"))["preprocess"], data.split("val").paths
+    preprocess, (paths, _) = runpy.run_path(str(folder / "preprocessing.py"))["preprocess"], data.split("val")
     return {
-        "checkpoint": lambda batch: model(batch.x_NCHW).float().softmax(1).numpy(),
-        "model.pt2": lambda batch: program(batch.x_NCHW).numpy(),
-        **{name: lambda batch, run=run: run(batch.x_NCHW.numpy()) for name, run in sessions.items()},
+        "checkpoint": lambda batch: model(batch.x).float().softmax(1).numpy(),
+        "model.pt2": lambda batch: program(batch.x).numpy(),
+        **{name: lambda batch, run=run: run(batch.x.numpy()) for name, run in sessions.items()},
         "from files": lambda batch: sessions["model.onnx"](
-            np.stack([preprocess(data.root / paths[i]) for i in batch.index_N.tolist()])
+            np.stack([preprocess(data.root / paths[i]) for i in batch.position.tolist()])
         ),
     }
 
 
 @torch.no_grad()
-def compare(model: Any, data: ImageData, folder: Path) -> Figures:
+def compare(model: Any, data: Any, folder: Path) -> Figures:
     """Score the checkpoint and every file on the validation split.
 
     Returns:
@@ -257,7 +235,7 @@ def compare(model: Any, data: ImageData, folder: Path) -> Figures:
             start = time.perf_counter()
             found[name].append(run(batch))
             seconds[name] += time.perf_counter() - start
-        targets.append(batch.y_N.numpy())
+        targets.append(batch.y.numpy())
     target_N, expected_NK = np.concatenate(targets), np.concatenate(found["checkpoint"])
     figures = {}
     for name, parts in found.items():
@@ -307,7 +285,8 @@ def main(args: list[str]) -> None:
     check_packages("export", "export", "onnx", "onnxruntime", "onnxscript", "safetensors")
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     cli = OnCPU(["validate", *rest])
-    model, data, run, about = cli.model.eval(), cli.datamodule, Path(str(cli.source)), facts(cli)
+    assert cli.run
+    model, data, run, about = cli.model.eval(), cli.datamodule, cli.run.folder, facts(cli)
     with beside(run) as folder:
         steps = {"trace": lambda: write_models(model, about, folder), "example": lambda: write_example(about, folder)}
         steps |= {"quantise": lambda: quantise(data, folder)} if own.int8 else {}

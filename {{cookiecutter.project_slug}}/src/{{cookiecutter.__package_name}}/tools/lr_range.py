@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from .. import runs
-from ..cli import CLI, Options
-from ..mistakes import require
+from ..cli import CLI
+from ..engine import runs
+from ..engine.commands import Options
+from ..engine.mistakes import Mistake, require
 from ._page import Section, check_packages, figure, figures, png, write_page
 
 DIVERGED = 4.0  # times the lowest loss: the test ends there
@@ -105,12 +106,18 @@ def main(args: list[str]) -> None:
     parser.add_argument("--max-rate", type=float, default=10.0, help="the last rate (10)")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps; the training images repeat (200)")
     options, rest = parser.parse_known_args(args)
-    require(0 < options.min_rate < options.max_rate, "--min-rate", options.min_rate, f"0 < x < {options.max_rate}")
-    require(options.steps >= 20, "--steps", options.steps, "x ≥ 20")
+    require(
+        0 < options.min_rate < options.max_rate,
+        "--min-rate",
+        options.min_rate,
+        f"0 < x < {options.max_rate}",
+        "no rate would rise",
+    )
+    require(options.steps >= 20, "--steps", options.steps, "x ≥ 20", "the curve would show nothing")
     check_packages("lr-range", "report", "matplotlib", "jinja2")
     cli = CLI([*rest, *FIXED, f"--trainer.max_steps={options.steps + 1}"], run=False)
     if cli.trainer.world_size > 1:
-        raise ValueError(f"{cli.trainer.world_size} devices bring nothing to a range test; give --trainer.devices 1.")
+        raise Mistake(f"{cli.trainer.world_size} devices bring nothing to a range test; give --trainer.devices 1.")
     folder = Path(cli.config.run_root, cli.config.name)
     with tqdm(total=options.steps, desc="lr-range", unit="step") as bar:
         test = RangeTest(np.geomspace(options.min_rate, options.max_rate, options.steps), bar)
@@ -121,7 +128,7 @@ def main(args: list[str]) -> None:
     losses = np.array(test.losses[1:])
     rates = test.rates[: len(losses)]
     if len(rates) < 10:
-        raise ValueError(f"the loss diverged after {len(rates)} steps, so there is no curve; lower --min-rate.")
+        raise Mistake(f"the loss diverged after {len(rates)} steps, so there is no curve; lower --min-rate.")
     suggestion = suggest(rates, losses)
     picture = draw(rates, losses, suggestion)
     png(picture, runs.made(folder) / "lr_range.png")

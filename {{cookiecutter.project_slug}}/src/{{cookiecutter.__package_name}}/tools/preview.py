@@ -4,13 +4,13 @@ Takes the flags of ``fit``.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..cli import CLI
-from ..data import ImageData
-from ..watching import grid
+from ..engine.watching import grid
 
 
 def main(args: list[str]) -> None:
@@ -20,11 +20,11 @@ def main(args: list[str]) -> None:
     print("preview: preview.png")
 
 
-def write_preview(data: ImageData, path: str | Path, rows: int = 8) -> None:
+def write_preview(data: Any, path: str | Path, rows: int = 8) -> None:
     """Write a grid: in each row one training image as evaluation sees it, then augmented in different ways."""
     data.prepare_data()
     data.setup("fit")
-    picked = np.linspace(0, len(data.train) - 1, rows).astype(int).tolist()
+    picked = np.linspace(0, len(data.train_keys) - 1, rows).astype(int).tolist()
     keys = [(i, row * 8 + column) if column else i for row, i in enumerate(picked) for column in range(8)]
-    images = np.stack([data.train[key].x_NCHW.numpy() for key in keys])
+    images = np.stack([data.train[key].x.numpy() for key in keys])
     Image.fromarray(grid(images)).save(path)

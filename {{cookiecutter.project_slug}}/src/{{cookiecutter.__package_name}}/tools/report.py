@@ -21,11 +21,12 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
-from .. import runs
-from ..cli import Options
-from ..mistakes import is_users_mistake
-from ..resume import SILENT
-from ..splits import SPLITS
+from ..engine import runs
+from ..engine.commands import Options
+from ..engine.endings import raised_by_user
+from ..engine.mistakes import Mistake
+from ..engine.resume import SILENT
+from ..engine.splits import SPLITS
 from . import _page as page
 from . import _results as results
 from ._page import INK, Section, curve, facts, figure, figures, label, note, table
@@ -46,18 +47,18 @@ def main(args: list[str]) -> None:
     options, flags = parser.parse_known_args(args[len(folders) :])
     if not folders:
         of_file = options.ckpt_path not in (None, "best", "last")
-        chosen = Path(options.ckpt_path).parent.parent if of_file else runs.latest(options.run_root, options.name)
-        folders = [chosen]
+        chosen = runs.Run.of(options.ckpt_path) if of_file else runs.latest(options.run_root, options.name)
+        folders = [chosen.folder]
     found = [Run(folder) for folder in dict.fromkeys(folders)]
     if len(found) > 1 and (flags or options.ckpt_path):
         alone = " ".join([*flags, *(["--ckpt_path"] if options.ckpt_path else [])])
-        raise ValueError(f"{alone} has no effect on a comparison, which scores nothing anew; leave it out.")
-    of = Path(options.ckpt_path or "").absolute().parent.parent
-    if (of / "config.yaml").is_file() and of.resolve() != found[0].folder.resolve():
-        raise ValueError(f"--ckpt_path={options.ckpt_path} is of another run than {folders[0]}; leave one of them out.")
-    output = options.output or (found[0].folder / "report.html" if len(found) == 1 else Path("comparison.html"))
+        raise Mistake(f"{alone} has no effect on a comparison, which scores nothing anew; leave it out.")
+    of = runs.Run.of(Path(options.ckpt_path or "").absolute())
+    if of.config.is_file() and of.folder.resolve() != found[0].folder.resolve():
+        raise Mistake(f"--ckpt_path={options.ckpt_path} is of another run than {folders[0]}; leave one of them out.")
+    output = options.output or (found[0].report if len(found) == 1 else Path("comparison.html"))
     if not output.parent.is_dir() or output.is_dir():
-        raise ValueError(f"--output={output} is no file in a folder that is there, so the page could not be kept.")
+        raise Mistake(f"--output={output} is no file in a folder that is there, so the page could not be kept.")
     print(f"report: of {', '.join(str(run.folder) for run in found)}")
     parts = compare(found) if len(found) > 1 else show(found[0], flags, options.ckpt_path)
     with tqdm(parts, "report", leave=False) as bar:
@@ -69,7 +70,7 @@ def main(args: list[str]) -> None:
 
 def show(run: Run, flags: list[str], choice: str | None) -> Parts:
     """Score the validation split; returns the sections of the page of one run."""
-    kept = {None: run.checkpoint, **{name: run.folder / f"checkpoints/{name}.ckpt" for name in ("best", "last")}}
+    kept = {None: run.checkpoint, "best": run.best, "last": run.last}
     checkpoint, data = kept.get(choice, choice), None
     validation: Predictions | str = "No checkpoint, so nothing could be scored: the run ended before its first one."
     if checkpoint is not None:
@@ -77,8 +78,8 @@ def show(run: Run, flags: list[str], choice: str | None) -> Parts:
         try:
             data = results.from_checkpoint("validate", checkpoint, *flags, callbacks=[collect]).datamodule
             validation = collect.predictions(data)
-        except (ValueError, MisconfigurationException) as error:
-            if choice is not None or flags or not is_users_mistake(error):
+        except (Mistake, MisconfigurationException) as error:
+            if choice is not None or flags or raised_by_user(error):
                 raise
             validation = f"The validation split could not be scored: {str(error).strip().splitlines()[-1]}"
             print(f"report: {validation}")
@@ -106,13 +107,13 @@ def summary(run: Run, validation: Predictions | str, tested: Predictions | str) 
         rows.append([split, count, *values.values()])
         shown.append((f"{split} accuracy", f"{values['accuracy']:.3f}", results.interval(values["accuracy"], count)))
         shown.append((f"{split} macro F1", f"{values['macro F1']:.3f}", f"{count:,} images"))
-    if run.best:
-        where = f"epoch {run.epoch(run.best[0])}, step {run.best[0]:,}"
-        shown.append((f"Best {run.monitor}", f"{run.best[1]:.4f}", where))
+    if run.best_score:
+        where = f"epoch {run.epoch(run.best_score[0])}, step {run.best_score[0]:,}"
+        shown.append((f"Best {run.monitor}", f"{run.best_score[1]:.4f}", where))
     network = run.get("model.network.init_args.name", run.get("model.network.class_path", "")).rpartition(".")[2]
-    shown.append(("Network", network, f"{len(run.manifest.classes)} classes" if run.manifest else ""))
-    state = "ended" if run.ended else "failed" if run.failure else "not ended, or goes on"
-    notes += [note(f"The run failed: {run.failure}")] if run.failure else []
+    shown.append(("Network", network, f"{len(run.splits.target.names)} classes" if run.splits else ""))
+    state = "ended" if run.ended else "failed" if run.failed else "not ended, or goes on"
+    notes += [note(f"The run failed: {run.failed.splitlines()[0]}")] if run.failed else []
     shown.append(("Last epoch", run.epoch(np.inf) if run.curves else "unknown", f"the run has {state}"))
     return facts(*shown) + (table(SCORES, rows) if rows else "") + "".join(notes)
 
@@ -126,7 +127,7 @@ def findings(run: Run) -> str:
         from . import diagnose
     except ImportError:
         return ""
-    if not (run.curves or run.failure) or run.manifest is None:
+    if not (run.curves or run.failed) or run.splits is None:
         return ""
     seen = diagnose.Run(run.folder)
     found = (map(escape, finding) for finding in diagnose.diagnose(seen))
@@ -150,8 +151,8 @@ def curves(run: Run) -> str:
         for name, text in kinds[kind]:
             colour = {"train": "C1", "val": "C0"}.get(text)
             curve(axes, *run.curves[name], label=label(text, 30), color=colour)
-        if run.best and "val" in dict(kinds[kind]).values():
-            axes.axvline(run.best[0], color=INK, linewidth=0.8, linestyle=":", label="best checkpoint")
+        if run.best_score and "val" in dict(kinds[kind]).values():
+            axes.axvline(run.best_score[0], color=INK, linewidth=0.8, linestyle=":", label="best checkpoint")
         axes.set(xlabel="optimizer step", ylabel=label(kind))
         if kind == "gradient norm":
             values = run.curves[kinds[kind][0][0]].values
@@ -270,7 +271,7 @@ def examples(p: Predictions | str, data: Any, most: int = 12) -> str:
     """The surest mistakes and the least sure hits, as the network saw them."""
     if isinstance(p, str):
         return ""
-    split, order = data.split("val"), np.argsort(p.confidence_N, kind="stable")
+    split, order = data.dataset(*data.split("val")), np.argsort(p.confidence_N, kind="stable")
     position = {path: i for i, path in enumerate(split.paths)}
     hits, mistakes = order[p.hit_N[order]], order[~p.hit_N[order]][::-1]
     parts = []
@@ -287,15 +288,15 @@ def examples(p: Predictions | str, data: Any, most: int = 12) -> str:
 
 def pixels(dataset: Any, key: Any) -> np.ndarray:
     """Return an image of a data set, (H, W, C), as the network sees it."""
-    return dataset[key].x_NCHW.numpy().transpose(1, 2, 0)
+    return dataset[key].x.numpy().transpose(1, 2, 0)
 
 
 def balance(run: Run) -> str:
     """How many images of each class stand in each split."""
-    if run.manifest is None:
+    if run.splits is None:
         return note("No manifest.json: the run failed before its splits were drawn.")
-    names = run.manifest.classes
-    counts_3K = np.stack([np.bincount(run.manifest.splits[split][1], minlength=len(names)) for split in SPLITS])
+    target = run.splits.target
+    names, counts_3K = target.names, np.stack([target.counts(run.splits.splits[split][1]) for split in SPLITS])
     ratio = counts_3K[0].max() / max(counts_3K[0].min(), 1)
     text = f"In training the largest class has {ratio:.1f} times the images of the smallest."
     texts, shown = ("training", "validation", "test"), note(text)
@@ -333,9 +334,9 @@ def augmentation(data: Any, rows: int = 5, columns: int = 8) -> str:
 
 def timing(run: Run) -> str:
     """How fast the training went, and how long of it waited for data."""
-    if not len(run.timing):
+    if not len(run.timings):
         return note("No timing.csv: the run is older than that file, or failed before its first log point.")
-    step, seconds, waits, images = run.timing.T
+    step, seconds, waits, images = run.timings.T
     to_ms = 1000 * run.get("data.batch_size") / images
     canvas, axes = figure(4.2, 2.7)
     curve(axes, step, seconds * to_ms, color="C0", label="the whole step")
@@ -352,7 +353,7 @@ def timing(run: Run) -> str:
 
 def reproduce(run: Run) -> str:
     """The command, the environment and the config."""
-    config, splits, environment = (run.folder / f for f in ("config.yaml", "manifest.json", "environment.txt"))
+    config, splits, environment = run.config, run.manifest, run.environment
     again = shlex.join(["python", "-m", PACKAGE, "fit", "--config", str(config), "--data.manifest", str(splits)])
     told = environment.read_text(encoding="utf-8") if environment.is_file() else "No environment.txt."
     return (
@@ -381,7 +382,7 @@ def compared_scores(found: list[Run]) -> str:
     metrics = sorted(logged - {"train/grad_norm"}, key=lambda name: (name.startswith("train/"), name))
     best, final, test, notes = [], [], [], []
     for run in found:
-        at_best = run.best[0] if run.best else -1
+        at_best = run.best_score[0] if run.best_score else -1
         for rows, step in ((best, at_best), (final, np.inf)):
             rows.append([run.name, run.epoch(step), *(run.at(name, step) for name in metrics)])
         p = run.tested()
@@ -389,7 +390,7 @@ def compared_scores(found: list[Run]) -> str:
             notes.append(note(f"{run.name}: {p}"))
         else:
             test.append([run.name, len(p.paths), *results.scores(p).values()])
-    splits = [[run.manifest.splits[s][0] for s in ("val", "test")] if run.manifest else [] for run in found]
+    splits = [[run.splits.splits[s][0] for s in ("val", "test")] if run.splits else [] for run in found]
     if any(of_run != splits[0] for of_run in splits):
         notes.insert(0, note("The runs have different validation or test images, so their scores compare loosely."))
     header = ["run", "epoch", *metrics]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..cli import CLI
-from ..images import collate
-from ..networks import last_layer
+from ..engine.loading import collate
+from ..engine.mistakes import Mistake
+from ..engine.stages import last_layer
 from ._page import check_packages
 
 
@@ -27,8 +28,8 @@ def embeddings(network: nn.Module, normalised: Any, dataset: Any) -> tuple[np.nd
     labels = []
     network.eval()
     for batch in DataLoader(dataset, batch_size=256, collate_fn=collate):
-        network(normalised(batch.x_NCHW))
-        labels.append(batch.y_N)
+        network(normalised(batch.x))
+        labels.append(batch.y)
     hook.remove()
     return torch.cat(seen).numpy(), torch.cat(labels).numpy()
 
@@ -37,7 +38,7 @@ def resampled(x_ND: np.ndarray, y_N: np.ndarray, names: list[str], seed: int) ->
     """Interpolate until every class has as many samples as the largest.
 
     Raises:
-        ValueError: A class has a single sample, or imbalanced-learn is missing.
+        Mistake: A class has a single sample, or imbalanced-learn is missing.
     """
     check_packages("smote", "smote", "imblearn")
     from imblearn.over_sampling import SMOTE  # pyright: ignore[reportMissingImports]  (the extra `smote`)
@@ -45,7 +46,7 @@ def resampled(x_ND: np.ndarray, y_N: np.ndarray, names: list[str], seed: int) ->
     counts = np.bincount(y_N)
     rarest = int(counts.argmin())
     if counts[rarest] < 2:
-        raise ValueError(
+        raise Mistake(
             f"class {names[rarest]!r} has a single training image, so there is nothing to interpolate; add images of "
             "it."
         )
@@ -70,16 +71,17 @@ def fit_head(head: nn.Linear, x_ND: np.ndarray, y_N: np.ndarray, decay: float = 
 def main(args: list[str]) -> None:
     """Run the command: validate, train the last layer again, validate, write the checkpoint."""
     cli = CLI(["validate", *args])
+    assert cli.source
     model, data = cli.model.float().cpu(), cli.datamodule
     name, head = last_layer(model.network)
     if not isinstance(head, nn.Linear):
-        raise ValueError(f"the last layer, {name}, is no linear layer, so it cannot be trained on embeddings.")
+        raise Mistake(f"the last layer, {name}, is no linear layer, so it cannot be trained on embeddings.")
     x_ND, y_N = embeddings(model.network, model.normalised, data.train)
-    fit_head(head.requires_grad_(True), *resampled(x_ND, y_N, data.class_names, data.seed))
+    fit_head(head.requires_grad_(True), *resampled(x_ND, y_N, data.target.names, data.seed))
     cli.trainer.validate(model, datamodule=data)
-    checkpoint = torch.load(cli.checkpoint, map_location="cpu", weights_only=True)
+    checkpoint = torch.load(cli.source.checkpoint, map_location="cpu", weights_only=True)
     checkpoint["state_dict"] |= {f"network.{name}.{key}": value for key, value in head.state_dict().items()}
-    target = cli.checkpoint.with_name("smote.ckpt")
+    target = cli.source.checkpoint.with_name("smote.ckpt")
     torch.save(checkpoint, target)
-    print(f"{len(y_N)} images of {len(data.class_names)} classes; the new last layer is in {target}")
+    print(f"{len(y_N)} images of {len(data.target.names)} classes; the new last layer is in {target}")
     print(f"next: test --ckpt_path {target}")

@@ -28,10 +28,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from .. import resume, runs
-from ..cli import CLI, Options, direction
-from ..mistakes import RunFailed, require
-from ..sampling import derived_seed, run_seed
+from ..cli import CLI
+from ..engine import resume, runs
+from ..engine.commands import Options
+from ..engine.files import write
+from ..engine.metrics import direction
+from ..engine.mistakes import Mistake, RunFailed, require
+from ..engine.sampling import derived_seed, run_seed
 from ._page import Section, aligned, check_packages, figure, figures, png, table, write_page
 from ._results import PACKAGE, Run, hush, not_by_torchrun, plain
 from ._space import as_flags, assign, check, grid_size, last_error, read_space
@@ -80,7 +83,7 @@ class Search:
         flags: The flags of ``fit`` that all trials share.
 
     Raises:
-        ValueError: The space cannot be searched with these flags.
+        Mistake: The space cannot be searched with these flags.
     """
 
     def __init__(self, options: argparse.Namespace, flags: list[str]) -> None:
@@ -88,7 +91,7 @@ class Search:
         space = read_space(self.content)
         self.base = CLI(flags, run=False)
         if self.base.trainer.fast_dev_run:  # pyright: ignore
-            raise ValueError("trainer.fast_dev_run trains on a batch, so there is nothing to compare; leave it out.")
+            raise Mistake("trainer.fast_dev_run trains on a batch, so there is nothing to compare; leave it out.")
         self.monitor = self.base.config.monitor
         self.mode = direction(self.monitor, self.base.config.mode)
         self.seed, self.as_grid = run_seed(), options.sampler == "grid"
@@ -112,7 +115,7 @@ class Search:
         """Begin the study, or go on with it.
 
         Raises:
-            ValueError: The storage cannot be reached, or the study is one of something else.
+            Mistake: The storage cannot be reached, or the study is one of something else.
         """
         own = {"space": self.content, "grid": self.as_grid, "images": self.base.datamodule.fingerprint}
         settings = dict(resume.flat(own | plain(self.base)))
@@ -122,7 +125,7 @@ class Search:
             before = self.study.user_attrs.get("settings", now)
             self.study.set_user_attr("settings", before)
         for key, old, new in resume.differences(before, now):
-            raise ValueError(
+            raise Mistake(
                 f"the study {self.options.study!r} has {key}={old}, not {new}, so its trials could not be compared "
                 "with new ones; begin another: --study NAME."
             )
@@ -159,7 +162,7 @@ class Search:
                 self.bar.update(len(done) - self.bar.n)
                 reasons = [trial.user_attrs.get("reason") for trial in done if trial.state == TrialState.FAIL]
                 if len(reasons) == len(done) >= 5:
-                    raise ValueError(f"the first {len(done)} trials failed, so others would; the last: {reasons[-1]}")
+                    raise Mistake(f"the first {len(done)} trials failed, so others would; the last: {reasons[-1]}")
 
     def objective(self, trial: "Trial") -> float:
         """Train with the values that the sampler chooses; returns the score."""
@@ -174,7 +177,7 @@ class Search:
             raise RunFailed("another worker was quicker")
         folder = self.folder / f"trial_{trial.number:03d}"
         folder.mkdir(exist_ok=True)
-        self.lock = resume.Lock(folder)  # which the kernel frees when this process dies
+        self.lock = resume.Lock(runs.Run(folder))  # which the kernel frees when this process dies
         trial.set_user_attr("folder", str(folder.absolute()))
         self.mine.add(trial.number)
         score = float("nan")
@@ -199,7 +202,7 @@ class Search:
             The best score, and whether the pruner ended the run.
 
         Raises:
-            ValueError: The run ended with an error.
+            Mistake: The run ended with an error.
         """
         args = ["fit", *self.flags, *as_flags(assigned), f"--name={self.options.study}/{folder.name}"]
         watch = Watch(trial, self.monitor, not self.fidelity, self.bar.set_postfix_str)
@@ -209,7 +212,7 @@ class Search:
                     apart = [sys.executable, "-m", PACKAGE, *args, "--report=false"]
                     if subprocess.run(apart, stdout=output, stderr=output, check=False).returncode:
                         raise SystemExit(2)
-                    best = Run(runs.latest(folder.parent, folder.name)).best
+                    best = Run(runs.latest(folder.parent, folder.name).folder).best_score
                     watch.scores += [best[1]] if best else []
                 else:
                     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
@@ -220,9 +223,9 @@ class Search:
                 if end.code != 2:  # Lightning's answer to Ctrl-C or SIGTERM
                     raise
                 output.seek(0)
-                raise ValueError(last_error(output.read())) from end
+                raise Mistake(last_error(output.read())) from end
         if not watch.scores:
-            raise ValueError(f"the run has no {self.monitor}, so nothing can be compared; let it validate and log.")
+            raise Mistake(f"the run has no {self.monitor}, so nothing can be compared; let it validate and log.")
         return (min if self.mode == "min" else max)(watch.scores), watch.pruned
 
     def let_go(self, ended: bool = True) -> None:
@@ -239,12 +242,12 @@ class Search:
         from optuna.trial import TrialState
 
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            folder = Path(trial.user_attrs.get("folder", ""))
-            if not (folder / resume.Lock.FILE).is_file() or resume.Lock.is_held(folder):
+            run = runs.Run(trial.user_attrs.get("folder", ""))
+            if not run.lock.is_file() or resume.Lock.is_held(run):
                 continue  # alive; or on a machine with folders of its own, which has a heartbeat
             with contextlib.suppress(ValueError, UpdateFinishedTrialError):  # another worker was quicker
                 self.study.tell(trial.number, state=TrialState.FAIL)
-                (folder / resume.Lock.FILE).unlink()
+                run.lock.unlink()
                 retry()(self.study, trial)
                 tqdm.write(f"trial {trial.number} ended with its worker; it will be done again")
 
@@ -270,7 +273,7 @@ def open_study(options: argparse.Namespace, folder: Path, direction: Any, steps:
     """Open the study in its storage.
 
     Raises:
-        ValueError: The storage is unknown, cannot be reached or would show a password.
+        Mistake: The storage is unknown, cannot be reached or would show a password.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend
@@ -279,7 +282,7 @@ def open_study(options: argparse.Namespace, folder: Path, direction: Any, steps:
     url = f"sqlite:///{folder / 'study.db'}" if options.storage == "sqlite" else options.storage
     url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
     if re.search("://[^/]*:[^/]*@", url):
-        raise ValueError("--storage holds a password, which each trial would write down; put it into PGPASSWORD.")
+        raise Mistake("--storage holds a password, which each trial would write down; put it into PGPASSWORD.")
     connect: Any = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     beat: Any = {"heartbeat_interval": 30, "grace_period": 120, "heartbeat_stale_trial_callback": retry()}
     first, eta = max(1, steps // 27), {"reduction_factor": ETA}
@@ -303,7 +306,7 @@ def open_study(options: argparse.Namespace, folder: Path, direction: Any, steps:
                         raise
                     time.sleep(2)
     except (SQLAlchemyError, ImportError) as error:
-        raise ValueError(
+        raise Mistake(
             f"--storage {options.storage} cannot be opened ({str(error).splitlines()[0]}); give sqlite, journal or "
             "the URL of a database that runs."
         ) from error
@@ -340,7 +343,7 @@ def report(search: Search) -> None:
     result = f"best {search.monitor}: {best.value:.4f} (trial {best.number} of {len(trials)})"
     path, page = search.folder / "best.yaml", search.folder / "tune.html"
     with search.alone():
-        runs.write(path, recipe(search, best, result))
+        write(path, recipe(search, best, result))
         sections = [Section("Result", f"<p>{escape(result)}</p><pre>{escape(path.read_text(encoding='utf-8'))}</pre>")]
         scored = [trial for trial in trials if trial.value is not None]
         sections.append(Section("Figures", figures(*draw(search, scored, best, labels))))
@@ -437,9 +440,9 @@ def main(args: list[str]) -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     hush()
     if options.trials is not None:
-        require(options.trials >= 1, "--trials", options.trials, "x ≥ 1")
+        require(options.trials >= 1, "--trials", options.trials, "x ≥ 1", "nothing would be tried")
     if mine := next((flag for flag in flags if re.match(r"--(name|resume|ckpt_path)(=|$)", flag)), ""):
-        raise ValueError(f"{mine} is up to the study, which names its own fresh runs; leave it out (--study NAME).")
+        raise Mistake(f"{mine} is up to the study, which names its own fresh runs; leave it out (--study NAME).")
     search = Search(options, flags)
     search.base.datamodule.prepare_data()
     search.base.datamodule.setup("fit")

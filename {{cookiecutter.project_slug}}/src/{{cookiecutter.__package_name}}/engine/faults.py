@@ -9,16 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .internals import loss_scale, withhold_update
 from .mistakes import RunFailed
+from .steps import is_log_point
 
 OVERFLOWS_IN_A_ROW = 20
-
-
-def is_log_point(trainer: Trainer) -> bool:
-    """Tell whether the optimizer step that was just made is one after which the run logs."""
-    every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
-    step_is_made = trainer.fit_loop.epoch_loop._accumulated_batches_reached()
-    return bool(every) and trainer.global_step % every == 0 and step_is_made
 
 
 class NumericalFaults(Callback):
@@ -56,11 +51,11 @@ class NumericalFaults(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.scaler is None and not self.reads_at_once and optimizer.defaults.get("fused"):
-            optimizer.found_inf = (~self.finite).float()  # pyright: ignore  (what torch's GradScaler sets)
+            withhold_update(optimizer, self.finite)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if self.scaler is not None:
-            scale = self.scaler._scale  # on the device, unlike get_scale
+            scale = loss_scale(self.scaler)
             if scale is not None:
                 lowered = torch.zeros_like(self.overflows) if self.scale is None else (scale < self.scale).long()
                 self.overflows = (self.overflows + lowered) * lowered
@@ -105,12 +100,14 @@ class NumericalFaults(Callback):
         where = self.first_batch + batches + self.finite_batches_before
         epoch, batch_idx = divmod(where, int(trainer.num_training_batches))
         step = where // trainer.accumulate_grad_batches
-        images = trainer.datamodule.images_of(epoch, batch_idx) if trainer.datamodule else []  # pyright: ignore
-        shown = ", ".join(images[:8]) + (f" … ({len(images)})" if len(images) > 8 else "")
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        seen = data.samples_of(epoch, batch_idx) if data else []
+        shown = ", ".join(seen[:8]) + (f" … ({len(seen)})" if len(seen) > 8 else "")
+        shown = f"{data.noun} {shown}" if seen else "samples unknown"
         behind = trainer.fit_loop.epoch_loop.total_batch_idx + 1 - where
         what, rate = ("the loss", rates[-behind]) if behind else ("a weight", rate)
         raise RunFailed(
-            f"{what} is not finite at step {step} (epoch {epoch}, batch {batch_idx}, rate {rate:.3g}, images {shown}), "
-            f"so the run was stopped; {kept}. Lower the rate, warm up or clip gradients (--config stabilise), or look "
-            "at these images."
+            f"{what} is not finite at step {step} (epoch {epoch}, batch {batch_idx}, rate {rate:.3g}, {shown})"
+            f", so the run was stopped; {kept}. Lower the rate, warm up or clip gradients (--config stabilise), or "
+            "look at these samples."
         )

@@ -4,11 +4,13 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 
-from . import checkpoints, runs
+from . import checkpoints
+from .mistakes import Mistake
+from .runs import Run, is_rank_zero, runs_of
 
 # Anything else that differs from the run's config would make another experiment of it.
 ACCEPTED = ("trainer", "callbacks", "name", "model.compile", "data.num_workers", "data.cache_gb", "data.cache_root")
@@ -34,31 +36,45 @@ def implied() -> bool:
     return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
-def find(root: Path, name: str) -> tuple[Path, Path, int] | None:
+class Source(NamedTuple):
+    """What a command starts from.
+
+    Args:
+        run: An earlier run: its config and splits.
+        checkpoint: One of its checkpoints.
+        step: Where the run goes on in its own folder; None unless it does.
+    """
+
+    run: Run
+    checkpoint: Path
+    step: int | None = None
+
+
+def find(root: Path, name: str) -> Source | None:
     """Return the newest run of a name that neither ended nor runs, its newest readable checkpoint, and the step.
 
     ``last.ckpt`` comes before ``best.ckpt``. What is passed over is said. A scheduler that starts a command again means
     the newest run and no other.
     """
-    found = sorted((root / name).glob("version_*"), key=runs.number, reverse=True)
+    found = runs_of(root, name)
     for run in found[:1] if implied() else found:
-        if not (run / Lock.FILE).exists() or not (run / "config.yaml").is_file() or Lock.is_held(run):
+        if run.ended or not run.config.is_file() or Lock.is_held(run):
             continue
-        callbacks = read_config(run / "config.yaml").get("callbacks") or {}
-        for kind in ("last", "best"):
-            given = ((callbacks.get(kind) or {}).get("init_args") or {}).get("dirpath")
-            path = Path(given or run / "checkpoints") / f"{kind}.ckpt"
+        callbacks = read_config(run.config).get("callbacks") or {}
+        for path in (run.last, run.best):
+            given = ((callbacks.get(path.stem) or {}).get("init_args") or {}).get("dirpath")
+            path = Path(given) / path.name if given else path
             if not path.is_file():
                 continue
             try:
                 content = checkpoints.read(path, to_go_on=True)
                 if not content.get("resume", {}).get("between_steps", True):
-                    raise ValueError(f"{path} was saved between the accumulated batches of a step")
-            except ValueError as error:
-                if runs.is_rank_zero():
+                    raise Mistake(f"{path} was saved between the accumulated batches of a step")
+            except Mistake as error:
+                if is_rank_zero():
                     print(f"resume: passed over, {error}")
                 continue
-            return run, path, content["global_step"]
+            return Source(run, path, content["global_step"])
     return None
 
 
@@ -66,17 +82,17 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a config file.
 
     Raises:
-        ValueError: It cannot be read, or is no mapping.
+        Mistake: It cannot be read, or is no mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(
+        raise Mistake(
             f"config {str(path)!r} cannot be read ({' '.join(str(error).split())}), so its settings are unknown; "
             "mend it."
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"config {str(path)!r} is no mapping of flags to values, so it has no effect; mend it.")
+        raise Mistake(f"config {str(path)!r} is no mapping of flags to values, so it has no effect; mend it.")
     return content
 
 
@@ -84,15 +100,15 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
     """Compare a run's config with the one that it is to go on with; returns the accepted changes, for people.
 
     Raises:
-        ValueError: A change that the run cannot take.
+        Mistake: A change that the run cannot take.
     """
     accepted = []
     for key, old, new in differences(read_config(config_file), config):
         if key in SILENT or (new is None and key in FOLLOW_THE_DATA):
             continue
         if key.startswith(REFUSED) or not any(key == part or key.startswith(f"{part}.") for part in ACCEPTED):
-            raise ValueError(
-                f"{key}={new} differs from the run's {old}, so the run would no longer be one experiment; "
+            raise Mistake(
+                f"--{key}={new} differs from the run's {old}, so the run would no longer be one experiment; "
                 "leave it out, or start a new run from these weights: --model.weights CHECKPOINT."
             )
         part = ".".join(key.split(".")[:2])
@@ -121,22 +137,21 @@ class Lock:
     """Marks a run that has not ended; held by the process that works on it.
 
     Args:
-        run: The run's folder.
+        run: The run; or any folder that one process at a time may work on.
 
     Raises:
-        ValueError: Another process works on the run.
+        Mistake: Another process works on the run.
     """
 
-    FILE = "unfinished.lock"
     held: ClassVar[set[Path]] = set()  # by this process, which the kernel lets lock again
 
-    def __init__(self, run: Path) -> None:
-        self.path = run / self.FILE
+    def __init__(self, run: Run) -> None:
+        self.path = run.lock
         self.file = os.open(self.path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released with the process, not inherited by workers
         except OSError as error:
-            raise ValueError(
+            raise Mistake(
                 f"another process works on {run}, so its files would be mixed up; wait for it or stop it."
             ) from error
         self.held.add(self.path.resolve())
@@ -153,15 +168,15 @@ class Lock:
         os.close(self.file)
 
     @classmethod
-    def is_held(cls, run: Path) -> bool:
+    def is_held(cls, run: Run) -> bool:
         """Tell whether a process of another launch works on a run."""
-        if (run / cls.FILE).resolve() in cls.held:
+        if run.lock.resolve() in cls.held:
             return True
-        with (run / cls.FILE).open("r+", encoding="utf-8") as file:
+        with run.lock.open("r+", encoding="utf-8") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                return runs.is_rank_zero() or file.read() != _launch()  # rank zero of this launch may be ahead
+                return is_rank_zero() or file.read() != _launch()  # rank zero of this launch may be ahead
             return False
 
 

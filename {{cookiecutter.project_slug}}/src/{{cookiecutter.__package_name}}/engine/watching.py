@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .images import Batch
-from .networks import last_layer
+from .loading import Batch
+from .stages import last_layer
 
 TILE = 64  # pixels of an image, at least
 NAMED = 30  # classes; a matrix of more is drawn without names and counts
@@ -91,24 +91,24 @@ class Pictures(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if trainer.global_step == batch_idx == 0 and takes_pictures(trainer) and trainer.is_global_zero:
-            show(trainer, "train/images", grid(batch.x_NCHW[: self.images].cpu().numpy()))
+            show(trainer, "train/images", grid(batch.x[: self.images].cpu().numpy()))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        count = len(pl_module.class_names)
+        count = len(pl_module.schema.target.names)
         self.counts = torch.zeros(count**2, device=pl_module.device) if takes_pictures(trainer) else None
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         if self.counts is not None and outputs:  # a validation_step of the user's own may return nothing
-            cell_N = outputs["y_N"] * len(pl_module.class_names) + outputs["probabilities_NK"].argmax(1)
+            cell_N = outputs["y"] * len(pl_module.schema.target.names) + outputs["predictions"].argmax(1)
             self.counts.index_add_(0, cell_N, torch.ones_like(cell_N, dtype=torch.float))
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if self.counts is not None and is_best(trainer):
             counts = trainer.strategy.reduce(self.counts, reduce_op="sum").cpu().numpy()
             if trainer.is_global_zero:
-                names = pl_module.class_names
+                names = pl_module.schema.target.names
                 show(trainer, "val/confusion", matrix(counts.reshape(len(names), -1), names))
         self.counts = None
 
@@ -147,7 +147,7 @@ class Projector(Callback):
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *args: Any, **kwargs: Any
     ) -> None:
         if self.hook and sum(len(x_ND) for x_ND, _, _ in self.seen) < self.images:
-            self.seen.append((self.features[-1].float().cpu(), batch.x_NCHW.cpu(), batch.y_N.cpu()))
+            self.seen.append((self.features[-1].float().cpu(), batch.x.cpu(), batch.y.cpu()))
         self.features.clear()
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -161,6 +161,6 @@ class Projector(Callback):
         for logger in trainer.loggers if self.best else []:
             if isinstance(logger, TensorBoardLogger):
                 x_ND, x_NCHW, y_N = (torch.cat(part)[: self.images] for part in zip(*self.best, strict=True))
-                names = [pl_module.class_names[label] for label in y_N.tolist()]
+                names = [pl_module.schema.target.names[label] for label in y_N.tolist()]
                 images = x_NCHW.expand(-1, 3, -1, -1) / 255
                 logger.experiment.add_embedding(x_ND, names, images, trainer.global_step, "validation")

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .images import decode, file_stats
+from .contents import file_stats
+from .images import read
 
 VERSION = 1  # raise it when decode gives other pixels
 # The time of change of a whole file: whatever is written to it later leaves another.
@@ -92,7 +93,7 @@ class Cache:
             Whether the file is whole now; it is not where it would not fit.
 
         Raises:
-            ValueError: An image cannot be read.
+            Mistake: An image cannot be read.
         """
         if self.is_whole():
             return True
@@ -152,7 +153,7 @@ class Cache:
         def decode_from(first: int) -> int:
             portion = self.paths[first : first + PORTION]
             for row, path in enumerate(portion, first):
-                images[row] = decode(self.root / path, channels, size)
+                images[row] = read(self.root / path, channels, size)
             return len(portion)
 
         pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding Python's lock
@@ -167,3 +168,23 @@ class Cache:
         os.fsync(file.fileno())
         taken, seconds = end / 1e6, time.monotonic() - began
         print(f"cache: {count} images decoded into {self.file} ({taken:.1f} MB, {seconds:.1f} s)")
+
+
+def opened_cache(
+    folder: str | Path, root: Path, paths: list[str], channels: int, size: int, budget_gb: float | None, build: bool
+) -> Cache | None:
+    """Open the cache of some images; None where there is none.
+
+    Args:
+        folder: Where caches lie.
+        root: The folder that ``paths`` are relative to.
+        paths: The images.
+        channels: 1 for grey, 3 for RGB.
+        size: The side at which they are decoded, in pixels.
+        budget_gb: What all caches may take; None is half of the memory and of the disk, 0 keeps none.
+        build: Whether to make it where it is not there yet.
+    """
+    if budget_gb == 0:
+        return None
+    cache = Cache(folder, root, paths, channels, size)
+    return cache if (cache.build(budget_gb) if build else cache.is_whole()) else None

@@ -12,14 +12,16 @@ import torch
 import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from .mistakes import RunFailed
+from . import PACKAGE
+from .internals import INSTANTIATE, INSTANTIATOR
+from .mistakes import Mistake, RunFailed
 
-# Packages whose classes a checkpoint or a run's config may name: add the prefix of yours, such as "mylib.".
-TRUSTED = ("torch.", "torchvision.", "lightning.", f"{__package__}.")
+# Packages whose classes a checkpoint or a run's config may name; `trusted` in cli.py adds to them.
+TRUSTED = ["torch.", "torchvision.", "lightning.", f"{PACKAGE}."]
 
 FACTORIES = ("network", "loss", "optimizer", "schedule")
 # Texts that may look like the path of a class and are not.
-PLAIN = {"data", "name", "run_root", "ckpt_path", "weights", "dirpath", "default_root_dir", "class_names", "project"}
+PLAIN = {"data", "name", "run_root", "ckpt_path", "weights", "dirpath", "default_root_dir", "names", "project"}
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
@@ -59,12 +61,12 @@ def read(path: str | Path, to_go_on: bool = False) -> dict[str, Any]:
         to_go_on: Whether a run is to go on from it, which takes more than weights.
 
     Raises:
-        ValueError: The file is not local, damaged, compressed (it could fill the memory), holds code, or names a
+        Mistake: The file is not local, damaged, compressed (it could fill the memory), holds code, or names a
             class of a package that is not trusted; or a run cannot go on from it.
     """
     given, path = path, Path(path)
     if not path.is_file():
-        raise ValueError(f"checkpoint {str(given)!r} is not a local file, so there is nothing to load; give its path.")
+        raise Mistake(f"checkpoint {str(given)!r} is not a local file, so there is nothing to load; give its path.")
     try:
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -77,21 +79,21 @@ def read(path: str | Path, to_go_on: bool = False) -> dict[str, Any]:
             raise ValueError("it holds no version")
     except Exception as error:  # a damaged file raises almost anything
         reason = str(error).strip().splitlines()
-        raise ValueError(
+        raise Mistake(
             f"checkpoint {str(path)!r} cannot be read as plain values ({reason[0] if reason else error!r}), "
             "so it is damaged or would run code; give one that this project wrote."
         ) from error
     hparams = dict(content["hyper_parameters"])
-    made_by = hparams.pop("_instantiator", "lightning.pytorch.cli.instantiate_module")
+    made_by = hparams.pop(INSTANTIATOR, INSTANTIATE)
     check_class_paths(hparams, str(path))
     strings = [name for name in FACTORIES if isinstance(hparams.get(name), str)]
-    if made_by != "lightning.pytorch.cli.instantiate_module" or strings:
-        raise ValueError(
+    if made_by != INSTANTIATE or strings:
+        raise Mistake(
             f"checkpoint {str(path)!r} would be made by {strings or made_by!r}, so loading it could run code; "
             "give one that this project wrote."
         )
     if to_go_on and not {"optimizer_states", "lr_schedulers", "callbacks"} <= content.keys():
-        raise ValueError(
+        raise Mistake(
             f"checkpoint {str(path)!r} holds weights alone, so nothing can go on from it; start a new run from them: "
             "--model.weights CHECKPOINT."
         )
@@ -102,17 +104,17 @@ def check_class_paths(config: dict[str, Any], source: str) -> None:
     """Refuse a config that names a class of a package that is not trusted: loading it would import that.
 
     Raises:
-        ValueError: It does.
+        Mistake: It does.
     """
     for name in _class_paths(config):
-        if not name.startswith(TRUSTED):
-            raise ValueError(
+        if not name.startswith(tuple(TRUSTED)):
+            raise Mistake(
                 f"{source} names {name!r}, of no package that this project trusts, so loading it could run anything; "
-                f"if it is yours, add {name.split('.')[0] + '.'!r} to TRUSTED in {Path(__file__).name}."
+                f"if it is yours, add {name.split('.')[0] + '.'!r} to `trusted` in cli.py."
             )
         module, _, attribute = name.rpartition(".")
         if not isinstance(getattr(importlib.import_module(module), attribute, None), type):
-            raise ValueError(f"{source} names {name!r}, which is no class, so loading it could run anything.")
+            raise Mistake(f"{source} names {name!r}, which is no class, so loading it could run anything.")
 
 
 def _class_paths(value: Any) -> Iterator[str]:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -51,24 +50,22 @@ class Step:
         setting: How it is computed.
         network: Copied, not changed.
         images: What the loader would give, on the device, uint8.
-        num_classes: The number of labels to draw from.
     """
 
-    def __init__(self, setting: Setting, network: nn.Module, images: torch.Tensor, num_classes: int) -> None:
+    def __init__(self, setting: Setting, network: nn.Module, images: torch.Tensor) -> None:
         self.setting, self.device = setting, images.device
         layout = torch.channels_last if setting.channels_last else torch.contiguous_format
         self.network = copy.deepcopy(network).to(self.device).to(memory_format=layout).train()  # pyright: ignore
         if setting.compiled:
             self.network.compile()
         self.images, self.layout = images, layout
-        self.target = torch.arange(len(images), device=self.device) % num_classes
         self.seconds: list[float] = []
 
     def __call__(self) -> None:
         x_NCHW = (self.images / 255).contiguous(memory_format=self.layout)
         half = self.setting.precision == "bf16-mixed"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            loss = F.cross_entropy(self.network(x_NCHW), self.target)
+            loss = self.network(x_NCHW).float().square().mean()  # what a loss costs does not show beside a network
         loss.backward()
         self.network.zero_grad()
 
@@ -158,20 +155,22 @@ class Fast(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        device, model, data = trainer.strategy.root_device, pl_module, trainer.datamodule  # pyright: ignore
-        per_device = data.batch_size // (trainer.world_size * trainer.accumulate_grad_batches)
-        images = torch.randint(256, (per_device, data.channels, data.image_size, data.image_size), device=device)
+        device, data = trainer.strategy.root_device, trainer.datamodule  # pyright: ignore
+        model: Any = pl_module
+        side = data.image_size
+        images = torch.randint(256, (data.device_batch, data.channels, side, side), device=device)
         with torch.random.fork_rng(devices=[]):
-            network = model.make_network(data.channels, len(data.class_names))  # pyright: ignore
-        steps_an_epoch = len(data.train) // (data.batch_size // trainer.accumulate_grad_batches)
-        count = trainer.max_steps if trainer.max_steps > 0 else (trainer.max_epochs or 0) * steps_an_epoch
+            model.build(data.schema, data.balance)
+        network, model.network = model.network, None  # configure_model builds it again, as was chosen here
+        of_epochs = (trainer.max_epochs or 0) * (len(data.train_keys) // data.batch_size)
+        steps = trainer.max_steps if trainer.max_steps > 0 else of_epochs
         hparams: Any = model.hparams
         present = Setting(str(trainer.precision), hparams.channels_last, hparams.compile)
         if device.type == "cuda":
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = True
         chosen, said = choose(
-            present, count, lambda setting: Step(setting, network, images.byte(), len(data.class_names))
+            present, steps * trainer.accumulate_grad_batches, lambda setting: Step(setting, network, images.byte())
         )
         chosen = trainer.strategy.broadcast(chosen)
         if trainer.is_global_zero:

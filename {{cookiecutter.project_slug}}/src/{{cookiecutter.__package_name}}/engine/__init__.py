@@ -1,0 +1,3 @@
+"""The machinery of a run; an update of the template replaces it whole. It imports nothing of the project around it."""
+
+PACKAGE = __name__.rpartition(".")[0]  # the project's own

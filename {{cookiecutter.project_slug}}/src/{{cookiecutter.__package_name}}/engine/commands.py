@@ -1,0 +1,429 @@
+"""The command line: LightningCLI with the run's folder, packaged configs, and errors in one line."""
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn
+
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.profilers import PassThroughProfiler
+
+from . import PACKAGE, checkpoints, loggers, resume, runs
+from .fast import Fast, NoProfiler
+from .internals import option_strings
+from .keepers import BestCheckpoint
+from .metrics import MONITOR, direction
+from .mistakes import Mistake, unknown
+from .predictions import PredictionWriter
+from .resume import Source
+from .runs import Run
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+# Every config starts from these, each over the one before; `--config NAME` lays another over them.
+DEFAULTS = [CONFIGS / "presets" / "standard.yaml", CONFIGS / "base.yaml", CONFIGS / "logger.yaml"]
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line, exit code 2, and that does not guess at shortened flags."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        text = " ".join(str(message).split())
+        if match := re.search(r"unrecognized arguments: (\S+)", text, re.IGNORECASE):
+            flag = match.group(1).split("=")[0]
+            near = difflib.get_close_matches(flag, option_strings(self), n=3)
+            text = f"{flag} is not a flag, so it would have no effect; "
+            text += f"did you mean {', '.join(near)}?" if near else "--help lists all."
+        fail(text)
+
+
+class Options(argparse.ArgumentParser):
+    """The flags of a tool's own; what it does not know is left to the CLI.
+
+    Args:
+        module: The tool's ``__name__``.
+        description: Its docstring, for ``--help``.
+    """
+
+    def __init__(self, module: str, description: str | None) -> None:
+        super().__init__(
+            f"python -m {PACKAGE} {module.rpartition('.')[2].replace('_', '-')}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        fail(message)
+
+
+def fail(message: str) -> NoReturn:
+    """End the command as a user's mistake."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def packaged() -> dict[str, Path]:
+    """Return the presets and recipes that ``--config NAME`` knows."""
+    return {path.stem: path for folder in ("presets", "recipes") for path in sorted((CONFIGS / folder).glob("*.yaml"))}
+
+
+def named_configs(args: list[str]) -> list[str]:
+    """Replace the NAME of every ``--config NAME`` by its file.
+
+    Raises:
+        Mistake: There is neither such a file nor such a name.
+    """
+    joined = []
+    for position, arg in enumerate(args):
+        flag, sign, value = arg.partition("=")
+        if flag in ("--config", "-c") and sign:
+            joined.append(f"{flag}={_config(value)}")
+        elif position and args[position - 1] in ("--config", "-c"):
+            joined.append(str(_config(arg)))
+        else:
+            joined.append(arg)
+    return joined
+
+
+def _config(name: str) -> Path:
+    known = packaged()
+    if name in known:
+        return known[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise Mistake(unknown("--config", name, [*known, "a file"]))
+
+
+class _Layer(argparse.Action):
+    """Lays the plain values of a config file over those of before."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        content = resume.read_config(Path(values))
+        vars(namespace).update({key: str(item) for key, item in content.items() if isinstance(item, str | int)})
+
+
+def _addressed(args: list[str]) -> argparse.Namespace:
+    """Read which run a command is about: the parser proper needs that run's config before it can read anything."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--config", "-c", action=_Layer)
+    for flag in ("--name", "--run_root", "--ckpt_path", "--resume"):
+        parser.add_argument(flag, nargs="?")
+    given = argparse.Namespace(name="default", run_root="runs", ckpt_path=None, resume=None)
+    return parser.parse_known_args([f"--config={CONFIGS / 'base.yaml'}", *args], given)[0]
+
+
+class Commands(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` of a run that lives in one folder.
+
+    ``fit`` numbers a new folder; with ``--resume auto`` it goes on in that of the newest run that did not end. The
+    others start from the config and the manifest of an earlier run: that of ``--ckpt_path FILE``, or the newest of
+    ``--name`` for ``best`` (the default) and ``last``.
+
+    A subclass names the parts (cli.py).
+
+    Args:
+        args: The command and its flags.
+        run: Whether ``args`` begins with a command; else the parts are made and nothing is run.
+        callbacks: Callbacks of a tool, beside those of the config.
+    """
+
+    task: ClassVar[type[LightningModule]]
+    data_module: ClassVar[type[LightningDataModule]]
+    callback_options: ClassVar[type]
+    trusted: ClassVar[tuple[str, ...]] = ()  # packages, beside torch, torchvision, lightning and this one
+
+    def __init__(self, args: list[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> None:
+        self.callbacks = callbacks
+        self.source: Source | None = None  # what the command starts from
+        self.run: Run | None = None  # where its files go
+        self.lock: resume.Lock | None = None
+        checkpoints.TRUSTED += [prefix for prefix in self.trusted if prefix not in checkpoints.TRUSTED]
+        args = named_configs(args)
+        missing = [str(path) for path in DEFAULTS if not path.is_file()]
+        if missing:
+            raise Mistake(f"{missing[0]} is missing, so the defaults are unknown; install the package again.")
+        files, options = [str(path) for path in DEFAULTS], {}
+        if {"-h", "--help"} & set(args):
+            options = {"default_config_files": files}  # for the defaults that --help shows
+        else:
+            self.source = self._find_source(args) if run else None
+            files = [str(self.source.run.config)] if self.source else files
+            # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has
+            # too.
+            args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
+        try:
+            super().__init__(
+                self.task,
+                self.data_module,
+                save_config_callback=None,  # RunFiles writes it
+                seed_everything_default=0,
+                parser_class=Parser,
+                parser_kwargs=dict.fromkeys(self.subcommands(), options) if run else options,
+                auto_configure_optimizers=False,
+                args=args,
+                run=run,
+            )
+        except Exception as error:
+            self._leave(error)
+            raise
+        finally:
+            if self.lock is not None:
+                self.lock.release()
+
+    def _leave(self, error: Exception) -> None:
+        """Leave nothing of a run that was refused before its first step, and of any other why it failed."""
+        if self.lock is None or self.run is None:
+            return
+        trained = hasattr(self, "trainer") and self.trainer.global_step > 0
+        if not isinstance(error, Mistake | MisconfigurationException):
+            runs.note_failure(self.run, error)
+        elif not trained and (self.source is None or self.run.folder != self.source.run.folder):
+            runs.discard(self.run.folder)
+
+    def _find_source(self, args: list[str]) -> Source | None:
+        """Find what a command starts from; its run's config then takes the place of the project's defaults."""
+        command, asked = args[0] if args else "", _addressed(args)
+        root, name, choice = Path(asked.run_root), asked.name, asked.ckpt_path
+        if choice is None and command in ("validate", "test", "predict"):
+            choice = "best"
+        source = None
+        if command == "fit" and (resume.implied() or (asked.resume == "auto" and choice is None)):
+            source = self._find_unfinished(root, name)
+        if source is None:
+            if choice is None:
+                return None
+            if choice in ("best", "last"):
+                run = runs.latest(root, name, choice)
+                source = Source(run, getattr(run, choice))
+            else:
+                source = Source(Run.of(choice), Path(choice))
+            checkpoints.read(choice if not source.checkpoint.is_file() else source.checkpoint, command == "fit")
+        config = source.run.config
+        if not config.is_file():
+            raise Mistake(
+                f"--ckpt_path={str(source.checkpoint)!r} lies in no run's folder (no {config}), so its data and splits "
+                "are unknown; keep checkpoints in the folder of their run."
+            )
+        checkpoints.check_class_paths(resume.read_config(config), str(config))
+        if runs.is_rank_zero():
+            print(f"{command}: {source.checkpoint} with the config and splits of {source.run}")
+            overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
+            if overrides and command != "fit":  # fit compares the configs
+                print(f"changed by flags: {' '.join(args[1:])}")
+        return source
+
+    def _find_unfinished(self, root: Path, name: str) -> Source | None:
+        """Choose the run and checkpoint to resume from: rank zero's choice where Lightning started this rank."""
+        launched_by_lightning = not runs.is_rank_zero() and "TORCHELASTIC_RUN_ID" not in os.environ
+        if launched_by_lightning and "RUN_RESUMED" in os.environ:
+            chosen = os.environ["RUN_RESUMED"].split("\n")
+            return Source(Run(chosen[0]), Path(chosen[1]), int(chosen[2])) if len(chosen) == 3 else None
+        source = resume.find(root, name)
+        os.environ["RUN_RESUMED"] = "\n".join(map(str, source or ()))
+        if source is None and runs.is_rank_zero():
+            print(f"resume: no unfinished run in {root / name} has a checkpoint, so a fresh one begins")
+        return source
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, default="default", help="The run's name: a folder below run_root.")
+        parser.add_argument("--run_root", type=str, default="runs", help="Where runs are kept.")
+        parser.add_argument(
+            "--monitor", type=str, default=MONITOR, help="The metric of best checkpoint, early stopping and plateau."
+        )
+        parser.add_argument(
+            "--mode", type=str | None, default=None, help="min or max; null: min for losses and errors, max otherwise."
+        )
+        parser.add_argument(
+            "--resume",
+            type=Literal["auto"] | None,
+            default=None,
+            help="auto: fit goes on with the newest run of this name that did not end, if there is one.",
+        )
+        parser.add_argument(
+            "--report",
+            type=bool,
+            default=True,
+            help="Whether fit on one device ends with the page of the command report, where its extra is installed.",
+        )
+        parser.add_argument(
+            "--fast",
+            type=bool,
+            default=False,
+            help="Measure which precision, memory layout and compilation train fastest here, and take them.",
+        )
+        parser.add_class_arguments(self.callback_options, "callbacks")
+        parser.link_arguments("monitor", "model.monitor")
+        for callback in ("best", "early_stopping", "check_metric"):
+            parser.link_arguments("monitor", f"callbacks.{callback}.init_args.monitor")
+        for target in ("callbacks.best.init_args.mode", "callbacks.early_stopping.init_args.mode"):
+            parser.link_arguments(("monitor", "mode"), target, direction)
+        parser.link_arguments(("monitor", "mode"), "model.mode", direction)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+        if self.source is not None:
+            # Lightning would let the checkpoint's values override the model's flags in silence (PL#21455); it gets the
+            # path when the flags are settled.
+            self.own.ckpt_path = None
+
+    @property
+    def own(self) -> Any:
+        """The config of the command that is run."""
+        command = self.config.get("subcommand")
+        return self.config[command] if command else self.config
+
+    def plain(self) -> dict[str, Any]:
+        """Return the config as values of YAML."""
+        content = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True))
+        return content[self.config.subcommand] if self.config.get("subcommand") else content
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand is None:
+            return
+        config, source = self.own, self.source
+        as_given = config.clone()
+        as_given.resume = as_given.ckpt_path = None  # fit --config config.yaml repeats the run from its start
+        if source is not None:
+            config.ckpt_path = str(source.checkpoint)
+            config.data.manifest = self._splits(source, config.data.manifest)
+        if self.subcommand == "fit":
+            self._choose_folder(config)
+        else:
+            assert source is not None
+            self.run = source.run
+        if self.run is None or self.subcommand not in ("fit", "test"):
+            config.trainer.logger = False
+        if config.callbacks.progress_bar is None:
+            config.trainer.enable_progress_bar = False  # Lightning would add its own
+        if config.trainer.enable_checkpointing is False:
+            config.callbacks.best = config.callbacks.last = None
+        if config.callbacks.best is None and config.callbacks.last is None:
+            config.trainer.enable_checkpointing = False
+        if config.trainer.logger is False:
+            config.callbacks.lr_monitor = None  # it has nowhere to write
+        if self.run is not None:
+            self._settle_in(self.run, config, as_given)
+
+    def _splits(self, source: Source, manifest: str | None) -> str:
+        """Return the manifest to use: the run's, unless a flag names another, which a training cannot take."""
+        own = source.run.manifest
+        if manifest in (None, (resume.read_config(source.run.config).get("data") or {}).get("manifest")):
+            return str(own)
+        if self.subcommand == "fit" and Path(manifest).read_bytes() != own.read_bytes():
+            raise Mistake(
+                f"--data.manifest={manifest!r} has other splits than the run, so test samples would be trained on; "
+                "leave it out, or start a new run from these weights: --model.weights CHECKPOINT."
+            )
+        return manifest
+
+    def _choose_folder(self, config: Any) -> None:
+        """Choose where a training's files go, and refuse what the run that it goes on with cannot take."""
+        if config.trainer.fast_dev_run:
+            if self.source is not None:
+                raise Mistake("--trainer.fast_dev_run keeps nothing, so no run can go on with it; leave out one.")
+            config.data.cache_gb = 0
+            return
+        plain = self.plain()
+        checkpoints.check_class_paths(plain, "the config")
+        if self.source is not None:
+            changes = resume.check_changes(self.source.run.config, plain)
+            if changes and runs.is_rank_zero():
+                print(f"resume: changed since the run began: {', '.join(changes)}")
+        if self.source is not None and self.source.step is not None:
+            self.run = self.source.run
+        else:
+            self.run = self._new_run(Path(config.run_root), config.name)
+        if runs.is_rank_zero():
+            self.lock = resume.Lock(self.run)
+
+    @staticmethod
+    def _new_run(root: Path, name: str) -> Run:
+        # Only rank zero numbers a run; ranks that Lightning launches find the folder in the environment, those of
+        # torchrun get what they need from rank zero through Lightning's broadcasts.
+        if runs.is_rank_zero():
+            run = runs.new_run(root, name)
+            os.environ["RUN_FOLDER"] = str(run)
+            return run
+        return Run(os.environ.get("RUN_FOLDER", root / name / "of_rank_zero"))
+
+    def _settle_in(self, run: Run, config: Any, as_given: Any) -> None:
+        """Hand the run's folder to everything that writes."""
+        step = self.source.step if self.source else None
+        config.trainer.default_root_dir = str(run)
+        for checkpoint in (config.callbacks.best, config.callbacks.last):
+            if checkpoint is not None:
+                checkpoint.init_args.dirpath = checkpoint.init_args.dirpath or str(run.checkpoints)
+        if step is not None and runs.is_rank_zero():
+            loggers.forget(run.metrics, step)
+        name = f"{config.name}/{run.folder.name}"
+        config.trainer.logger = loggers.specs(_plain(config.trainer.logger), run, name, step)
+        self.files = runs.RunFiles(run, as_given, self._dump, str(config.ckpt_path or ""))
+
+    def _dump(self, own: Any) -> str:
+        """Write the config of a command as YAML."""
+        whole = self.config.clone()
+        whole[self.config.subcommand] = own
+        content = yaml.safe_load(self.parser.dump(whole, skip_unset=False))
+        return yaml.safe_dump(content[self.config.subcommand], sort_keys=False, allow_unicode=True)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        made: Any = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        extra = [*made.callbacks.items, *self.callbacks]
+        if self.subcommand == "fit" and self.run is not None:
+            if self.own.fast and self.source is None:
+                extra.append(Fast(self.files.config))
+            extra += [self.files, runs.Timing(self.run)]
+        if self.subcommand in ("test", "predict") and self.run is not None:
+            extra.append(PredictionWriter(self.run))
+        options = {**vars(made.trainer), **kwargs}
+        given = options["callbacks"] or []
+        options["callbacks"] = [*(given if isinstance(given, list) else [given]), *extra]
+        try:
+            trainer: Any = Trainer(**options)
+        except ValueError as error:  # Lightning's word on its flags
+            raise Mistake(str(error)) from error
+        if type(trainer.profiler) is PassThroughProfiler:
+            trainer.profiler = NoProfiler()
+        return trainer
+
+    def before_fit(self) -> None:
+        """Find a user's mistakes in the data before other ranks start and anything is trained."""
+        if self.source is not None:
+            self.model.resumed = {"from": str(self.source.checkpoint)}  # so that it does not load its first weights
+        if self.trainer.global_rank == 0:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
+
+    def after_fit(self) -> None:
+        """Say what came out and what to do next."""
+        if self.run is None or self.lock is None:
+            return
+        remaining = [timer.time_remaining() for timer in self.trainer.callbacks if isinstance(timer, Timer)]  # pyright: ignore
+        out_of_time = any(seconds is not None and seconds <= 0 for seconds in remaining)
+        if not out_of_time:
+            self.lock.run_ended()
+        print()
+        best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+        if best is not None and best.best_model_score is not None:
+            path = os.path.relpath(best.best_model_path)
+            print(f"best {best.monitor}: {best.best_model_score:.4f}")
+            print(f"checkpoint:    {path}")
+            print(f"run folder:    {self.run}")
+            print(f"next:          python -m {PACKAGE} test --ckpt_path {path}")
+        else:
+            print(f"run folder:    {self.run}")
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list) else getattr(value, "as_dict", lambda: value)()

@@ -1,0 +1,102 @@
+"""Which files a data set holds: copies of each other, and a fingerprint of all of them."""
+
+import contextlib
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from .mistakes import Mistake
+from .splits import Samples
+
+
+def file_stats(root: str | Path, paths: list[str]) -> np.ndarray:
+    """Return the size in bytes and the time of change in nanoseconds of each file, (N, 2); -1 where there is none."""
+    stats, prefix = np.full((len(paths), 2), -1, dtype=np.int64), os.path.join(root, "")
+    for i, path in enumerate(paths):
+        try:
+            found = os.stat(prefix + path)
+        except OSError:
+            continue
+        stats[i] = found.st_size, found.st_mtime_ns
+    return stats
+
+
+def fingerprint(samples: Samples, root: str | Path) -> str:
+    """Return a hash of the paths, targets and sizes in bytes of a data set."""
+    digest = hashlib.sha256()
+    sizes = file_stats(root, samples.keys)[:, 0].tolist()
+    for path, target, size in zip(samples.keys, samples.targets.tolist(), sizes, strict=True):
+        digest.update(f"{path}\0{samples.target.write(target)}\0{size}\0".encode())
+    return digest.hexdigest()
+
+
+def copies(root: str | Path, paths: list[str], index: str | Path | None = None) -> list[list[int]]:
+    """Return the positions of files of the same content, for each content that stands in several files.
+
+    Args:
+        root: The folder that ``paths`` are relative to.
+        paths: The files.
+        index: A file that keeps the hashes, see ``content_hashes``.
+    """
+    stats = file_stats(root, paths)
+    _, of_size, counts = np.unique(stats[:, 0], return_inverse=True, return_counts=True)
+    suspects = np.flatnonzero(counts[of_size] > 1)  # only files of equal size can be equal
+    hashes = content_hashes(root, [paths[i] for i in suspects], stats[suspects], index)
+    _, of_hash, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    copied = counts[of_hash] > 1
+    same: dict[int, list[int]] = {}
+    for i, number in zip(suspects[copied].tolist(), of_hash[copied].tolist(), strict=True):
+        same.setdefault(number, []).append(i)
+    return list(same.values())
+
+
+def content_hashes(root: str | Path, paths: list[str], stats: np.ndarray, index: str | Path | None) -> np.ndarray:
+    """Return 16 bytes of the SHA-256 of each file, (N,).
+
+    Args:
+        root: The folder that ``paths`` are relative to.
+        paths: The files.
+        stats: Their sizes and times of change, (N, 2).
+        index: A file of the hashes that were taken before; those of unchanged files are not taken again. None for none.
+
+    Raises:
+        Mistake: A file cannot be read.
+    """
+    row = np.dtype([("key", "S16"), ("hash", "S16")])
+    known = np.empty(0, row)
+    if index is not None:
+        with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
+            known = np.load(index)
+    prefix = os.path.join(os.path.abspath(root), "")
+    wanted = np.empty(len(paths), row)
+    names = (f"{prefix}{path}\0{size}\0{time}" for path, (size, time) in zip(paths, stats.tolist(), strict=True))
+    keys = (hashlib.sha256(name.encode()).digest()[:16] for name in names)
+    wanted["key"] = np.fromiter(keys, "S16", len(paths))
+    place = np.searchsorted(known["key"], wanted["key"]).clip(max=max(len(known) - 1, 0))
+    found = known["key"][place] == wanted["key"] if len(known) else np.zeros(len(paths), bool)
+    wanted["hash"][found] = known["hash"][place[found]] if len(known) else b""
+
+    def read(i: int) -> bytes:
+        try:
+            with open(prefix + paths[i], "rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()[:16]
+        except OSError as error:
+            raise Mistake(
+                f"{prefix}{paths[i]} cannot be read ({error}), so nothing is known of it; remove it."
+            ) from error
+
+    fresh = np.flatnonzero(~found)
+    with ThreadPoolExecutor() as pool:
+        wanted["hash"][fresh] = list(pool.map(read, fresh.tolist(), chunksize=256))
+    if index is not None and len(fresh):
+        with contextlib.suppress(OSError):  # without the index the next start takes the hashes again
+            merged = np.concatenate([known, wanted[fresh]])
+            Path(index).parent.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(index).with_name(f".{Path(index).name}.{os.getpid()}")
+            with unfinished.open("wb") as file:
+                np.save(file, merged[np.unique(merged["key"], return_index=True)[1]])
+            os.replace(unfinished, index)
+    return wanted["hash"]

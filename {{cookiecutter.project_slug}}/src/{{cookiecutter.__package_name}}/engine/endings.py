@@ -1,0 +1,89 @@
+"""How a command ends: its exit code, what is said of an error, and what Lightning says that is no news."""
+
+import logging
+import re
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from .mistakes import Mistake, RunFailed
+
+NOISE = (  # what Lightning says that needs no answer here
+    "does not have many workers",  # small images load faster without
+    "smaller than the logging interval",  # means go on over epochs
+    "overrides the configure_model",
+    "recommended to use `self.log",  # metrics synchronise themselves
+    "exists and is not empty",  # the run's folder, made for this run
+    "No negative samples",  # of two classes, likewise
+    "No positive samples",  # a class may be missing from the sanity check's batches
+    "isinstance(treespec",
+    "litlogger",
+    "to estimate number of stepping batches",
+)
+
+OUT_OF_MEMORY = (
+    "The device's memory does not hold a batch of --data.batch_size; lower it, or keep it and take it in parts "
+    "(--trainer.accumulate_grad_batches 2), in half precision (--trainer.precision bf16-mixed), or compute activations "
+    "twice (--model.network.checkpointing true, Backbone)."
+)
+
+
+def quiet() -> None:
+    """Leave out what is no news."""
+    for text in NOISE:
+        warnings.filterwarnings("ignore", f"(?s).*{re.escape(text)}")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not any(text in record.getMessage() for text in NOISE))
+
+
+def exit_code(command: Callable[[], object]) -> int:
+    """Run a command; returns 0, 1 for a run that failed, 2 for a mistake in what was asked for, or 128 + a signal.
+
+    Any other error is a fault in code and passes with its traceback: Python then ends with 1.
+    """
+    try:
+        command()
+    except RunFailed as error:
+        return _said(error, 1)
+    except SIGTERMException:
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except torch.OutOfMemoryError as error:
+        print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
+        return 1
+    except Mistake as error:
+        return _said(error, 2)
+    except MisconfigurationException as error:
+        if raised_by_user(error):
+            raise
+        return _said(error, 2)
+    return 0
+
+
+def _said(error: Exception, code: int) -> int:
+    last = str(error).strip().splitlines()[-1]  # of a loader's worker the rest is its traceback
+    text = re.sub(r"^[\w.]+(Mistake|RunFailed): ", "", last)
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def raised_by_user(error: BaseException) -> bool:
+    """Tell whether an error of Lightning's came out of a file that the project's owner edits, as a fault in it does."""
+    engine = Path(__file__).parent
+    project, machinery = engine.parent, (engine, engine.parent / "tools")
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    return any(
+        file.is_relative_to(project)
+        and not any(file.is_relative_to(folder) for folder in machinery)
+        and file.name not in ("__main__.py", "cli.py")
+        for file in files
+    )

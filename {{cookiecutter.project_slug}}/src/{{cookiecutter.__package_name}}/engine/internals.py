@@ -1,0 +1,60 @@
+"""What is private to Lightning, torch and jsonargparse, and used here all the same: nowhere else.
+
+Each entry names what it touches and the version in which it was seen last; tests/test_internals.py looks whether it is
+still there, for a rename would go wrong in silence.
+"""
+
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+# The key under which Lightning's checkpoints say how a model with nested classes is made again (lightning 2.6.6).
+INSTANTIATOR = "_instantiator"
+INSTANTIATE = "lightning.pytorch.cli.instantiate_module"
+
+
+def option_strings(parser: Any) -> list[str]:
+    """Return the flags that a parser knows (argparse's ``_option_string_actions``, Python 3.11 to 3.13)."""
+    return list(parser._option_string_actions)
+
+
+def validates_after_this_batch(trainer: Trainer) -> bool:
+    """Tell whether a validation follows the batch that just ended (``_should_check_val_fx``, lightning 2.6.6)."""
+    loop: Any = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def allow_clipping(optimizer: Optimizer) -> None:
+    """Let Lightning clip the gradients of a fused optimizer in mixed precision.
+
+    It refuses where ``_step_supports_amp_scaling`` is set (torch 2.15), which is for optimizers that unscale by
+    themselves; ours are unscaled before clipping.
+    """
+    if hasattr(optimizer, "_step_supports_amp_scaling"):
+        optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def loss_scale(scaler: Any) -> Tensor | None:
+    """Return the loss scale of a GradScaler on its device (``_scale``, torch 2.15): get_scale would wait for it."""
+    return scaler._scale
+
+
+def withhold_update(optimizer: Optimizer, finite: Tensor) -> None:
+    """Let a fused optimizer leave the weights alone unless ``finite`` (``found_inf``, as torch's GradScaler does)."""
+    optimizer.found_inf = (~finite).float()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def finds_unused_parameters(strategy: Any) -> bool:
+    """Tell whether a strategy is prepared for parameters without a gradient (``_ddp_kwargs``, lightning 2.6.6).
+
+    Of Lightning's only plain DDP is not.
+    """
+    return not isinstance(strategy, DDPStrategy) or bool(strategy._ddp_kwargs.get("find_unused_parameters"))
+
+
+def synchronises_batch_norm(strategy: Any) -> bool:
+    """Tell whether BatchNorm counts over all devices (``_layer_sync``, lightning 2.6.6)."""
+    return getattr(strategy, "_layer_sync", None) is not None

@@ -1,0 +1,262 @@
+"""What every data module here shares: samples → splits → data set → sampler → loader."""
+
+import os
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from .mistakes import Mistake, require
+from .sampling import EpochSampler, TrainLoader, run_seed
+from .schema import Schema
+from .splits import Manifest, Samples, draw_splits, group, stratified_part
+from .targets import Balance, Classes, Correction
+
+
+class Batch(NamedTuple):
+    """What a data loader yields: the inputs, the targets, and the position of each sample in its split."""
+
+    x: Tensor
+    y: Tensor
+    position: Tensor
+
+
+def collate(batch: Any) -> Any:
+    """Collate the samples of a data set that does not fetch whole batches."""
+    return batch if isinstance(batch, Batch) else default_collate(batch)
+
+
+def one_thread(worker: int) -> None:
+    """Keep OpenCV's threads from fighting the loader's workers."""
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(0)
+
+
+class SplitData(LightningDataModule):
+    """Seeded, split and balanced samples as batches.
+
+    A subclass lists its ``samples`` and makes the ``dataset`` of a split; what else it may say stands below these two.
+
+    Args:
+        batch_size: Samples of one optimizer step: devices × per-device batch × accumulate_grad_batches.
+        val_fraction: Validation share of what the data does not split itself.
+        test_fraction: Test share of the same.
+        split_seed: Seed of the splits; null means the run's seed.
+        group_pattern: Regular expression; samples whose keys (paths) match alike (a patient, a video) stay in one
+            split.
+        train_fraction: Stratified share of the training split to train on.
+        manifest: A manifest.json to take the splits from instead of drawing them.
+        balance: Against rare classes: draw them as often as others (sampler), or weigh their loss by the inverse of
+            their number (class_weights) or of their effective number (effective_weights, Cui et al. 2019).
+        num_workers: Loader processes per device; null chooses by the machine's cores.
+    """
+
+    noun = "samples"  # what they are called in messages
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_seed: int | None = None,
+        group_pattern: str | None = None,
+        train_fraction: float = 1.0,
+        manifest: str | None = None,
+        balance: Correction = "none",
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.train_fraction = batch_size, train_fraction
+        self.correction: Correction = balance
+        self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
+        self.group_pattern, self.manifest_path = group_pattern, manifest
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.num_workers = min(8, cores - 1) if num_workers is None else num_workers
+        require(batch_size >= 1, "--data.batch_size", batch_size, "x ≥ 1", "a step would see no sample")
+        require(self.num_workers >= 0, "--data.num_workers", self.num_workers, "x ≥ 0", "no batch could be loaded")
+        require(0 < train_fraction <= 1, "--data.train_fraction", train_fraction, "0 < x ≤ 1", "no part would be left")
+        self.manifest: Manifest | None = None
+        self.fingerprint = ""  # of the whole data set; known after setup("fit")
+
+    def samples(self) -> Samples:
+        """List the samples of the data set."""
+        raise NotImplementedError
+
+    def dataset(self, keys: list[str], targets: np.ndarray) -> Dataset[Batch]:
+        """Make the data set of some of the samples."""
+        raise NotImplementedError
+
+    def unlabelled(self) -> Dataset[Batch]:
+        """Make the data set that ``predict`` reads; its targets are -1."""
+        raise NotImplementedError
+
+    def inputs(self, keys: list[str]) -> dict[str, Any]:
+        """Say what a sample is, from the training split alone."""
+        return {}
+
+    def same(self, keys: list[str]) -> list[list[int]]:
+        """Return the positions of samples of equal content, which must not stand in two splits."""
+        return []
+
+    def fingerprint_of(self, samples: Samples) -> str:
+        """Return a hash of the data set: a run goes on only with the one that it began with."""
+        return ""
+
+    def before_reading(self, training: bool) -> None:
+        """Get ready to make data sets, once the splits and the inputs are known."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of the splits."""
+        return run_seed() if self.split_seed is None else self.split_seed
+
+    @property
+    def schema(self) -> Schema:
+        """What a sample is and what is predicted of it. Known after ``setup``."""
+        assert self.manifest is not None
+        return self.manifest.schema
+
+    @property
+    def target(self) -> Classes:
+        """What is predicted. Known after ``setup``."""
+        return self.schema.target
+
+    @property
+    def balance(self) -> Balance:
+        """What the loss is told of the training split."""
+        return self.target.balance(self.train_targets, self.correction)
+
+    @property
+    def draw_weights(self) -> Tensor | None:
+        """The weight of each training sample in the draw, or None where all are taken."""
+        return self.target.draw_weights(self.train_targets) if self.correction == "sampler" else None
+
+    @property
+    def passes(self) -> int:
+        """Forward passes that one optimizer step is made of: devices × accumulated batches."""
+        return self.trainer.world_size * self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+
+    @property
+    def device_batch(self) -> int:
+        """Samples of one forward pass on one device."""
+        return self.batch_size // self.passes
+
+    def groups(self, keys: list[str]) -> np.ndarray:
+        """Number the groups of samples that must not be torn apart, (N,)."""
+        return group(keys, self.group_pattern, self.same(keys))
+
+    def setup(self, stage: str) -> None:
+        samples = None
+        if self.manifest is None:
+            if self.manifest_path is not None:
+                manifest = Manifest.load(self.manifest_path)
+            else:
+                samples = self.samples()
+                fractions = self.val_fraction, self.test_fraction
+                manifest = draw_splits(samples, *fractions, self.seed, self.groups(samples.keys))
+            keys, targets = manifest.splits["train"]
+            schema = Schema(self.inputs(keys), manifest.target)
+            self.manifest = Manifest(schema, manifest.splits, manifest.seed, manifest.fold)
+            if self.train_fraction < 1:
+                kept = stratified_part(self.target.strata(targets), self.train_fraction, self.seed)
+                keys, targets = [keys[i] for i in kept], targets[kept]
+            self.train_keys, self.train_targets = keys, targets
+            self.before_reading(training=stage == "fit")
+            self.train = self.dataset(keys, targets)
+        if stage == "fit" and not self.fingerprint:
+            self.fingerprint = self.fingerprint_of(samples or self.samples())
+        if stage == "predict":
+            self.predict = self.unlabelled()
+
+    def split(self, name: str) -> tuple[list[str], np.ndarray]:
+        """Return the keys and targets of the validation or test split.
+
+        Raises:
+            Mistake: The split is empty.
+        """
+        assert self.manifest is not None
+        keys, targets = self.manifest.splits[name]
+        if not keys:
+            raise Mistake(
+                f"the {name} split is empty, so there is nothing to score; raise --data.{name}_fraction above 0 in a "
+                "new run."
+            )
+        return keys, targets
+
+    def loader(self, dataset: Dataset[Batch], training: bool = False) -> DataLoader[Batch]:
+        """Make the loader of a data set.
+
+        Raises:
+            Mistake: The batch does not divide over devices and accumulation, or exceeds the training split.
+        """
+        trainer, size = self.trainer, len(dataset)  # pyright: ignore[reportArgumentType]
+        ranks, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        if training and self.batch_size % self.passes:
+            raise Mistake(
+                f"--data.batch_size={self.batch_size} does not divide by {ranks} device(s) × "
+                f"{self.passes // ranks} accumulated batches, so a step would not hold what you asked for; give a "
+                f"multiple of {self.passes}."
+            )
+        if training and self.batch_size > size:
+            raise Mistake(
+                f"--data.batch_size={self.batch_size} exceeds the {size} training {self.noun}, so there would be no "
+                f"step to take; lower it to {size} or less."
+            )
+        weights = self.draw_weights if training else None
+        sampler = EpochSampler(dataset, self.batch_size if training else None, run_seed(), weights, ranks, rank)
+        options: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": one_thread} if self.num_workers else {}
+        if training and trainer is not None:
+            progress = trainer.fit_loop.epoch_loop.batch_progress
+            options["position"] = lambda: (trainer.current_epoch, progress.current.ready)
+        return (TrainLoader if training else DataLoader)(
+            dataset,
+            batch_size=self.device_batch if training else max(1, self.batch_size // ranks),
+            sampler=sampler,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collate,
+            **options,
+        )
+
+    def samples_of(self, epoch: int, batch_idx: int) -> list[str]:
+        """Return the keys of a training batch, over all ranks; none where overfit_batches has taken over the order."""
+        trainer = self.trainer
+        if trainer is not None and trainer.overfit_batches:  # pyright: ignore[reportAttributeAccessIssue]
+            return []
+        sampler = EpochSampler(self.train, self.batch_size, run_seed(), self.draw_weights)
+        share = self.device_batch * (trainer.world_size if trainer is not None else 1)
+        order, _ = sampler.order(epoch)
+        return [self.train_keys[i] for i in order[batch_idx * share : (batch_idx + 1) * share].tolist()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data."""
+        return {"fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with other data than the run began with.
+
+        Raises:
+            Mistake: Samples were added, removed, renamed or changed since.
+        """
+        fitting = self.trainer is not None and self.trainer.state.fn == "fit"
+        if fitting and state_dict["fingerprint"] != self.fingerprint:
+            raise Mistake(
+                f"the {self.noun} are not those that the run began with, so its splits and its order would be others; "
+                "bring them back, or start a new run from these weights: --model.weights CHECKPOINT."
+            )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self.loader(self.train, training=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self.loader(self.dataset(*self.split("val")))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self.loader(self.dataset(*self.split("test")))
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        return self.loader(self.predict)

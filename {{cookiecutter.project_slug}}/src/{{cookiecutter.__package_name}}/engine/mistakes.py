@@ -1,0 +1,36 @@
+"""How what cannot go on is worded: the value, its consequence, the remedy."""
+
+import difflib
+
+
+class Mistake(ValueError):
+    """A mistake in what was asked for: one line, exit code 2, no traceback. Any other error is a fault in code."""
+
+
+class RunFailed(RuntimeError):
+    """A run that cannot go on, through no mistake in what was asked for: one line, exit code 1."""
+
+
+def require(holds: bool, flag: str, value: float, allowed: str, consequence: str) -> None:
+    """Refuse a value that is out of range.
+
+    Args:
+        holds: Whether it is in range.
+        flag: The flag as it is typed.
+        value: Its value.
+        allowed: The range.
+        consequence: What would happen to the user.
+
+    Raises:
+        Mistake: It does not hold.
+    """
+    if not holds:
+        raise Mistake(f"{flag}={value} is out of range, so {consequence}; give {allowed}.")
+
+
+def unknown(flag: str, value: str, known: list[str]) -> str:
+    """Word the error for a name that is not known: the nearest ones first."""
+    near = difflib.get_close_matches(value, known, n=3, cutoff=0.4)
+    others = [name for name in known if name not in near]
+    listed = ", ".join((near + others)[:20]) + (" …" if len(known) > 20 else "")
+    return f"{flag}={value!r} is unknown, so there is nothing to use; choose from {listed}."

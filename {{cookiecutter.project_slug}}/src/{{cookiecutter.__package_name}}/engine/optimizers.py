@@ -1,0 +1,110 @@
+"""Optimizers and schedules as a run uses them: parameter groups, fused kernels, a warm-up in front."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+from .factories import recipe
+from .internals import allow_clipping
+from .mistakes import Mistake, require
+from .stages import stages
+
+ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
+
+
+def make_optimizer(factory: Callable[..., Optimizer], groups: list[dict[str, Any]], device: torch.device) -> Optimizer:
+    """Make an optimizer of parameter groups, with one kernel for all parameters where torch has one.
+
+    Raises:
+        Mistake: A value is out of the optimizer's range.
+    """
+    kind, given = recipe(factory)
+    # fused is None unless it was asked for or ruled out.
+    can_fuse = "fused" in inspect.signature(kind).parameters and device.type in ("cpu", "cuda", "mps")
+    options = {"fused": True} if can_fuse and given.get("fused") is given.get("foreach") is None else {}
+    try:
+        optimizer = factory(groups, **options)
+    except ValueError as error:
+        raise Mistake(f"--model.optimizer cannot be made ({error}); give values in its range.") from error
+    allow_clipping(optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] *= group["lr_factor"]
+    return optimizer
+
+
+class StepPlateau(Callback):
+    """Steps Plateau after each validation, before a checkpoint is saved.
+
+    (Lightning would step it after an epoch's last checkpoint, which a resumed run would then miss.)
+    """
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for config in trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau and not trainer.sanity_checking:
+                config.scheduler.step(trainer.callback_metrics[config.monitor])  # pyright: ignore
+
+
+def with_warmup(
+    optimizer: Optimizer, make: ScheduleFactory | None, total_steps: int, warmup_steps: int
+) -> list[LRScheduler]:
+    """Make a schedule with a linear warm-up in front; it then has the remaining steps.
+
+    Step s of the warm-up has (s + 1) / (warmup_steps + 1) of the rate that the schedule starts with.
+
+    Returns:
+        The schedulers of the run: at most one, but for Plateau with a warm-up two, which do not disturb each other.
+    """
+    most = f"x < {total_steps}, the steps of the run"
+    require(
+        make is None or warmup_steps < total_steps,
+        "--model.warmup_steps",
+        warmup_steps,
+        most,
+        "the rate would never reach the schedule",
+    )
+    # The schedule comes first: OneCycle and Cyclic set the rate to start from.
+    after = [make(optimizer, total_steps - warmup_steps)] if make else []
+    if warmup_steps == 0:
+        return after
+    rise = lr_scheduler.LinearLR(optimizer, 1 / (warmup_steps + 1), total_iters=warmup_steps)
+    if not after or isinstance(after[0], lr_scheduler.ReduceLROnPlateau):
+        return [rise, *after]
+    return [lr_scheduler.SequentialLR(optimizer, [rise, *after], [warmup_steps])]
+
+
+def parameter_groups(
+    network: nn.Module, layer_decay: float = 1.0, backbone_lr_factor: float = 1.0
+) -> list[dict[str, Any]]:
+    """Part the trainable parameters by what weight decay and which rate act on them.
+
+    Norms, biases and other vectors are not decayed: decay would shrink a scale, not a function's complexity.
+
+    Args:
+        network: Whose parameters.
+        layer_decay: The rate of each stage over that of the next one towards the head (Clark et al. 2020).
+        backbone_lr_factor: The rate of everything but the head over that of the head.
+
+    Returns:
+        Groups with ``lr_factor``, which multiplies the optimizer's rate.
+    """
+    parts = stages(network)
+    depth_of = {parameter: depth for depth, part in enumerate(parts) for parameter in part.parameters()}
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for parameter in network.parameters():
+        if not parameter.requires_grad:
+            continue
+        from_head = len(parts) - 1 - depth_of.get(parameter, 0)
+        factor = layer_decay**from_head * (backbone_lr_factor if from_head else 1.0)
+        decayed = parameter.ndim > 1
+        name = f"{'weights' if decayed else 'norms_and_biases'}{'' if factor == 1 else f'_x{factor:.3g}'}"
+        group = groups.setdefault((factor, decayed), {"name": name, "params": [], "lr_factor": factor})
+        group["params"].append(parameter)
+        if not decayed:
+            group["weight_decay"] = 0.0
+    return list(groups.values())

@@ -1,0 +1,256 @@
+"""A run's folder: its files by name, choosing it, finding it again, and what describes the run in it."""
+
+import contextlib
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from .files import write
+from .mistakes import Mistake, RunFailed
+from .steps import is_log_point
+
+PACKAGES = ("lightning", "torch", "torchvision", "torchmetrics", "albumentations", "numpy", "pillow", "jsonargparse")
+
+
+def is_rank_zero() -> bool:
+    """Tell whether this process leads the run, before any process group exists."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+class Run:
+    """Where the files of a run lie.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config = self.folder / "config.yaml"
+        self.manifest = self.folder / "manifest.json"
+        self.environment = self.folder / "environment.txt"
+        self.metrics = self.folder / "metrics.csv"
+        self.timing = self.folder / "timing.csv"
+        self.failure = self.folder / "failure.txt"
+        self.lock = self.folder / "unfinished.lock"
+        self.wandb_id = self.folder / "wandb_id.txt"
+        self.checkpoints = self.folder / "checkpoints"
+        self.best, self.last = self.checkpoints / "best.ckpt", self.checkpoints / "last.ckpt"
+        self.predictions = self.folder / "predictions.csv"
+        self.test_predictions = self.folder / "test_predictions.csv"
+        self.confusion_matrix = self.folder / "confusion_matrix.csv"
+        self.report = self.folder / "report.html"
+        self.export = self.folder / "export"
+
+    @classmethod
+    def of(cls, checkpoint: str | Path) -> "Run":
+        """Return the run that a checkpoint belongs to."""
+        return cls(Path(checkpoint).parent.parent)
+
+    @property
+    def number(self) -> int:
+        """N of a folder ``version_N``, or -1."""
+        suffix = self.folder.name.removeprefix("version_")
+        return int(suffix) if suffix.isdigit() else -1
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run needs no resume."""
+        return not self.lock.exists()
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+
+def runs_of(root: Path, name: str) -> list[Run]:
+    """Return the runs of a name, the newest first."""
+    return sorted(map(Run, (root / name).glob("version_*")), key=lambda run: run.number, reverse=True)
+
+
+def made(folder: Path) -> Path:
+    """Make a folder for what a command writes.
+
+    Raises:
+        Mistake: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return folder
+
+
+def _unwritable(folder: Path, error: OSError) -> Mistake:
+    return Mistake(
+        f"{str(folder)!r} cannot be written ({error}), so nothing could be kept; give another folder with --run_root."
+    )
+
+
+def new_run(root: Path, name: str) -> Run:
+    """Create and return ``root/name/version_N`` with the next free N.
+
+    Raises:
+        Mistake: The folder cannot be written.
+    """
+    base = made(root / name)
+    try:
+        while True:
+            run = base / f"version_{max((Run(path).number for path in base.iterdir()), default=-1) + 1}"
+            try:
+                run.mkdir()
+            except FileExistsError:  # a run that started at the same moment took it
+                continue
+            return Run(run)
+    except OSError as error:
+        raise _unwritable(base, error) from error
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder of a run that never trained, and the folders that are empty without it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for above in (folder.parent, folder.parent.parent):
+        if above.is_dir() and not any(above.iterdir()):
+            above.rmdir()
+
+
+def latest(root: Path, name: str, file: str = "config") -> Run:
+    """Return the newest run of a name that holds a file of Run's.
+
+    Raises:
+        Mistake: There is none.
+    """
+    for run in runs_of(root, name):
+        if getattr(run, file).is_file():
+            return run
+    lacking = getattr(Run(""), file)
+    raise Mistake(
+        f"no run in {root / name} holds {lacking}, so there is nothing to start from; "
+        "train one with fit, or name it with --name, --run_root or --ckpt_path FILE."
+    )
+
+
+def environment() -> str:
+    """Describe what a run depends on beside its config: versions, hardware, the state of the code, the command."""
+    lines = [f"command: {' '.join(sys.argv)}", f"python: {platform.python_version()} on {platform.platform()}"]
+    for package in PACKAGES:
+        try:
+            lines.append(f"{package}: {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    lines += [f"gpu: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+        if commit.returncode == 0:
+            lines.append(f"git: {commit.stdout.strip()}{' with uncommitted changes' if changes.stdout else ''}")
+    except (OSError, subprocess.TimeoutExpired):
+        pass
+    return "\n".join(lines) + "\n"
+
+
+def note_failure(run: Run, error: BaseException) -> None:
+    """Write failure.txt: why a run failed, and of a fault in code the traceback."""
+    lines = [str(error)]
+    if not isinstance(error, RunFailed):
+        lines = [f"{type(error).__name__}: {error}", "", *traceback.format_exception(error)]
+    with contextlib.suppress(OSError):  # the disk may be full
+        write(run.failure, "\n".join(lines).rstrip() + "\n")
+
+
+class RunFiles(Callback):
+    """Writes config.yaml, manifest.json and environment.txt before the first step.
+
+    Hands the config to every logger.
+
+    Args:
+        run: The run.
+        config: The parsed config.
+        dump: Turns it into YAML.
+        checkpoint: What the run goes on from, or nothing.
+    """
+
+    def __init__(self, run: Run, config: Namespace, dump: Callable[[Namespace], str], checkpoint: str) -> None:
+        self.run, self.config, self.dump, self.checkpoint = run, config, dump, checkpoint
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        chosen = trainer.strategy.broadcast(self.checkpoint)
+        if chosen != self.checkpoint:
+            raise RunFailed(f"rank 0 goes on from {chosen}, this rank from {self.checkpoint}; start the run again.")
+        if not trainer.is_global_zero or stage != "fit":
+            return
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        for name, value in data.schema.inputs.items():  # what followed the data is settled from here on
+            self.config.data[name] = value
+        if hasattr(data, "root"):
+            self.config.data.root = str(data.root.absolute())
+        self.run.failure.unlink(missing_ok=True)
+        text = self.dump(self.config)
+        begun = self.run.environment
+        earlier = begun.read_text(encoding="utf-8") + "\n" if begun.is_file() else ""
+        write(begun, earlier + environment())
+        if not earlier:
+            data.manifest.save(self.run.manifest)
+        write(self.run.config, text)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if trainer.is_global_zero and self.run.last.is_file():
+            print(f"{self.run} is unfinished; the same command with --resume auto goes on with it")
+
+
+class Timing(Callback):
+    """Writes timing.csv: at each log point the time of training since the one before, validation and saving left out.
+
+    Its columns are the step, the seconds, those of them in which training waited for data, and the samples.
+
+    Args:
+        run: The run.
+    """
+
+    COLUMNS = "step,seconds,data_wait,samples\n"
+
+    def __init__(self, run: Run) -> None:
+        self.file = run.timing
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.waited, self.worked, self.samples, self.mark = 0.0, 0.0, 0, time.perf_counter()
+        if trainer.is_global_zero and not self.file.exists():
+            self.file.write_text(self.COLUMNS)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.mark = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        now = time.perf_counter()
+        self.waited += now - self.mark
+        self.mark = now
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        self.worked += now - self.mark
+        self.samples += len(batch[0]) * trainer.world_size
+        if is_log_point(trainer) and trainer.is_global_zero:
+            with self.file.open("a") as file:
+                file.write(f"{trainer.global_step},{self.waited + self.worked:.6f},{self.waited:.6f},{self.samples}\n")
+            self.waited, self.worked, self.samples = 0.0, 0.0, 0
+        self.mark = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.mark = time.perf_counter()

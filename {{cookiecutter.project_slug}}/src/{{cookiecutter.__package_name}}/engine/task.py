@@ -1,0 +1,343 @@
+"""What every LightningModule here shares: built once the data is known, any optimizer, means kept on the device, exact
+resume.
+
+A subclass writes ``build``, ``training_step``, ``score`` and ``predict``. Shapes: N samples.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric, MetricCollection
+
+from . import checkpoints
+from .factories import recipe, written
+from .faults import NumericalFaults
+from .internals import INSTANTIATE, INSTANTIATOR
+from .loading import Batch
+from .metrics import MONITOR
+from .mistakes import Mistake, require
+from .optimizers import ScheduleFactory, StepPlateau, make_optimizer, parameter_groups, with_warmup
+from .rules import Rule, check
+from .sampling import derived_seed, run_seed
+from .schema import Schema
+from .stages import names_of, stages
+from .steps import is_log_point, step_is_made
+from .targets import Balance
+from .weights import initialise, load_weights
+
+
+class Task(LightningModule):
+    """Trains a network; what the data is made of comes from the data module at a run's start, and from the checkpoint
+    later.
+
+    Args:
+        optimizer: Makes the optimizer from the parameters.
+        schedule: Makes the learning-rate schedule from (optimizer, total_steps); null keeps the rate constant.
+        warmup_steps: Optimizer steps in which the rate rises to the schedule's first one; below 1 a share of the run.
+        layer_decay: The rate of each stage of the network over that of the next one towards the head.
+        backbone_lr_factor: The rate of everything but the head over that of the head.
+        l1: Adds l1 × Σ|w| over weights (not norms and biases) to the loss.
+        init: Draws the first weights: he, xavier or orthogonal; null leaves the network's own.
+        weights: Where a fresh run starts from: a file, an earlier run's checkpoint, or a name of torchvision's weights.
+        freeze: Train the head alone; everything else gets no gradient and keeps its BatchNorm statistics.
+        unfreeze_every: With freeze, epochs after which the next stage before the head is trained too; null never.
+        channels_last: Keep images and weights in the memory layout that convolutions on tensor cores prefer.
+        compile: Compile the network with torch.compile; checkpoints stay the same.
+        monitor: The metric that Plateau watches; follows --monitor.
+        mode: Whether it should fall or rise; follows --mode.
+        schema: Filled in from the data.
+    """
+
+    rules: Sequence[Rule] = ()  # which settings contradict each other
+    network: Any  # an nn.Module, None until the schema is known
+    loss: Any
+    hparams: Any  # pyright: ignore[reportIncompatibleMethodOverride]  (a property: the arguments, by name)
+    losses: Any
+    scores: Any
+    sums: Tensor | None = None
+    grad_norm: Tensor
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = AdamW,
+        schedule: ScheduleFactory | None = None,
+        warmup_steps: float = 0,
+        layer_decay: float = 1.0,
+        backbone_lr_factor: float = 1.0,
+        l1: float = 0.0,
+        init: Literal["he", "xavier", "orthogonal"] | None = None,
+        weights: str | None = None,
+        freeze: bool = False,
+        unfreeze_every: int | None = None,
+        channels_last: bool = False,
+        compile: bool = False,
+        monitor: str = MONITOR,
+        mode: Literal["min", "max"] = "min",
+        schema: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        # A checkpoint holds plain values alone; a factory given in a script is written as the command line would.
+        self.hparams.update({n: written(n, value) for n, value in self.hparams.items() if callable(value)})
+        self.hparams.setdefault(INSTANTIATOR, INSTANTIATE)
+        require(warmup_steps >= 0, "--model.warmup_steps", warmup_steps, "x ≥ 0", "there would be no first step")
+        worse = "stages would not train as the flag says"
+        require(0 < layer_decay <= 1, "--model.layer_decay", layer_decay, "0 < x ≤ 1", worse)
+        require(0 <= backbone_lr_factor <= 1, "--model.backbone_lr_factor", backbone_lr_factor, "0 ≤ x ≤ 1", worse)
+        require(l1 >= 0, "--model.l1", l1, "x ≥ 0", "weights would grow without end")
+        self.make_optimizer, self.make_schedule = optimizer, schedule
+        self.network = None
+        self.schema = None if schema is None else Schema.from_dict(schema)
+        self.resumed: dict[str, Any] = {}  # what a checkpoint says of the run that goes on
+        self.measured: tuple[str, ...] = ()  # what the sums hold beside the loss
+
+    # What a subclass writes.
+
+    def build(self, schema: Schema, balance: Balance) -> None:
+        """Make ``network``, ``loss`` and the metrics (``keep_scores``), now that the data is known."""
+        raise NotImplementedError
+
+    def score(self, batch: Batch, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Update the metrics of a split ("val" or "test"); returns the loss of each sample, their weight (a scalar),
+        and the predictions.
+        """
+        raise NotImplementedError
+
+    def predict(self, x: Tensor, /) -> Tensor:
+        """Turn inputs into predictions, a column for each of the target's."""
+        raise NotImplementedError
+
+    # What it may use.
+
+    def keep_scores(self, metrics: MetricCollection) -> None:
+        """Keep metrics for validation and test, and log them at the end of each."""
+        self.scores = nn.ModuleDict({split: metrics.clone(prefix=f"{split}/") for split in ("val", "test")})
+        self.losses = nn.ModuleDict({split: MeanMetric() for split in ("val", "test")})
+
+    def training_loss(self, loss_N: Tensor, weight: Tensor, **measures_N: Tensor) -> Tensor:
+        """Return the loss of a step: Σ loss / Σ weight over all ranks, and what --model.l1 adds.
+
+        Args:
+            loss_N: The weighted loss of each sample.
+            weight: The weight of all samples, a scalar.
+            measures_N: What else to log of training: the mean of each as ``train/NAME``.
+        """
+        total = loss_N.sum()
+        with torch.no_grad():
+            measured = [value_N.float().sum() for value_N in measures_N.values()]
+            sums = torch.stack((total.detach(), weight, *measured, torch.full_like(total, len(loss_N))))
+            self.measured = tuple(measures_N)
+            if self.sums is None or len(self.sums) != len(sums):
+                self.sums = torch.zeros_like(sums)
+            self.sums += sums
+        if self.trainer.world_size > 1 and getattr(self.loss, "weighted", True):
+            # DDP averages gradients over ranks: scale so that the result is the mean over all ranks' samples.
+            weight = self.trainer.strategy.reduce(weight.clone(), reduce_op="sum") / self.trainer.world_size
+        loss = total / weight
+        if self.hparams.l1:
+            loss = loss + self.hparams.l1 * sum(p.abs().sum() for p in self.network.parameters() if p.ndim > 1)
+        return loss
+
+    # The machinery.
+
+    @property
+    def attached(self) -> Trainer | None:
+        """The trainer, if there is one."""
+        try:
+            return self.trainer
+        except RuntimeError:
+            return None
+
+    @property
+    def fitting(self) -> bool:
+        """Whether a trainer fits this model."""
+        return self.attached is not None and self.trainer.state.fn == "fit"
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the network is there."""
+        return self.network is not None
+
+    def configure_model(self) -> None:
+        """Build the network once the schema is known: from the data at a run's start, from a checkpoint otherwise."""
+        if self.is_built:
+            return
+        hparams, data = self.hparams, getattr(self.attached, "datamodule", None)
+        if data is not None:
+            self.schema = data.schema
+            hparams.update(schema=data.schema.as_dict())
+        assert self.schema, "build the model from data or a checkpoint"
+        balance = self.schema.target.balance(None) if data is None else data.balance
+        with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed, not on what was drawn before
+            torch.manual_seed(derived_seed(run_seed(), 1))
+            self.build(self.schema, balance)
+            if hparams.init:
+                initialise(self.network, hparams.init, getattr(self.network, "activation", "relu"))
+        if self.fitting:
+            check(self.rules, self, data, self.trainer)
+            self._name_stages()
+            if hparams.weights and not self.resumed:
+                load_weights(self.network, hparams.weights)
+        if hparams.freeze and not hparams.unfreeze_every:
+            self._freeze()  # before DDP looks which parameters need a gradient
+        if hparams.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        if hparams.compile:
+            self.network.compile()  # in place: a wrapper would change the names in checkpoints
+
+    def _name_stages(self) -> None:
+        """Say which stages a flag acts on."""
+        hparams, parts = self.hparams, stages(self.network)
+        if self.trainer.is_global_zero and (hparams.freeze or hparams.layer_decay * hparams.backbone_lr_factor != 1):
+            print(f"stages, the head last: {', '.join(names_of(self.network, parts))}")
+
+    def trained_stages(self) -> list[nn.Module]:
+        """The stages of a frozen network that the current epoch trains: a function of the epoch alone."""
+        every = self.hparams.unfreeze_every
+        thawed = 1 + (self.current_epoch // every if every else 0)
+        parts = stages(self.network)
+        return [self.network] if thawed >= len(parts) else parts[-thawed:]
+
+    def _freeze(self) -> None:
+        """Let the current epoch train its stages alone; a frozen BatchNorm keeps its statistics."""
+        self.network.requires_grad_(False).eval()
+        for part in self.trained_stages():
+            part.requires_grad_(True).train()
+
+    def on_train_start(self) -> None:
+        # No buffer: DDP would overwrite those of every rank by rank zero's.
+        self.sums, kept = None, self.resumed.get("sums")
+        if kept is not None and len(kept) == self.trainer.world_size:
+            self.sums = kept[self.global_rank].to(self.device)
+        elif kept is not None and self.global_rank == 0:
+            self.sums = kept.sum(0).to(self.device)
+        self.resumed = {}
+
+    def on_train_epoch_start(self) -> None:
+        if self.hparams.freeze:
+            self._freeze()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout depends on where the run is, not on how it came there: a resumed run draws what an unbroken one draws.
+        seed = derived_seed(run_seed(), 2, self.current_epoch, self.global_rank) + batch_idx
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":  # torch.manual_seed would note a stack trace for every kind of device not in use
+            torch.get_device_module(self.device).manual_seed(seed)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        if every and (self.trainer.global_step + 1) % every == 0:  # before clipping
+            self.grad_norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+
+    def log_means(self) -> None:
+        """Read the means since the last log point and the step's gradient norm from the device, and log them."""
+        if self.sums is None:  # a training_step of the user's own
+            return
+        sums = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
+        loss, weight, *measured, count, grad_norm = torch.cat((sums, self.grad_norm.reshape(1))).tolist()
+        self.sums.zero_()
+        means = {"train/loss": loss / weight}
+        means |= {f"train/{name}": total / count for name, total in zip(self.measured, measured, strict=True)}
+        means["train/grad_norm"] = grad_norm
+        self.log("train/loss", means["train/loss"], prog_bar=True, logger=False)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**means, "epoch": self.current_epoch}, self.trainer.global_step - 1)
+
+    def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
+        loss_N, weight, predictions = self.score(batch, split)
+        self.losses[split].update(loss_N.sum() / weight, weight)
+        return {"position": batch.position, "y": batch.y, "predictions": predictions}
+
+    def _log_scores(self, split: str) -> None:
+        self.log(f"{split}/loss", self.losses[split], prog_bar=True)
+        self.log_dict(self.scores[split])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return {"position": batch.position, "predictions": self.predict(batch.x)}
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        hparams, trainer = self.hparams, self.trainer
+        groups = parameter_groups(self.network, hparams.layer_decay, hparams.backbone_lr_factor)
+        optimizer = make_optimizer(self.make_optimizer, groups, self.device)
+        steps = trainer.estimated_stepping_batches if self.make_schedule or hparams.warmup_steps else 0
+        if steps == float("inf"):
+            raise Mistake(
+                "--trainer.max_epochs=-1 gives the run no end, so the schedule has no length; "
+                "give --trainer.max_epochs or --trainer.max_steps, or --model.schedule null --model.warmup_steps 0."
+            )
+        warmup = int(hparams.warmup_steps * steps if hparams.warmup_steps < 1 else hparams.warmup_steps)
+        schedule, plateau = self.make_schedule, recipe(self.make_schedule).makes(ReduceLROnPlateau)
+        if plateau and not recipe(schedule).arguments.get("mode"):
+            schedule = partial(schedule, mode=hparams.mode)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        configs: list[Any] = []
+        for scheduler in with_warmup(optimizer, schedule, int(steps), warmup):
+            configs.append({"scheduler": scheduler, "interval": "step", "monitor": hparams.monitor})
+            if isinstance(scheduler, ReduceLROnPlateau):
+                configs[-1]["frequency"] = sys.maxsize  # StepPlateau steps it
+        self.horizon = [int(steps) if schedule is not None and not plateau else 0, warmup]
+        if self.resumed.get("horizon", self.horizon) != self.horizon:
+            raise Mistake(
+                f"the run has another length: its schedule of (steps, warm-up) {self.resumed['horizon']} would be bent "
+                f"to {self.horizon} in the middle; keep the length, or start a new run from these weights: "
+                "--model.weights CHECKPOINT."
+            )
+        return [optimizer], configs
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [NumericalFaults(), StepPlateau(), LogMeans()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.fitting and hasattr(self, "horizon"):
+            checkpoint["resume"] = {"horizon": self.horizon, "between_steps": step_is_made(self.trainer)}
+            if self.sums is not None:
+                rows = self.all_gather(self.sums).reshape(-1, len(self.sums))  # pyright: ignore  (a row each rank)
+                checkpoint["resume"]["sums"] = rows
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        theirs = checkpoint["hyper_parameters"].get("schema")
+        target = Schema.from_dict(theirs).target if theirs else None
+        if self.schema is None or target != self.schema.target:
+            raise Mistake(
+                f"the checkpoint knows {target}, the data has {self.schema and self.schema.target}, so its scores "
+                "would be wrong; give the data it was trained on, or start a new run from its weights: --model.weights "
+                "CHECKPOINT."
+            )
+        if self.fitting:
+            self.resumed = checkpoint.get("resume", {})
+            checkpoint["callbacks"].pop("Timer", None)  # max_time is that of one launch
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as Lightning does, of a checkpoint that ``checkpoints.read`` finds harmless."""
+        checkpoints.read(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **kwargs})
+
+
+class LogMeans(Callback):
+    """Logs the training means at log points; a callback, so that it comes before the checkpoint of the same step."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if is_log_point(trainer):
+            pl_module.log_means()
