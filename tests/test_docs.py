@@ -35,7 +35,12 @@ for flags in json.load(open(sys.argv[1])):
 """
 
 
-def test_every_flag_of_the_techniques_is_one(project, command, tmp_path):
+def inline(page: Path) -> list[str]:
+    """Return what a page writes as code within its lines."""
+    return re.findall("`([^`]+)`", re.sub("```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL))
+
+
+def test_every_flag_of_the_docs_is_one(project, command, tmp_path):
     given = []
     for _, cell, _, _ in table(techniques(project), "technique"):
         spans = [] if cell.startswith("the command") else re.findall("`([^`]+)`", cell)
@@ -45,6 +50,9 @@ def test_every_flag_of_the_techniques_is_one(project, command, tmp_path):
                 flags = [*given[-1][:-1], span]  # another value of the flag before
             given.append(flags)
     assert len(given) > 50
+    of_fit = re.compile(r"--(data|model|trainer|callbacks|monitor|report|fast)\b.* ")
+    elsewhere = [shlex.split(span) for page in pages(project) for span in inline(page) if of_fit.match(span)]
+    given += [flags for flags in elsewhere if flags not in given]
     (tmp_path / "flags.json").write_text(json.dumps(given))
     (tmp_path / "script.py").write_text(SCRIPT)
     done = command(project, tmp_path, "-m", "script.py", tmp_path / "flags.json")
@@ -77,6 +85,15 @@ def test_the_architecture_names_every_file_of_the_engine():
 
 def test_the_templates_pages_link_to_files_that_are_there():
     assert not {page.name: dead_links(page) for page in pages(TEMPLATE) if dead_links(page)}
+
+
+def test_the_pages_name_targets_of_make_that_are_there():
+    targets = set()
+    for folder in (SOURCE, TEMPLATE):  # the template's pages name a project's targets, too
+        targets |= set(re.findall(r"^(\w+):", (folder / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+        named = {name for page in pages(folder) for span in inline(page) for name in re.findall(r"\bmake (\w+)$", span)}
+        assert named
+        assert named <= targets
 
 
 def test_every_decision_has_its_date():
