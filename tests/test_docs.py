@@ -87,9 +87,9 @@ def test_the_templates_pages_link_to_files_that_are_there():
     assert not {page.name: dead_links(page) for page in pages(TEMPLATE) if dead_links(page)}
 
 
-def test_the_pages_name_targets_of_make_that_are_there():
+def test_the_pages_name_targets_of_make_that_are_there(project):
     targets = set()
-    for folder in (SOURCE, TEMPLATE):  # the template's pages name a project's targets, too
+    for folder in (project, TEMPLATE):  # the template's pages name a project's targets, too
         targets |= set(re.findall(r"^(\w+):", (folder / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
         named = {name for page in pages(folder) for span in inline(page) for name in re.findall(r"\bmake (\w+)$", span)}
         assert named
