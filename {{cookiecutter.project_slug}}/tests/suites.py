@@ -69,8 +69,8 @@ class Killed(Exception):
 class KilledInTheSecondEpoch(Callback):
     """Ends a run half-way through its second epoch."""
 
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.current_epoch == 1 and trainer.fit_loop.batch_idx + 1 >= int(trainer.num_training_batches) // 2:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 1 and batch_idx == int(trainer.num_training_batches) // 2:
             raise Killed
 
 
