@@ -26,8 +26,8 @@ ENGINE = """
 """.split()
 
 TEST_FILES = (
-    *("conftest", "test_data", "test_losses", "test_mistakes", "test_resume", "test_run", "test_schedules"),
-    *("test_speed", "test_techniques"),
+    *("conftest", "suites", "test_data", "test_internals", "test_losses", "test_mistakes", "test_model"),
+    *("test_resume", "test_run", "test_schedules", "test_speed", "test_techniques"),
 )
 TOOL_FILES = """
     __init__.py _example.py _page.py _results.py _space.py crossval.py diagnose.py export.py lr_range.py page.html
