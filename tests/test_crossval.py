@@ -35,7 +35,7 @@ def validated(images, project, command, tmp_path_factory) -> Path:
 
 def splits(manifest: Path) -> dict[str, set[str]]:
     content = json.loads(manifest.read_text())["splits"]
-    return {name: {path for paths in by_class.values() for path in paths} for name, by_class in content.items()}
+    return {name: {path for path, _ in samples} for name, samples in content.items()}
 
 
 def scores(folder: Path) -> list[dict[str, str]]:

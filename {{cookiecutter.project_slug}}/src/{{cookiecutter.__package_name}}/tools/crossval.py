@@ -114,14 +114,11 @@ class CrossValidation:
         cli = self._parts(args)
         self.config = cli.config
         self.devices = cli.trainer.world_size
-        for flag, is_off in {
-            "--trainer.fast_dev_run": cli.trainer.fast_dev_run,  # pyright: ignore[reportAttributeAccessIssue]
-            f"--callbacks.{options.score}=null": self.config.callbacks[options.score] is None,
-        }.items():
-            if is_off:
-                raise Mistake(
-                    f"{flag} keeps no {options.score}.ckpt, so there would be nothing to score; leave it out."
-                )
+        unscored = f"keeps no {options.score}.ckpt, so there would be nothing to score; leave it out."
+        if cli.trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            raise Mistake(f"--trainer.fast_dev_run {unscored}")
+        if self.config.callbacks[options.score] is None:
+            raise Mistake(f"--callbacks.{options.score}=null {unscored}")
         self._draw(cli.datamodule)
         self._vary(args, cli)
         if options.predict and not list_images(Path(options.predict)):
