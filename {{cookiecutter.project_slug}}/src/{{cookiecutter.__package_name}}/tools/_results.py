@@ -150,11 +150,13 @@ class Collect(Callback):
         """Return what was kept, or that there is nothing."""
         if not self.outputs:
             return "The run's config validates nothing (--trainer.limit_val_batches 0?), so nothing was scored."
-        position_N, target_N, probabilities_NK = (
-            np.concatenate([output[name] for output in self.outputs]) for name in ("position", "y", "predictions")
-        )
+
+        def kept(name: str) -> np.ndarray:
+            return np.concatenate([output[name] for output in self.outputs])
+
         paths, _ = data.split("val")
-        return Predictions(data.target.names, [paths[i] for i in position_N], target_N, probabilities_NK)
+        in_order = [paths[position] for position in kept("position")]
+        return Predictions(data.target.names, in_order, kept("y"), kept("predictions"))
 
 
 class Run(runs.Run):
@@ -183,7 +185,7 @@ class Run(runs.Run):
         super().__init__(folder)
         if not self.config.is_file():
             raise Mistake(
-                f"{str(folder)!r} is no run's folder (it holds no config.yaml), so it says nothing; give "
+                f"{str(folder)!r} is no run's folder (it holds no {self.config.name}), so it says nothing; give "
                 "one like runs/NAME/version_0."
             )
         self.name = "/".join(folder.absolute().parts[-2:])

@@ -313,7 +313,9 @@ def draw(name: str, values: dict[str, np.ndarray], means: dict[str, dict[str, fl
     """Draw a metric: every fold a grey line or dot, the means with their intervals; over images a learning curve."""
     drawn, axes = figure(4.2, 2.9)
     x = images or range(len(values))
-    mean, low, high = (np.array([each[name] for each in means.values()]) for name in ("mean", "low", "high"))
+    mean = np.array([each["mean"] for each in means.values()])
+    low = np.array([each["low"] for each in means.values()])
+    high = np.array([each["high"] for each in means.values()])
     axes.plot(x, list(values.values()), "o-", color="C8", alpha=0.5, ms=3, lw=0.8)
     axes.errorbar(x, mean, (mean - low, high - mean), fmt="o-" if images else "o", color="C0", capsize=4)
     axes.set_ylabel(name + known(name)[0])

@@ -49,11 +49,16 @@ Figures = dict[str, dict[str, Any]]
 
 PREPROCESS = '''
 
+CHANNELS = {channels}
+STORED_SIZE = {stored_size}  # a file is scaled to this,
+IMAGE_SIZE = {image_size}  # and its centre of this size is what the network takes
+
+
 def preprocess(path: str | Path) -> np.ndarray:
     """Read an image file as the network takes it: (C, H, W), uint8."""
-    image_HWC = decode(path, {channels}, {stored_size})
-    edge = ({stored_size} - {image_size}) // 2
-    return image_HWC[edge : edge + {image_size}, edge : edge + {image_size}].transpose(2, 0, 1)
+    image_HWC = decode(path, CHANNELS, STORED_SIZE)
+    edge = (STORED_SIZE - IMAGE_SIZE) // 2
+    return image_HWC[edge : edge + IMAGE_SIZE, edge : edge + IMAGE_SIZE].transpose(2, 0, 1)
 '''
 
 

@@ -106,7 +106,9 @@ def show(run: Run, flags: list[str], choice: str | None) -> Parts:
 
 def summary(run: Run, validation: Predictions | str, tested: Predictions | str) -> str:
     """What came out, in numbers, and what is missing."""
-    shown, rows, notes = [], [], []
+    shown: list[tuple[str, str, str]] = []
+    rows: list[list[Any]] = []
+    notes: list[str] = []
     for split, p in (("Test", tested), ("Validation", validation)):
         if isinstance(p, str):
             notes.append(note(f"{split}: {p}"))
@@ -428,7 +430,10 @@ def compared_scores(found: list[Run]) -> str:
     """The metrics of each run at its best checkpoint and at its end, and those of its test."""
     logged = {name for run in found for name in run.curves if name.startswith(("train/", "val/"))}
     metrics = sorted(logged - {"train/grad_norm"}, key=lambda name: (name.startswith("train/"), name))
-    best, final, test, notes = [], [], [], []
+    best: list[list[Any]] = []
+    final: list[list[Any]] = []
+    test: list[list[Any]] = []
+    notes: list[str] = []
     for run in found:
         best_step = run.best_validation.step if run.best_validation else -1
         for rows, step in ((best, best_step), (final, np.inf)):

@@ -279,8 +279,9 @@ class Search:
         best = self.better(scored, key=lambda trial: trial.value, default=None)
         for trial in mine:
             if trial is not best:
-                for folder in Path(trial.user_attrs["folder"]).glob("version_*/checkpoints"):
-                    shutil.rmtree(folder, ignore_errors=True)
+                folder = Path(trial.user_attrs["folder"])
+                for run in runs.runs_of(folder.parent, folder.name):
+                    shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
 def retry() -> Any:
@@ -444,8 +445,9 @@ def scatter(search: Search, scored: list[Any], best: Any, name: str, x: dict[int
     }
     for group, (marker, size, trials) in groups.items():
         there = [trial for trial in trials if trial.number in x]
-        points_x, points_y = [x[trial.number] for trial in there], [trial.value for trial in there]
-        axes.plot(points_x, points_y, marker, label=group, linestyle="", markersize=size)
+        x_values = [x[trial.number] for trial in there]
+        scores = [trial.value for trial in there]
+        axes.plot(x_values, scores, marker, label=group, linestyle="", markersize=size)
     axes.set(xlabel=name, ylabel=search.monitor)
     values = [trial.value for trial in scored]
     if min(values) > 0 and max(values) > 10 * min(values):
