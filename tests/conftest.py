@@ -5,8 +5,10 @@ has imported the heavy packages, but nothing of a project; each has its own work
 """
 
 import csv
+import json
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import socket
@@ -14,17 +16,37 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cookiecutter.main import cookiecutter
+from PIL import Image
 
 TEMPLATE = Path(__file__).parent.parent
 SOURCE = TEMPLATE / "{{cookiecutter.project_slug}}"
 HEAVY = ["lightning.pytorch.cli", "lightning.pytorch.loggers", "torchvision", "torchmetrics", "albumentations", "cv2"]
 HEAVY += ["matplotlib.figure", "optuna", "optuna.storages._rdb.storage"]
+SEVERAL = Path(__file__).with_name("several.py")
+HUNG = 1800  # seconds after which a command is taken for hung, however busy the machine is
+RUN = Path("runs/digits/version_0")
+TINY = (
+    *("--model.network.width=8", "--data.batch_size=16", "--data.num_workers=0", "--trainer.accelerator=cpu"),
+    *("--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"),
+)
+
+
+def pytest_configure() -> None:
+    # The runs are tiny and two go on at a time: more threads wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest and with what stays together, so that two processes end at the same time."""
+    items.sort(key=lambda item: (not item.get_closest_marker("slow"), not item.get_closest_marker("xdist_group")))
 
 
 def bake(folder: Path, **answers: str) -> Path:
@@ -45,6 +67,17 @@ def rows(path: Path) -> list[dict[str, str]]:
     """Read a CSV file."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def draw_images(root: Path) -> Path:
+    """Draw 3 × 20 images in colour: red, green and blue noise."""
+    for index, name in enumerate(("red", "green", "blue")):
+        (root / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.random.default_rng([index, number]).integers(0, 90, (12, 14, 3), dtype=np.uint8)
+            pixels[..., index] += 150
+            Image.fromarray(pixels).save(root / name / f"{number:02d}.png")
+    return root
 
 
 @dataclass
@@ -129,7 +162,7 @@ class Command:
         folder: Path,
         *args: object,
         ranks: int = 1,
-        timeout: float = 300,
+        timeout: float = HUNG,
         environment: dict[str, str] | None = None,
     ) -> Result:
         """Run it to its end; with several ranks, as torchrun would start them."""
@@ -138,8 +171,18 @@ class Command:
         while any(process.is_alive() for process, _ in started) and time.monotonic() < deadline:
             started[0][0].join(0.05)
             if any(process.exitcode for process, _ in started):  # torchrun, too, ends the others then
-                deadline = min(deadline, time.monotonic() + 5)
+                deadline = min(deadline, time.monotonic() + 30)
         return self.end(started)
+
+    def each(self, project: Path, folder: Path, lines: Iterable[Sequence[object]]) -> list[Result]:
+        """Run commands one after the other in one process, where none changes what the next one meets."""
+        commands = [[str(arg) for arg in line] for line in lines]
+        (folder / ".commands.json").write_text(json.dumps(commands))
+        done = self(project, folder, "-m", SEVERAL, folder / ".commands.json")
+        (folder / ".commands.json").unlink()
+        *parts, _ = re.split(r"^ENDED (\d+)\n", done.output, flags=re.MULTILINE)
+        assert (done.code, len(parts)) == (0, 2 * len(commands)), done.output[-3000:]
+        return [Result(int(code), output) for output, code in zip(parts[::2], parts[1::2], strict=True)]
 
     def start(
         self, project: Path, folder: Path, *args: object, ranks: int = 1, environment: dict[str, str] | None = None
@@ -174,3 +217,13 @@ class Command:
 def command() -> Command:
     """Run a command of a project."""
     return Command()
+
+
+@pytest.fixture(scope="session")
+def fitted(project, command, tmp_path_factory) -> tuple[Path, str]:
+    """A folder with images and a run on them that was followed by its report, and what fit said; do not change it."""
+    folder = tmp_path_factory.mktemp("fitted")
+    images = draw_images(folder / "images")
+    done = command(project, folder, "fit", "--data.root", images, *TINY, environment={"WITH_REPORT": "yes"})
+    assert done.code == 0, done.output
+    return folder, done.output
