@@ -14,6 +14,7 @@ QUICK = (
     "--trainer.limit_train_batches=3",
     "--model.network.width=8",
     "--trainer.logger=false",
+    "--report=false",
 )
 
 
@@ -40,10 +41,12 @@ def digits(project, command, tmp_path_factory) -> Path:
 @pytest.mark.parametrize("rare", [False, True], ids=["digits", "rare"])
 def test_the_recipes_train(rare, digits, project, command, tmp_path):
     root = imbalanced(digits, tmp_path / "rare") if rare else digits
-    lines = [("fit", "--data.root", root, *QUICK, "--name=first")]
+    begin = ("fit", "--data.root", root, *QUICK)
+    lines = [[*begin, "--name=first"]]
     for recipe in RECIPES:
-        own = ("--model.weights=runs/first/version_0/checkpoints/last.ckpt",) if recipe == "finetune" else ()
-        lines.append(("fit", "--data.root", root, f"--config={recipe}", *QUICK, f"--name={recipe}", *own))
+        lines.append([*begin, f"--config={recipe}", f"--name={recipe}"])
+        if recipe == "finetune":
+            lines[-1].append("--model.weights=runs/first/version_0/checkpoints/last.ckpt")
     for name, done in zip(["first", *RECIPES], command.each(project, tmp_path, lines), strict=True):
         assert done.code == 0, name + done.output
         assert (tmp_path / f"runs/{name}/version_0/checkpoints/best.ckpt").is_file()
