@@ -35,7 +35,7 @@ def validated(images, project, command, tmp_path_factory) -> Path:
 
 def splits(manifest: Path) -> dict[str, set[str]]:
     content = json.loads(manifest.read_text())["splits"]
-    return {name: {path for paths in by_class.values() for path in paths} for name, by_class in content.items()}
+    return {name: {path for path, _ in samples} for name, samples in content.items()}
 
 
 def scores(folder: Path) -> list[dict[str, str]]:
@@ -175,7 +175,7 @@ def test_what_cannot_be_validated_is_refused_in_one_line_and_leaves_nothing(imag
         ("--folds=1",): "--folds=1",
         ("--seeds=1",): "--seeds=1",
         ("--folds=3", "--seeds=2"): "not allowed with",
-        ("--folds=40",): "folds=40 leave a fold",
+        ("--folds=40",): "folds=40 leaves a fold",
         ("--against=nothing.yaml",): "nothing.yaml",
         ("--fractions", "2"): "data.train_fraction=2",
         ("--callbacks.last=null",): "no last.ckpt",

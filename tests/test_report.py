@@ -215,7 +215,7 @@ def test_runs_are_compared_by_their_scores_curves_and_settings(ended, copied, pr
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("max_epochs: 2", "max_epochs: 3"))
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest["splits"]["train"]["red"] += [manifest["splits"]["val"]["red"].pop()]
+    manifest["splits"]["train"].append(manifest["splits"]["val"].pop())
     (other / "manifest.json").write_text(json.dumps(manifest))
     page = reported(command, project, folder, RUN, other, "--output=both.html", page=Path("both.html"))
     assert page.titles == ["Scores", "Curves", "What differs"]
