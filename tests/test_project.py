@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,23 @@ def test_the_engine_knows_nothing_of_the_project_and_nothing_imports_a_tool():
             assert not any(module.split(".")[0] == "tools" for module in modules), (path, modules)
         if group not in ("cli.py", "__main__.py", "tools"):
             assert "cli" not in modules, path
+
+
+def refusals(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line and the words of everything that a file raises or refuses."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        called = node.exc if isinstance(node, ast.Raise) else node
+        if not isinstance(called, ast.Call):
+            continue
+        if isinstance(node, ast.Raise) or getattr(called.func, "id", "") in ("require", "unknown", "fail", "Rule"):
+            texts = (inner.value for inner in ast.walk(called) if isinstance(inner, ast.Constant))
+            yield called.lineno, "".join(text for text in texts if isinstance(text, str))
+
+
+def test_a_flag_in_an_error_stands_as_it_is_typed():
+    bare = re.compile(r"(?<![\w./-])(data|model|trainer|callbacks)\.[a-z]+")
+    found = [(path.name, *said) for path in PACKAGE.rglob("*.py") for said in refusals(path) if bare.search(said[1])]
+    assert not found
 
 
 def test_names_of_private_attributes_stand_in_one_file():

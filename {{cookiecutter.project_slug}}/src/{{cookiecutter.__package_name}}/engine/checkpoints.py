@@ -114,7 +114,9 @@ def check_class_paths(config: dict[str, Any], source: str) -> None:
             )
         module, _, attribute = name.rpartition(".")
         if not isinstance(getattr(importlib.import_module(module), attribute, None), type):
-            raise Mistake(f"{source} names {name!r}, which is no class, so loading it could run anything.")
+            raise Mistake(
+                f"{source} names {name!r}, which is no class, so loading it could run anything; give a class there."
+            )
 
 
 def _class_paths(value: Any) -> Iterator[str]:

@@ -57,8 +57,8 @@ def _prepare(trainer: Trainer, stage: str, folder: str | Path) -> None:
         probe.unlink()
     except OSError as error:
         raise Mistake(
-            f"checkpoints cannot be written to {str(folder)!r} ({error}), so nothing would be kept; make room or give "
-            "another folder."
+            f"checkpoints cannot be written to {str(folder)!r} ({error}), so nothing would be kept; make room, or give "
+            "another folder with --run_root."
         ) from error
 
 

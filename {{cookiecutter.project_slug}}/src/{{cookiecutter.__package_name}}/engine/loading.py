@@ -78,7 +78,7 @@ class SplitData(LightningDataModule):
         self.num_workers = min(8, cores - 1) if num_workers is None else num_workers
         require(batch_size >= 1, "--data.batch_size", batch_size, "x ≥ 1", "a step would see no sample")
         require(self.num_workers >= 0, "--data.num_workers", self.num_workers, "x ≥ 0", "no batch could be loaded")
-        require(0 < train_fraction <= 1, "--data.train_fraction", train_fraction, "0 < x ≤ 1", "no part would be left")
+        require(0 < train_fraction <= 1, "--data.train_fraction", train_fraction, "0 < x ≤ 1", "there is no such part")
         self.manifest: Manifest | None = None
         self.fingerprint = ""  # of the whole data set; known after setup("fit")
 

@@ -1,7 +1,7 @@
 """Optimizers and schedules as a run uses them: parameter groups, fused kernels, a warm-up in front."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -79,7 +79,10 @@ def with_warmup(
 
 
 def parameter_groups(
-    network: nn.Module, layer_decay: float = 1.0, backbone_lr_factor: float = 1.0
+    network: nn.Module,
+    layer_decay: float = 1.0,
+    backbone_lr_factor: float = 1.0,
+    others: Iterable[nn.Parameter] = (),
 ) -> list[dict[str, Any]]:
     """Part the trainable parameters by what weight decay and which rate act on them.
 
@@ -89,17 +92,19 @@ def parameter_groups(
         network: Whose parameters.
         layer_decay: The rate of each stage over that of the next one towards the head (Clark et al. 2020).
         backbone_lr_factor: The rate of everything but the head over that of the head.
+        others: Parameters outside of the network, such as those of a loss; they have the rate of the head.
 
     Returns:
         Groups with ``lr_factor``, which multiplies the optimizer's rate.
     """
     parts = stages(network)
-    depth_of = {parameter: depth for depth, part in enumerate(parts) for parameter in part.parameters()}
+    depth_of = dict.fromkeys(network.parameters(), 0)
+    depth_of |= {parameter: depth for depth, part in enumerate(parts) for parameter in part.parameters()}
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
-    for parameter in network.parameters():
+    for parameter in dict.fromkeys([*network.parameters(), *others]):
         if not parameter.requires_grad:
             continue
-        from_head = len(parts) - 1 - depth_of.get(parameter, 0)
+        from_head = len(parts) - 1 - depth_of.get(parameter, len(parts) - 1)
         factor = layer_decay**from_head * (backbone_lr_factor if from_head else 1.0)
         decayed = parameter.ndim > 1
         name = f"{'weights' if decayed else 'norms_and_biases'}{'' if factor == 1 else f'_x{factor:.3g}'}"

@@ -108,12 +108,17 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
             continue
         if key.startswith(REFUSED) or not any(key == part or key.startswith(f"{part}.") for part in ACCEPTED):
             raise Mistake(
-                f"--{key}={new} differs from the run's {old}, so the run would no longer be one experiment; "
+                f"{as_typed(key)}={new} differs from the run's {old}, so the run would no longer be one experiment; "
                 "leave it out, or start a new run from these weights: --model.weights CHECKPOINT."
             )
         part = ".".join(key.split(".")[:2])
         accepted.append(f"{key} {old} → {new}" if key == part else part)
     return list(dict.fromkeys(accepted))
+
+
+def as_typed(key: str) -> str:
+    """Return the flag of a setting: --model.optimizer.lr of model.optimizer.init_args.lr."""
+    return "--" + key.replace(".init_args", "").removesuffix(".class_path")
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

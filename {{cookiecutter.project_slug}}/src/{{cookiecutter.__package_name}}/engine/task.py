@@ -90,7 +90,7 @@ class Task(LightningModule):
         # A checkpoint holds plain values alone; a factory given in a script is written as the command line would.
         self.hparams.update({n: written(n, value) for n, value in self.hparams.items() if callable(value)})
         self.hparams.setdefault(INSTANTIATOR, INSTANTIATE)
-        require(warmup_steps >= 0, "--model.warmup_steps", warmup_steps, "x ≥ 0", "there would be no first step")
+        require(warmup_steps >= 0, "--model.warmup_steps", warmup_steps, "x ≥ 0", "the rate could not rise over them")
         worse = "stages would not train as the flag says"
         require(0 < layer_decay <= 1, "--model.layer_decay", layer_decay, "0 < x ≤ 1", worse)
         require(0 <= backbone_lr_factor <= 1, "--model.backbone_lr_factor", backbone_lr_factor, "0 ≤ x ≤ 1", worse)
@@ -237,7 +237,7 @@ class Task(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
         if every and (self.trainer.global_step + 1) % every == 0:  # before clipping
-            self.grad_norm = get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None])
+            self.grad_norm = get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
 
     def log_means(self) -> None:
         """Read the means since the last log point and the step's gradient norm from the device, and log them."""
@@ -279,7 +279,8 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         hparams, trainer = self.hparams, self.trainer
-        groups = parameter_groups(self.network, hparams.layer_decay, hparams.backbone_lr_factor)
+        rates = hparams.layer_decay, hparams.backbone_lr_factor
+        groups = parameter_groups(self.network, *rates, others=self.parameters())
         optimizer = make_optimizer(self.make_optimizer, groups, self.device)
         steps = trainer.estimated_stepping_batches if self.make_schedule or hparams.warmup_steps else 0
         if steps == float("inf"):
