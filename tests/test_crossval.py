@@ -15,7 +15,6 @@ TINY = (
     *("--model.network.width=8", "--data.batch_size=16", "--data.num_workers=0", "--trainer.accelerator=cpu"),
     *("--trainer.max_epochs=2", "--trainer.logger=false", "--model.warmup_steps=0"),
 )
-pytestmark = pytest.mark.xdist_group("crossval")  # three folds serve all
 FOLDS = Path("runs/digits/folds_3")
 
 

@@ -20,7 +20,6 @@ from PIL import Image
 from safetensors import safe_open
 from test_edits import PACKAGE
 
-pytestmark = pytest.mark.xdist_group("export")  # one export serves all
 MODELS = ("model.onnx", "model.int8.onnx", "model.pt2")
 FILES = {*MODELS, "model.safetensors", "preprocessing.py", "example.py", "metadata.json"}
 STUBBORN = '''

@@ -33,7 +33,6 @@ def demonstrated() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 def test_make_demo_goes_from_a_clean_checkout_to_a_number_and_predictions(demonstrated):
     accuracy = float(re.findall(r"test/accuracy\D+([\d.]+)", demonstrated)[-1])
     assert accuracy >= 0.985
@@ -43,7 +42,6 @@ def test_make_demo_goes_from_a_clean_checkout_to_a_number_and_predictions(demons
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 def test_the_project_of_make_demo_is_green_in_its_own_environment(demonstrated):
     said = make("check", DEMO, OLDEST)
     assert " passed" in said

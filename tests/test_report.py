@@ -21,7 +21,6 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 CHROMIUM = shutil.which("chromium")
 LOGGED = {"WITH_REPORT": "yes"}
-pytestmark = pytest.mark.xdist_group("report")  # one run serves all
 SECTIONS = ["Summary", "Curves", "Validation", "Test", "Data", "Timing", "Reproduce"]
 
 

@@ -21,7 +21,6 @@ TINY = (
     *("--trainer.max_epochs=2", "--trainer.logger=[]"),
 )
 LONG = pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="takes 15 seconds: LONG_TESTS=1")
-pytestmark = pytest.mark.xdist_group("tune")  # one search serves several
 SPACE = "model.optimizer.lr: {log: [1e-4, 1e-1]}\ndata.augment: [none, light]\n"
 STATE = optuna.trial.TrialState
 
