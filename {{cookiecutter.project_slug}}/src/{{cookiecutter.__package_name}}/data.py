@@ -15,7 +15,7 @@ from .engine.cache import opened_cache
 from .engine.contents import copies, fingerprint
 from .engine.images import ImageDataset, find, follow, list_images
 from .engine.loading import SplitData
-from .engine.mistakes import Mistake
+from .engine.mistakes import Mistake, require
 from .engine.splits import Samples
 
 
@@ -54,10 +54,14 @@ class ImageData(SplitData):
     ) -> None:
         super().__init__(**options)
         check_name(augment)
+        for flag, side in (("--data.image_size", image_size), ("--data.stored_size", stored_size)):
+            require(side is None or side >= 1, flag, side, "x ≥ 1", "images would have no pixels")
         self.built_in = root if is_built_in(root) else None
         self.root = Path("data", root) if self.built_in else Path(root)
-        self.image_size, self.stored_size, self.channels = image_size, stored_size, channels
-        self.augment, self.flip, self.predict_root = augment, flip, predict_root
+        self.image_size, self.stored_size = image_size, stored_size
+        self.channels = channels
+        self.augment, self.flip = augment, flip
+        self.predict_root = predict_root
         self.cache_gb, self.cache_root = cache_gb, Path(cache_root)
 
     def prepare_data(self) -> None:
@@ -90,8 +94,9 @@ class ImageData(SplitData):
         keys = [key for split in ("train", "val") for key in self.manifest.splits[split][0]]
         assert self.channels
         assert self.stored_size
-        how = self.channels, self.stored_size, self.cache_gb
-        self.cache = opened_cache(self.cache_root, self.root, keys, *how, build=training)
+        self.cache = opened_cache(
+            self.cache_root, self.root, keys, self.channels, self.stored_size, self.cache_gb, build=training
+        )
 
     def same(self, keys: list[str]) -> list[list[int]]:
         """Return the positions of copies of an image, which must not stand in two splits."""

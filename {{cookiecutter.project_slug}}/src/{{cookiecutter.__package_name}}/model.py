@@ -14,12 +14,13 @@ from .combinations import RULES
 from .engine.images import Normalise
 from .engine.loading import Batch
 from .engine.mistakes import require
+from .engine.optimizers import ScheduleFactory
 from .engine.schema import Schema
 from .engine.targets import Balance
 from .engine.task import Task
 from .losses import CrossEntropy, LossFactory
 from .networks import NetworkFactory, SmallCNN
-from .optim import Cosine, ScheduleFactory
+from .optim import Cosine
 
 
 def metrics(num_classes: int) -> MetricCollection:
@@ -64,6 +65,7 @@ class Classifier(Task):
         self.make_network, self.make_loss = network, loss
         require(mixup >= 0, "--model.mixup", mixup, "x ≥ 0", "no share could be drawn")
         require(cutmix >= 0, "--model.cutmix", cutmix, "x ≥ 0", "no share could be drawn")
+        require(unmixed_epochs >= 0, "--model.unmixed_epochs", unmixed_epochs, "x ≥ 0", "no epoch would be unmixed")
         require(0 <= mix_probability <= 1, "--model.mix_probability", mix_probability, "0 ≤ x ≤ 1", "it is no share")
 
     def build(self, schema: Schema, balance: Balance) -> None:

@@ -6,13 +6,9 @@ here; ``--model.schedule NAME`` then knows it.
 """
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 from torch.optim import Optimizer, lr_scheduler
-from torch.optim.lr_scheduler import LRScheduler
-
-ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
 
 
 class Step(lr_scheduler.StepLR):
@@ -131,6 +127,8 @@ class OneCycle(lr_scheduler.OneCycleLR):
 
 class Plateau(lr_scheduler.ReduceLROnPlateau):
     """Lowers the rate when the monitored metric stops improving, after each validation.
+
+    (A schedule of yours that subclasses ReduceLROnPlateau is made with ``mode``, too.)
 
     Args:
         optimizer: Holds the starting rate.
