@@ -123,6 +123,19 @@ def test_help_answers_without_importing_torch(project, tmp_path):
         assert f"\n  {name} " in shown
 
 
+def test_the_help_of_every_command_lists_its_flags_with_the_defaults_of_this_project(command, tmp_path):
+    for data in ("digits", "image_folder"):
+        project = bake(tmp_path / data, data=data)
+        names = ("fit", "validate", "test", "predict", *TOOLS, "preview", "smote")
+        for name, done in zip(
+            names, command.each(project, tmp_path, [(name, "--help") for name in names]), strict=True
+        ):
+            assert done.code == 0, name + done.output
+            if name not in (*TOOLS, "smote"):
+                root = "data/images" if data == "image_folder" else data
+                assert f"(type: str, default: {root})" in " ".join(done.output.split()), name
+
+
 def test_a_run_imports_nothing_that_it_does_not_use(project, tmp_path):
     draw_images(tmp_path / "images")
     flags = ["--data.root=images", "--data.augment=none", "--data.batch_size=8", "--trainer.max_epochs=1"]

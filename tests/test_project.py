@@ -52,11 +52,11 @@ def runs(path: str | Path) -> bool:
     return subprocess.run([path, "-c", "import venv"], capture_output=True).returncode == 0
 
 
-def make(target: str, folder: Path, version: tuple[int, int]) -> str:
+def make(target: str, folder: Path, version: tuple[int, int], tests: str = "") -> str:
     """Make a target as a user does, in no environment but the folder's own, with a Python; returns what it prints."""
     kept = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
     path = f"{TEMPLATE / '.cache/bootstrap/bin'}{os.pathsep}{kept['PATH']}"
-    environment = {**kept, "PATH": path, "UV_PYTHON": python(version)}
+    environment = {**kept, "PATH": path, "UV_PYTHON": python(version), "PYTEST_ADDOPTS": tests}
     done = subprocess.run(["make", target], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     return done.stdout
@@ -67,7 +67,8 @@ def test_a_fresh_project_is_green_in_its_own_environment(tmp_path):
     """Far from the default answers; the project with those is the one of ``make demo``, in test_journeys.py."""
     project = bake(tmp_path, **FAR)
     make("install", project, NEWEST)
-    make("check", project, NEWEST)
+    # The project's tests are run whole for the default answers; here those that train and refuse.
+    make("check", project, NEWEST, "" if "LONG_TESTS" in os.environ else "tests/test_run.py tests/test_mistakes.py")
 
 
 def test_a_new_repository_has_the_branch_that_the_workflow_listens_to(project):

@@ -1,5 +1,6 @@
 """Every recipe trains, on the digits and where some of them are rare, and flags win over recipes over presets."""
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from conftest import RUN, SOURCE
 
 RECIPES = sorted(path.stem for path in (SOURCE / "src").glob("*/configs/recipes/*.yaml"))
+LONG = pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="LONG_TESTS=1 trains on all digits as well")
 QUICK = (
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=3",
@@ -38,7 +40,7 @@ def digits(project, command, tmp_path_factory) -> Path:
     return folder / "data/digits"
 
 
-@pytest.mark.parametrize("rare", [False, True], ids=["digits", "rare"])
+@pytest.mark.parametrize("rare", [True, pytest.param(False, marks=LONG)], ids=["rare", "digits"])
 def test_the_recipes_train(rare, digits, project, command, tmp_path):
     root = imbalanced(digits, tmp_path / "rare") if rare else digits
     begin = ("fit", "--data.root", root, *QUICK)

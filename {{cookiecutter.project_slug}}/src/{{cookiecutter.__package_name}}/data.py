@@ -1,7 +1,12 @@
 """The data: which samples there are, and which view of one the network gets. engine/loading.py splits and batches them.
 
-To use labels from elsewhere than folders (a CSV file, say), change ``samples``; the rest does not know where they came
-from.
+To use labels from elsewhere than folders, change ``samples``; the rest does not know where they came from. With a file
+of lines PATH,CLASS beside the images, for example::
+
+    rows = [line.split(",") for line in (self.root / "labels.csv").read_text().split()]
+    return Samples.labelled([path for path, _ in rows], [name for _, name in rows])
+
+Paths are relative to the root; a third argument names the split of each, where the file does.
 """
 
 from pathlib import Path

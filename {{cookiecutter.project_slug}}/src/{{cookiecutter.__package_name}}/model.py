@@ -1,5 +1,11 @@
 """The model: its network, its step, its metrics. engine/task.py does the rest.
 
+A batch has ``x`` (the inputs), ``y`` (the targets) and ``position`` (of each sample in its split: a loss that keeps
+something for each training sample looks it up by that). ``training_loss(…, NAME=value_N)`` logs train/NAME; a metric of
+``metrics`` is logged as val/NAME and test/NAME, and ``--monitor val/NAME`` chooses the best checkpoint by it. A value
+of your own is logged in ``score`` with ``self.log(f"{split}/NAME", value)``. Parameters of a second head or of a loss
+are trained if the module is an attribute. Task has hooks of its own, so in one of yours call super first.
+
 Shapes: N samples, C channels, H × W pixels, K classes. Images stay uint8 until they are on the device.
 """
 

@@ -1,8 +1,8 @@
 """Learning-rate schedules.
 
 A schedule is a torch scheduler made with (optimizer, total_steps, *, options); total_steps are the optimizer steps of
-the whole run, over devices, accumulation and epochs. It steps after each optimizer step. To add one, write the class
-here; ``--model.schedule NAME`` then knows it.
+the run, over devices, accumulation and epochs, without those of the warm-up in front (``--model.warmup_steps``). It
+steps after each optimizer step. To add one, write the class here; ``--model.schedule NAME`` then knows it.
 """
 
 import math

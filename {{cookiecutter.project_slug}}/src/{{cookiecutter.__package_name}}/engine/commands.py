@@ -126,6 +126,15 @@ class Addressed(argparse.ArgumentParser):
         fail(message)
 
 
+def _shown_defaults() -> dict[str, Any]:
+    """Return what ``--help`` shows as this project's defaults: of the configs what is no class with arguments."""
+    shown: dict[str, Any] = {}
+    for path in DEFAULTS:
+        settings = resume.flat(resume.read_config(path))
+        shown |= {key: value for key, value in settings if not re.search(r"\.(class_path|init_args)\b", key)}
+    return shown
+
+
 class _Layer(argparse.Action):
     """Lays the plain values of a config file over those of before."""
 
@@ -168,15 +177,13 @@ class Commands(LightningCLI):
         missing = [str(path) for path in DEFAULTS if not path.is_file()]
         if missing:
             raise Mistake(f"{missing[0]} is missing, so the defaults are unknown; install the package again.")
-        files, options = [str(path) for path in DEFAULTS], {}
-        if {"-h", "--help"} & set(args):
-            options = {"default_config_files": files}  # for the defaults that --help shows
-        else:
+        files = [str(path) for path in DEFAULTS]
+        self.helps = bool({"-h", "--help"} & set(args))
+        if not self.helps:
             self.asked = Addressed().read(args)
             self.source = self._find_source(args) if run else None
             files = [str(self.source.run.config)] if self.source else files
-            # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has
-            # too.
+            # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
         try:
             super().__init__(
@@ -185,7 +192,6 @@ class Commands(LightningCLI):
                 save_config_callback=None,  # RunFiles writes it
                 seed_everything_default=0,
                 parser_class=Parser,
-                parser_kwargs=dict.fromkeys(self.subcommands(), options) if run else options,
                 auto_configure_optimizers=False,
                 args=args,
                 run=run,
@@ -293,6 +299,8 @@ class Commands(LightningCLI):
         for target in ("callbacks.best.init_args.mode", "callbacks.early_stopping.init_args.mode"):
             parser.link_arguments(("monitor", "mode"), target, direction)
         parser.link_arguments(("monitor", "mode"), "model.mode", direction)
+        if self.helps:
+            parser.set_defaults(_shown_defaults())
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
