@@ -67,8 +67,8 @@ def test_a_fresh_project_is_green_in_its_own_environment(tmp_path):
     """Far from the default answers; the project with those is the one of ``make demo``, in test_journeys.py."""
     project = bake(tmp_path, **FAR)
     make("install", project, NEWEST)
-    # The project's tests are run whole for the default answers; here those that train and refuse.
-    make("check", project, NEWEST, "" if "LONG_TESTS" in os.environ else "tests/test_run.py tests/test_mistakes.py")
+    # The project's tests are run whole for the default answers; here those that train.
+    make("check", project, NEWEST, "" if "LONG_TESTS" in os.environ else "tests/test_run.py")
 
 
 def test_a_new_repository_has_the_branch_that_the_workflow_listens_to(project):

@@ -14,6 +14,7 @@ LONG = pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="LONG_TESTS=1 t
 QUICK = (
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=3",
+    "--trainer.limit_val_batches=2",
     "--model.network.width=8",
     "--trainer.logger=false",
     "--report=false",

@@ -88,6 +88,7 @@ def test_the_best_trial_is_a_recipe_that_fit_repeats_to_the_same_score(searched,
     assert not {"name", "run_root", "report"} & yaml.safe_load((folder / "best.yaml").read_text()).keys()
 
 
+@LONG
 def test_an_interrupted_study_has_the_trials_of_an_unbroken_one(tune, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     flags = ("--sampler=tpe", "--seed_everything=7")
@@ -132,6 +133,7 @@ def test_a_grid_takes_each_point_once_and_knows_conditions(tune, tmp_path):
     assert Counter(points) == Counter(wanted)
 
 
+@LONG
 def test_the_share_of_the_data_can_be_a_fidelity(tune, tmp_path):
     space = SPACE + "data.train_fraction: {fidelity: [0.3, 0.6, 1.0]}\n"
     done = tune("--pruner=halving", "--trials=4", space=space)
