@@ -51,7 +51,7 @@ def main() -> None:
     sys.path.insert(0, str(project / "src"))
     os.chdir(folder)
     from my_project.__main__ import main as command  # pyright: ignore[reportMissingImports]
-    from my_project.images import write_digits  # pyright: ignore[reportMissingImports]
+    from my_project.engine.builtin import write_digits  # pyright: ignore[reportMissingImports]
 
     digits = folder / "data/digits"
     write_digits(digits)

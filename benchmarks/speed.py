@@ -172,6 +172,7 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
     command ``fit``.
     """
     from my_project.cli import CLI  # pyright: ignore[reportMissingImports]
+    from my_project.engine.sampling import derived_seed, run_seed  # pyright: ignore[reportMissingImports]
     from my_project.model import metrics  # pyright: ignore[reportMissingImports]
     from torchmetrics import MeanMetric
 
@@ -184,13 +185,13 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
             data, model = cli.datamodule, cli.model
             data.prepare_data()
             data.setup("fit")
-            model._trainer = type("T", (), {"datamodule": data, "state": type("S", (), {"fn": ""})})()
-            model.configure_model()
-            model._trainer = None
+            with torch.random.fork_rng(devices=[]):  # the first weights of `fit`
+                torch.manual_seed(derived_seed(run_seed(), 1))
+                model.build(data.schema, data.loss_balance)
         return data, model
 
     def make(model: Any, steps: int) -> Callable[[nn.Module], Any]:
-        from my_project.optim import parameter_groups, with_warmup  # pyright: ignore[reportMissingImports]
+        from my_project.engine.optimizers import parameter_groups, with_warmup  # pyright: ignore[reportMissingImports]
 
         def optimizer_of(network: nn.Module) -> Any:
             optimizer = model.make_optimizer(parameter_groups(network), fused=True)
@@ -224,7 +225,7 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
             loader.position = lambda epoch=epoch: (epoch, 0)
             model.network.train()
             for batch in loader:
-                loss = F.cross_entropy(model.network(model.normalised(batch.x_NCHW)), batch.y_N)
+                loss = F.cross_entropy(model.network(model.normalised(batch.x)), batch.y)
                 optimizer.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.network.parameters(), 1.0)
@@ -235,9 +236,9 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
             mean_loss.reset()
             with torch.inference_mode():
                 for batch in validation:
-                    logits = model.network(model.normalised(batch.x_NCHW))
-                    mean_loss.update(F.cross_entropy(logits, batch.y_N), len(logits))
-                    scores.update(logits.softmax(1), batch.y_N)
+                    logits = model.network(model.normalised(batch.x))
+                    mean_loss.update(F.cross_entropy(logits, batch.y), len(logits))
+                    scores.update(logits.softmax(1), batch.y)
             scores.compute()
             losses["raw"] = float(mean_loss.compute())
         return count / (time.perf_counter() - began)
@@ -246,7 +247,7 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
         data, model = parts()
         clock = Clock()
         count = len(data.train_dataloader()) * epochs
-        plain = Plain(model.network, model.mean_1C11, model.std_1C11, make(model, count), usual)
+        plain = Plain(model.network, model.normalised.mean_1C11, model.normalised.std_1C11, make(model, count), usual)
         extras: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         callbacks: list[Callback] = [clock]
         if usual or features:
@@ -331,7 +332,7 @@ def digits() -> None:
 
 def fast(device: str = "cpu") -> None:
     """The choice of ``--fast`` against the best cell of the grid dtype × layout × compile."""
-    from my_project.fast import Setting, Step, choose, interleaved  # pyright: ignore[reportMissingImports]
+    from my_project.engine.fast import Setting, Step, choose, interleaved  # pyright: ignore[reportMissingImports]
     from my_project.networks import Backbone  # pyright: ignore[reportMissingImports]
 
     for size, batch in ((64, 32), (224, 8)):
@@ -339,7 +340,7 @@ def fast(device: str = "cpu") -> None:
         images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, device=device)
 
         def make(setting: Any, network: Any = network, images: Any = images) -> Any:
-            return Step(setting, network, images, 10)
+            return Step(setting, network, images)
 
         settings = [Setting(p, c, k) for k in (False, True) for p in ("32-true", "bf16-mixed") for c in (False, True)]
         cells, compiling = {}, 0.0
@@ -476,7 +477,7 @@ class First(Callback):
     def on_train_batch_end(self, *args, **kwargs):
         print("FIRST", time.time() - began, flush=True)
         import os; os._exit(0)
-from my_project.__main__ import quiet
+from my_project.engine.endings import quiet
 from my_project.cli import CLI
 quiet()
 CLI(["fit", *sys.argv[1:]], callbacks=[First()])
@@ -484,7 +485,7 @@ CLI(["fit", *sys.argv[1:]], callbacks=[First()])
 RAW_START = """
 import sys, time
 began = float(sys.argv.pop(1))
-import my_project.cli, my_project.fast, albumentations, torch.utils.tensorboard
+import my_project.cli, my_project.engine.fast, albumentations, torch.utils.tensorboard
 import torch
 from my_project.data import ImageData
 from my_project.networks import SmallCNN
@@ -493,7 +494,7 @@ data.prepare_data(); data.setup("fit")
 batch = next(iter(data.train_dataloader()))
 network = SmallCNN(1, 10, 24)
 optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-torch.nn.functional.cross_entropy(network(batch.x_NCHW / 255), batch.y_N).backward()
+torch.nn.functional.cross_entropy(network(batch.x / 255), batch.y).backward()
 optimizer.step()
 print("FIRST", time.time() - began)
 """
@@ -528,7 +529,7 @@ GROWTH = """
 import resource, sys, time
 import my_project.cli
 from my_project.data import ImageData
-from my_project.sampling import EpochSampler
+from my_project.engine.sampling import EpochSampler
 memory = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 imported, began = memory(), time.perf_counter()
 data = ImageData(sys.argv[1], image_size=4, channels=1, cache_gb=0, num_workers=0, batch_size=64)
@@ -736,7 +737,7 @@ def main() -> None:
     arms["growth"] = lambda: growth(options.million)
     with tempfile.TemporaryDirectory(prefix="speed-") as folder:
         project(Path(folder))
-        from my_project.__main__ import quiet  # pyright: ignore[reportMissingImports]
+        from my_project.engine.endings import quiet  # pyright: ignore[reportMissingImports]
 
         quiet()
         for name in ("gpu",) if options.device == "cuda" else options.only:

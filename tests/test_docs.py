@@ -98,3 +98,15 @@ def test_the_recipes_say_what_for_and_by_which_metric_and_command():
 def test_each_mutant_still_finds_the_code_that_it_changes():
     [package] = (SOURCE / "src").iterdir()
     assert not [(file, old) for file, old, _, _ in MUTANTS if old not in (package / file).read_text(encoding="utf-8")]
+
+
+def test_the_benchmarks_import_what_a_project_has(project):
+    """They are run by hand: a name that moved would be found months later."""
+    wanted = re.compile(r"from (my_project[\w.]*) import ([\w, ]+)|import (my_project[\w.]*)")
+    for path in (TEMPLATE / "benchmarks").glob("*.py"):
+        for module, names, whole in wanted.findall(path.read_text(encoding="utf-8")):
+            file = project / "src" / Path(*(module or whole).split(".")).with_suffix(".py")
+            assert file.is_file(), f"{path.name}: {file}"
+            text = file.read_text(encoding="utf-8")
+            for name in filter(None, (part.split(" as ")[0].strip() for part in names.split(","))):
+                assert re.search(rf"^(class|def) {name}\b|^{name}\b.* = |import .*\b{name}\b", text, re.MULTILINE), name
