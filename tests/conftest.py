@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,13 @@ class Command:
         *parts, _ = re.split(r"^ENDED (\d+)\n", done.output, flags=re.MULTILINE)
         assert (done.code, len(parts)) == (0, 2 * len(commands)), done.output[-3000:]
         return [Result(int(code), output) for output, code in zip(parts[::2], parts[1::2], strict=True)]
+
+    def refuses(self, project: Path, folder: Path, wrong: Mapping[tuple[object, ...], str]) -> list[Result]:
+        """Run commands, and expect each to be refused in a line that holds its words; returns how they ended."""
+        results = self.each(project, folder, wrong)
+        for (line, words), done in zip(wrong.items(), results, strict=True):
+            assert words in done.refusal, line
+        return results
 
     def start(
         self, project: Path, folder: Path, *args: object, ranks: int = 1, environment: dict[str, str] | None = None

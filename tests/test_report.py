@@ -244,9 +244,7 @@ def test_bad_input_is_refused_in_one_line(copied, project, command):
     other = copied / "runs/other/version_0"
     other.mkdir(parents=True)
     shutil.copy(copied / RUN / "config.yaml", other)
-    results = command.each(project, copied, [("report", *args) for args in WRONG])
-    for done, words in zip(results, WRONG.values(), strict=True):
-        assert words in done.refusal
+    command.refuses(project, copied, {("report", *args): words for args, words in WRONG.items()})
 
 
 def test_without_its_extra_the_command_names_it_and_fit_prints_the_command(ended, project, command, tmp_path):

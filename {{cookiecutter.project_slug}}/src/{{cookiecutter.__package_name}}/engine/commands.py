@@ -233,9 +233,10 @@ class Commands(LightningCLI):
             if choice in ("best", "last"):
                 run = runs.latest(root, name, choice)
                 source = Source(run, getattr(run, choice))
+                choice = source.checkpoint
             else:
                 source = Source(Run.of(choice), Path(choice))
-            checkpoints.read(choice if not source.checkpoint.is_file() else source.checkpoint, command == "fit")
+            checkpoints.read(choice, to_go_on=command == "fit")
         config = source.run.config
         if not config.is_file():
             raise Mistake(
@@ -315,10 +316,14 @@ class Commands(LightningCLI):
         command = self.config.get("subcommand")
         return self.config[command] if command else self.config
 
-    def plain(self) -> dict[str, Any]:
-        """Return the config as values of YAML."""
-        content = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True))
-        return content[self.config.subcommand] if self.config.get("subcommand") else content
+    def plain(self, own: Any = None) -> dict[str, Any]:
+        """Return the config as values of YAML; or another config of the same command."""
+        whole, command = self.config, self.config.get("subcommand")
+        if own is not None:
+            whole = whole.clone()
+            whole[command] = own
+        content = yaml.safe_load(self.parser.dump(whole, skip_unset=False, skip_validation=True))
+        return content[command] if command else content
 
     def before_instantiate_classes(self) -> None:
         if self.subcommand is None:
@@ -400,14 +405,7 @@ class Commands(LightningCLI):
             loggers.forget(run.metrics, step)
         name = f"{config.name}/{run.folder.name}"
         config.trainer.logger = loggers.specs(_plain(config.trainer.logger), run, name, step)
-        self.files = runs.RunFiles(run, as_given, self._dump, str(config.ckpt_path or ""))
-
-    def _dump(self, own: Any) -> str:
-        """Write the config of a command as YAML."""
-        whole = self.config.clone()
-        whole[self.config.subcommand] = own
-        content = yaml.safe_load(self.parser.dump(whole, skip_unset=False))
-        return yaml.safe_dump(content[self.config.subcommand], sort_keys=False, allow_unicode=True)
+        self.files = runs.RunFiles(run, as_given, self.plain, str(config.ckpt_path or ""))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         made: Any = self.config_init[self.subcommand] if self.subcommand else self.config_init

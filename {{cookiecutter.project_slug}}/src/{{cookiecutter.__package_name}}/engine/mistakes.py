@@ -14,13 +14,12 @@ class RunFailed(RuntimeError):
     """A run that cannot go on, through no mistake in what was asked for: one line, exit code 1."""
 
 
-def said_by(error: BaseException, *packages: str) -> bool:
+def said_by(error: BaseException, package: str) -> bool:
     """Tell whether a package raised an error itself: its own check of what it was given."""
     frames = traceback.extract_tb(error.__traceback__)
     last = Path(frames[-1].filename) if frames else Path()
-    specs = (importlib.util.find_spec(package) for package in packages)
-    places = [place for spec in specs if spec for place in spec.submodule_search_locations or ()]
-    return any(last.is_relative_to(place) for place in places)
+    spec = importlib.util.find_spec(package)
+    return any(last.is_relative_to(place) for place in (spec and spec.submodule_search_locations) or ())
 
 
 def require(holds: bool, flag: str, value: float | None, allowed: str, consequence: str) -> None:

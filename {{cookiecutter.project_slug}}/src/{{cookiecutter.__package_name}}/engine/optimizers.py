@@ -1,7 +1,8 @@
 """Optimizers and schedules as a run uses them: parameter groups, fused kernels, a warm-up in front."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +19,17 @@ from .stages import stages
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
 
 
+@contextmanager
+def _in_range(flag: str) -> Iterator[None]:
+    """Word what torch says of values; a fault in a class of the user's own passes."""
+    try:
+        yield
+    except ValueError as error:
+        if not said_by(error, "torch.optim"):
+            raise
+        raise Mistake(f"{flag} cannot be made ({error}); give values in its range.") from error
+
+
 def make_optimizer(factory: Callable[..., Optimizer], groups: list[dict[str, Any]], device: torch.device) -> Optimizer:
     """Make an optimizer of parameter groups, with one kernel for all parameters where torch has one.
 
@@ -28,12 +40,8 @@ def make_optimizer(factory: Callable[..., Optimizer], groups: list[dict[str, Any
     # fused is None unless it was asked for or ruled out.
     can_fuse = "fused" in inspect.signature(kind).parameters and device.type in ("cpu", "cuda", "mps")
     options = {"fused": True} if can_fuse and given.get("fused") is given.get("foreach") is None else {}
-    try:
+    with _in_range("--model.optimizer"):
         optimizer = factory(groups, **options)
-    except ValueError as error:
-        if not said_by(error, "torch.optim"):  # a fault in an optimizer of the user's own
-            raise
-        raise Mistake(f"--model.optimizer cannot be made ({error}); give values in its range.") from error
     allow_clipping(optimizer)
     for group in optimizer.param_groups:
         group["lr"] *= group["lr_factor"]
@@ -71,12 +79,8 @@ def with_warmup(
         "the rate would never reach the schedule",
     )
     # The schedule comes first: OneCycle and Cyclic set the rate to start from.
-    try:
+    with _in_range("--model.schedule"):
         after = [make(optimizer, total_steps - warmup_steps)] if make else []
-    except ValueError as error:
-        if not said_by(error, "torch.optim"):
-            raise
-        raise Mistake(f"--model.schedule cannot be made ({error}); give values in its range.") from error
     if warmup_steps == 0:
         return after
     rise = lr_scheduler.LinearLR(optimizer, 1 / (warmup_steps + 1), total_iters=warmup_steps)

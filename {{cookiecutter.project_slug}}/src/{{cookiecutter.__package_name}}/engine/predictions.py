@@ -59,9 +59,8 @@ class PredictionWriter(Callback):
             for index, true, predicted in rows:
                 writer.writerow([keys[index], target.decide(predicted), target.write(true), *written(predicted)])
         print(f"predictions: {self.run.test_predictions}")
-        count = len(target.names)
-        cell_N = [true * count + int(np.argmax(predicted)) for _, true, predicted in rows]
-        counts_KK = np.bincount(cell_N, minlength=count**2).reshape(count, count)
+        label_N = np.array([np.argmax(predicted) for _, _, predicted in rows])
+        counts_KK = target.confusion(np.array([true for _, true, _ in rows]), label_N)
         with self.run.confusion_matrix.open("w", newline="", encoding="utf-8") as file:
             named = ([name, *row] for name, row in zip(target.names, counts_KK.tolist(), strict=True))
             csv.writer(file).writerows([["target", *target.names], *named])

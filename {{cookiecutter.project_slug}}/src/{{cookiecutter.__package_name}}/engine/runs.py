@@ -183,12 +183,15 @@ class RunFiles(Callback):
     Args:
         run: The run.
         config: The parsed config.
-        dump: Turns it into YAML.
+        plain: Turns it into values of YAML.
         checkpoint: What the run goes on from, or nothing.
     """
 
-    def __init__(self, run: Run, config: Namespace, dump: Callable[[Namespace], str], checkpoint: str) -> None:
-        self.run, self.config, self.dump, self.checkpoint = run, config, dump, checkpoint
+    def __init__(
+        self, run: Run, config: Namespace, plain: Callable[[Namespace], dict[str, Any]], checkpoint: str
+    ) -> None:
+        self.run, self.config = run, config
+        self.plain, self.checkpoint = plain, checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         chosen = trainer.strategy.broadcast(self.checkpoint)
@@ -203,15 +206,15 @@ class RunFiles(Callback):
         if hasattr(data, "root"):
             self.config.data.root = str(data.root.absolute())
         self.run.failure.unlink(missing_ok=True)
-        text = self.dump(self.config)
+        content = self.plain(self.config)
         begun = self.run.environment
         earlier = begun.read_text(encoding="utf-8") + "\n" if begun.is_file() else ""
         write(begun, earlier + environment())
         if not earlier:
             data.manifest.save(self.run.manifest)
-        write(self.run.config, text)
+        write(self.run.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load(text))
+            logger.log_hyperparams(content)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero and self.run.last.is_file():

@@ -64,6 +64,11 @@ class Classes:
         """Return the samples of each class, (K,)."""
         return np.bincount(target_N, minlength=len(self.names))
 
+    def confusion(self, target_N: np.ndarray, label_N: np.ndarray) -> np.ndarray:
+        """Return the confusion matrix, (K, K): a row for each true class, a column for each predicted one."""
+        count = len(self.names)
+        return np.bincount(target_N * count + label_N, minlength=count**2).reshape(count, count)
+
     def balance(self, target_N: np.ndarray | None, correction: Correction = "none") -> Balance:
         """Return the loss weight of each class, with mean 1 over samples, and its share.
 

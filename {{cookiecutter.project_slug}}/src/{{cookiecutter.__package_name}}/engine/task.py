@@ -200,9 +200,9 @@ class Task(LightningModule):
 
     def _name_stages(self) -> None:
         """Say which stages a flag acts on."""
-        hparams, parts = self.hparams, stages(self.network)
+        hparams = self.hparams
         if self.trainer.is_global_zero and (hparams.freeze or hparams.layer_decay * hparams.backbone_lr_factor != 1):
-            print(f"stages, the head last: {', '.join(names_of(self.network, parts))}")
+            print(f"stages, the head last: {', '.join(names_of(self.network, stages(self.network)))}")
 
     def trained_stages(self) -> list[nn.Module]:
         """The stages of a frozen network that the current epoch trains: a function of the epoch alone."""

@@ -22,6 +22,7 @@ from ..engine.metrics import MONITOR, direction
 from ..engine.mistakes import Mistake
 from ..engine.resume import flat, read_config
 from ..engine.splits import Manifest
+from ..engine.targets import Classes
 
 BINS = 15  # of the confidence, as Guo et al. 2017 have it
 
@@ -125,8 +126,7 @@ class Predictions(NamedTuple):
     @property
     def counts_KK(self) -> np.ndarray:
         """The confusion matrix: a row for each true class, a column for each predicted one."""
-        count = len(self.classes)
-        return np.bincount(self.target_N * count + self.label_N, minlength=count**2).reshape(count, count)
+        return Classes(self.classes).confusion(self.target_N, self.label_N)
 
 
 class Collect(Callback):

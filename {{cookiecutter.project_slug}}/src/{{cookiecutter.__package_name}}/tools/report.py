@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..engine import PACKAGE, runs
 from ..engine.commands import Options
-from ..engine.endings import raised_by_user
+from ..engine.endings import is_refusal
 from ..engine.mistakes import Mistake
 from ..engine.resume import SILENT
 from ..engine.splits import SPLITS
@@ -87,7 +87,7 @@ def show(run: Run, flags: list[str], choice: str | None) -> Parts:
             data = results.from_checkpoint("validate", checkpoint, *flags, callbacks=[collect]).datamodule
             validation = collect.predictions(data)
         except (Mistake, MisconfigurationException) as error:
-            if choice is not None or flags or raised_by_user(error):
+            if choice is not None or flags or not is_refusal(error):
                 raise
             validation = f"The validation split could not be scored: {str(error).strip().splitlines()[-1]}"
             print(f"report: {validation}")
