@@ -10,7 +10,7 @@ from PIL import Image
 
 from project_package.data import ImageData
 from project_package.engine.decoding import decode
-from project_package.engine.images import find
+from project_package.engine.folders import find
 from project_package.engine.sampling import EpochSampler
 from project_package.engine.splits import Manifest, assign
 

@@ -13,7 +13,8 @@ from .augment import Augment, check_name
 from .engine.builtin import is_built_in, write_built_in
 from .engine.cache import opened_cache
 from .engine.contents import copies, fingerprint
-from .engine.images import ImageDataset, find, follow, list_images
+from .engine.folders import Layout, find, list_images
+from .engine.images import ImageDataset, follow
 from .engine.loading import SplitData
 from .engine.mistakes import Mistake
 from .engine.splits import Samples
@@ -25,6 +26,7 @@ class ImageData(SplitData):
     Args:
         root: The folder: ROOT/CLASS/IMAGE or ROOT/{train,val,test}/CLASS/IMAGE; or digits or cifar10, which are written
             to data/ first.
+        layout: Whether the folders in it are classes or splits; auto sees it, where there is one way to see it.
         image_size: Side of the network's input, in pixels; null follows the images, up to 64.
         stored_size: Side at which images are decoded, for pipelines that crop; null means image_size.
         channels: 1 for grey, 3 for RGB; null follows the images.
@@ -33,7 +35,7 @@ class ImageData(SplitData):
         cache_gb: Gigabytes that decoded images may take on the disk, see engine/cache.py; null is half of the memory
             and of the disk, 0 decodes images again in every epoch.
         cache_root: Where they lie, and the hashes by which copies of an image are told.
-        predict_root: The folder of images that predict reads, labelled or not.
+        predict_root: The images that predict reads, labelled or not: a folder or a file.
         options: What every data module takes, see engine/loading.py.
     """
 
@@ -42,6 +44,7 @@ class ImageData(SplitData):
     def __init__(
         self,
         root: str = "data/images",
+        layout: Layout = "auto",
         image_size: int | None = None,
         stored_size: int | None = None,
         channels: Literal[1, 3] | None = None,
@@ -58,6 +61,7 @@ class ImageData(SplitData):
         self.root = Path("data", root) if self.built_in else Path(root)
         self.image_size, self.stored_size, self.channels = image_size, stored_size, channels
         self.augment, self.flip, self.predict_root = augment, flip, predict_root
+        self.layout: Layout = layout
         self.cache_gb, self.cache_root = cache_gb, Path(cache_root)
 
     def prepare_data(self) -> None:
@@ -66,7 +70,7 @@ class ImageData(SplitData):
 
     def samples(self) -> Samples:
         """List the images, their labels and classes."""
-        return find(self.root)
+        return find(self.root, self.layout, self.allow_conflicts)
 
     def inputs(self, keys: list[str]) -> dict[str, Any]:
         """Settle size and channels, which follow the training images unless they are given.
@@ -113,7 +117,9 @@ class ImageData(SplitData):
             Mistake: There are no images.
         """
         root = Path(self.predict_root or "")
-        paths = list_images(root) if self.predict_root else []
+        if root.is_file():
+            return self._images(root.parent, [root.name], np.full(1, -1))
+        paths = list_images(root).paths if self.predict_root else []
         if not paths:
             raise Mistake(
                 f"--data.predict_root={self.predict_root!r} holds no images, so there is nothing to predict; "

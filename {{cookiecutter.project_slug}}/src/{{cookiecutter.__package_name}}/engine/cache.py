@@ -22,6 +22,7 @@ from .contents import file_stats
 from .images import read
 
 VERSION = 1  # raise it when decode gives other pixels
+TAG = "Signature: 8a477f597d28d172789f06886806bc55\n"  # of https://bford.info/cachedir: backups leave it out
 # The time of change of a whole file: whatever is written to it later leaves another.
 STAMP = 1_000_000_000
 PORTION = 32  # images that a thread decodes at a time
@@ -102,6 +103,7 @@ class Cache:
         unfinished = self.file.with_name(f".{self.file.name}.unfinished")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            (self.file.parent / "CACHEDIR.TAG").write_text(TAG)
             with open(os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX)
                 if self.is_whole():

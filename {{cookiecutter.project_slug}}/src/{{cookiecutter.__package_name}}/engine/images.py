@@ -1,10 +1,5 @@
-"""Images: find, read and normalise them.
+"""Images: look at them, read and normalise them."""
 
-A data set is a folder: ``root/class/**/image.jpg``, or ``root/{train,val,test}/class/**/image.jpg`` where the splits
-are given.
-"""
-
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -17,25 +12,6 @@ from torch.utils.data import Dataset
 from .decoding import Unreadable, decode, opened
 from .loading import Batch
 from .mistakes import Mistake
-from .splits import Samples
-
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-GIVEN_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-
-
-def list_images(root: Path) -> list[str]:
-    """Return the paths of all images below ``root``, relative to it and sorted, hidden files left out."""
-    found = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if relative == "." else f"{relative}/"
-        found += [
-            prefix + name
-            for name in files
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
-        ]
-    return sorted(found)
 
 
 def follow(root: Path, paths: list[str], image_size: int | None, channels: int | None) -> tuple[int, int]:
@@ -49,38 +25,6 @@ def follow(root: Path, paths: list[str], image_size: int | None, channels: int |
         image_size = image_size or min(64, int(np.median(sides)))
         channels = channels or (1 if all(grey) else 3)
     return image_size, channels
-
-
-def find(root: str | Path) -> Samples:
-    """List a labelled folder of images.
-
-    Raises:
-        Mistake: The folder is missing, holds no images, or fewer than two classes.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise Mistake(
-            f"--data.root={str(root)!r} is not a folder, so there is nothing to train on; "
-            "give the folder that holds one folder of images per class."
-        )
-    paths = list_images(root)
-    top = {path.split("/", 1)[0] for path in paths if "/" in path}
-    is_split = "train" in top and top <= set(GIVEN_SPLITS)
-    depth = 1 if is_split else 0
-    paths = [path for path in paths if path.count("/") > depth]
-    if not paths:
-        raise Mistake(
-            f"--data.root={str(root)!r} holds no images in class folders, so there is nothing to train on; "
-            f"it must look like ROOT/CLASS/IMAGE with images of the types {' '.join(sorted(EXTENSIONS))}."
-        )
-    names = [path.split("/", depth + 1)[depth] for path in paths]
-    if len(set(names)) < 2:
-        raise Mistake(
-            f"--data.root={str(root)!r} holds one class, {names[0]!r}, so there is nothing to tell apart; "
-            "give the folder above it, or add a second class."
-        )
-    given = [GIVEN_SPLITS[path.split("/", 1)[0]] for path in paths] if is_split else None
-    return Samples.labelled(paths, names, given)
 
 
 def look(path: str | Path) -> tuple[int, bool]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from .mistakes import Mistake, require
 from .sampling import EpochSampler, TrainLoader, run_seed
 from .schema import Schema
-from .splits import Manifest, Samples, draw_splits, group, stratified_part
+from .splits import Manifest, Samples, check_conflicts, draw_splits, group, stratified_part
 from .targets import Balance, Classes, Correction
 
 
@@ -52,6 +52,7 @@ class SplitData(LightningDataModule):
         manifest: A manifest.json to take the splits from instead of drawing them.
         balance: Against rare classes: draw them as often as others (sampler), or weigh their loss by the inverse of
             their number (class_weights) or of their effective number (effective_weights, Cui et al. 2019).
+        allow_conflicts: Whether samples of equal content may have different targets, and class names may look alike.
         num_workers: Loader processes per device; null chooses by the machine's cores.
     """
 
@@ -67,11 +68,13 @@ class SplitData(LightningDataModule):
         train_fraction: float = 1.0,
         manifest: str | None = None,
         balance: Correction = "none",
+        allow_conflicts: bool = False,
         num_workers: int | None = None,
     ) -> None:
         super().__init__()
         self.batch_size, self.train_fraction = batch_size, train_fraction
         self.correction: Correction = balance
+        self.allow_conflicts = allow_conflicts
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self.group_pattern, self.manifest_path = group_pattern, manifest
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -80,6 +83,7 @@ class SplitData(LightningDataModule):
         require(self.num_workers >= 0, "--data.num_workers", self.num_workers, "x ≥ 0", "no batch could be loaded")
         require(0 < train_fraction <= 1, "--data.train_fraction", train_fraction, "0 < x ≤ 1", "there is no such part")
         self.manifest: Manifest | None = None
+        self.left_out = ""  # of the data set, for people
         self.fingerprint = ""  # of the whole data set; known after setup("fit")
 
     def samples(self) -> Samples:
@@ -157,7 +161,11 @@ class SplitData(LightningDataModule):
             else:
                 samples = self.samples()
                 fractions = self.val_fraction, self.test_fraction
-                manifest = draw_splits(samples, *fractions, self.seed, self.groups(samples.keys))
+                same = self.same(samples.keys)
+                if not self.allow_conflicts:
+                    check_conflicts(samples, same)
+                groups = group(samples.keys, self.group_pattern, same)
+                manifest = draw_splits(samples, *fractions, self.seed, groups)
             keys, targets = manifest.splits["train"]
             schema = Schema(self.inputs(keys), manifest.target)
             self.manifest = Manifest(schema, manifest.splits, manifest.seed, manifest.fold)
@@ -168,9 +176,18 @@ class SplitData(LightningDataModule):
             self.before_reading(training=stage == "fit")
             self.train = self.dataset(keys, targets)
         if stage == "fit" and not self.fingerprint:
-            self.fingerprint = self.fingerprint_of(samples or self.samples())
+            samples = samples or self.samples()
+            self.fingerprint, self.left_out = self.fingerprint_of(samples), samples.left_out
         if stage == "predict":
             self.predict = self.unlabelled()
+
+    def summary(self) -> str:
+        """Say what there is to train on and to score. Known after ``setup``."""
+        assert self.manifest is not None
+        splits = {**self.manifest.splits, "train": (self.train_keys, self.train_targets)}
+        sizes = ", ".join(f"{len(keys)} {split}" for split, (keys, _) in splits.items())
+        lines = [f"data: {sizes}", self.target.table({split: targets for split, (_, targets) in splits.items()})]
+        return "\n".join(lines + ([f"left out: {self.left_out}"] if self.left_out else []))
 
     def split(self, name: str) -> tuple[list[str], np.ndarray]:
         """Return the keys and targets of the validation or test split.

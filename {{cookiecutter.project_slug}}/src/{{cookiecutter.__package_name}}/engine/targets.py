@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+FEW = 20  # classes that are listed one by one
 Correction = Literal["none", "sampler", "class_weights", "effective_weights"]
 
 
@@ -63,6 +64,16 @@ class Classes:
     def counts(self, target_N: np.ndarray) -> np.ndarray:
         """Return the samples of each class, (K,)."""
         return np.bincount(target_N, minlength=len(self.names))
+
+    def table(self, targets: dict[str, np.ndarray]) -> str:
+        """Write the samples of each class in each split, a line a class, or of many classes a summary."""
+        counts = {split: self.counts(target_N).tolist() for split, target_N in targets.items()}
+        if len(self.names) > FEW:
+            ranges = (f"{min(count_K)} to {max(count_K)} {split}" for split, count_K in counts.items())
+            return f"  {len(self.names)} classes, each of {', '.join(ranges)}: {self.names[0]} … {self.names[-1]}"
+        width = max(map(len, self.names))
+        rows = zip(self.names, *counts.values(), strict=True)
+        return "\n".join(f"  {name:<{width}}  {' / '.join(map(str, numbers))}" for name, *numbers in rows)
 
     def balance(self, target_N: np.ndarray | None, correction: Correction = "none") -> Balance:
         """Return the loss weight of each class, with mean 1 over samples, and its share.

@@ -33,7 +33,7 @@ from ..cli import CLI
 from ..engine import resume, runs
 from ..engine.commands import Options
 from ..engine.files import write
-from ..engine.images import list_images
+from ..engine.folders import list_images
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.sampling import run_seed
 from ..engine.splits import folds, rows_of_folds
@@ -141,7 +141,7 @@ class CrossValidation:
         settings = [dict(resume.flat(plain(each))) for _, each in self.variants.values()]
         of_loss = [{k: v for k, v in s.items() if k.startswith(("model.loss", "data.balance"))} for s in settings]
         self.two_losses = any(other != of_loss[0] for other in of_loss)
-        if options.predict and not list_images(Path(options.predict)):
+        if options.predict and not list_images(Path(options.predict)).paths:
             raise Mistake(f"--predict={options.predict} holds no images, so there is nothing to predict.")
 
     @staticmethod
