@@ -14,7 +14,7 @@ from .engine.builtin import is_built_in, write_built_in
 from .engine.cache import opened_cache
 from .engine.contents import copies, fingerprint
 from .engine.folders import Layout, find, list_images
-from .engine.images import ImageDataset, follow
+from .engine.images import Decoding, Fit, ImageDataset, check_colour, look_at, remarks, settled
 from .engine.loading import SplitData
 from .engine.mistakes import Mistake
 from .engine.splits import Samples
@@ -30,6 +30,9 @@ class ImageData(SplitData):
         image_size: Side of the network's input, in pixels; null follows the images, up to 64.
         stored_size: Side at which images are decoded, for pipelines that crop; null means image_size.
         channels: 1 for grey, 3 for RGB; null follows the images.
+        fit: What is done to an image that is not square: crop its longer sides, pad its shorter ones, or stretch it.
+        background: The colour behind transparent parts and beside padded images: white, black, '#808080'.
+        value_range: The values that become black and white, of greys of more than 8 bits; null follows the images.
         augment: The pipeline of the training images, see augment.py.
         flip: Whether a mirror image keeps its label; never for digits and letters.
         cache_gb: Gigabytes that decoded images may take on the disk, see engine/cache.py; null is half of the memory
@@ -48,6 +51,9 @@ class ImageData(SplitData):
         image_size: int | None = None,
         stored_size: int | None = None,
         channels: Literal[1, 3] | None = None,
+        fit: Fit = "crop",
+        background: str = "white",
+        value_range: tuple[float, float] | None = None,
         augment: str = "light",
         flip: bool = False,
         cache_gb: float | None = None,
@@ -57,11 +63,14 @@ class ImageData(SplitData):
     ) -> None:
         super().__init__(**options)
         check_name(augment)
+        check_colour(background)
         self.built_in = root if is_built_in(root) else None
         self.root = Path("data", root) if self.built_in else Path(root)
         self.image_size, self.stored_size, self.channels = image_size, stored_size, channels
         self.augment, self.flip, self.predict_root = augment, flip, predict_root
         self.layout: Layout = layout
+        self.fit: Fit = fit
+        self.background, self.value_range = background, value_range
         self.cache_gb, self.cache_root = cache_gb, Path(cache_root)
 
     def prepare_data(self) -> None:
@@ -78,7 +87,9 @@ class ImageData(SplitData):
         Raises:
             Mistake: An image cannot be read, or the stored size leaves nothing to crop.
         """
-        self.image_size, self.channels = follow(self.root, keys, self.image_size, self.channels)
+        looks, given = look_at(self.root, keys), self.value_range is not None
+        chosen = settled(looks, self.image_size, self.channels, self.value_range)
+        self.image_size, self.channels, self.value_range = chosen
         self.stored_size = self.stored_size or self.image_size
         if self.stored_size < self.image_size:
             raise Mistake(
@@ -86,16 +97,16 @@ class ImageData(SplitData):
                 "crop fits; raise it."
             )
         self.view = Augment(self.augment, self.image_size, self.flip)
-        return {"channels": self.channels, "image_size": self.image_size, "stored_size": self.stored_size}
+        self.decoding = Decoding(self.channels, self.stored_size, self.fit, self.background, self.value_range)
+        self.remarks = remarks(looks, self.decoding, given)
+        sizes = {"channels": self.channels, "image_size": self.image_size, "stored_size": self.stored_size}
+        return {**sizes, "fit": self.fit, "background": self.background, "value_range": list(self.value_range)}
 
     def before_reading(self, training: bool) -> None:
         """Open the cache of decoded training and validation images; before training it is built."""
         assert self.manifest is not None
         keys = [key for split in ("train", "val") for key in self.manifest.splits[split][0]]
-        assert self.channels
-        assert self.stored_size
-        how = self.channels, self.stored_size, self.cache_gb
-        self.cache = opened_cache(self.cache_root, self.root, keys, *how, build=training)
+        self.cache = opened_cache(self.cache_root, self.root, keys, self.decoding, self.cache_gb, build=training)
 
     def same(self, keys: list[str]) -> list[list[int]]:
         """Return the positions of copies of an image, which must not stand in two splits."""
@@ -128,6 +139,4 @@ class ImageData(SplitData):
         return self._images(root, paths, np.full(len(paths), -1))
 
     def _images(self, root: Path, paths: list[str], targets: np.ndarray, decoded: Any = None) -> ImageDataset:
-        assert self.channels
-        assert self.stored_size
-        return ImageDataset(root, paths, targets, self.channels, self.stored_size, self.view, decoded)
+        return ImageDataset(root, paths, targets, self.decoding, self.view, decoded)

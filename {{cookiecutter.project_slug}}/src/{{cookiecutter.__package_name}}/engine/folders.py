@@ -15,6 +15,7 @@ from typing import Literal
 
 from PIL import Image
 
+from .decoding import formats
 from .mistakes import Mistake
 from .splits import Samples
 
@@ -31,8 +32,6 @@ SYSTEM_FOLDERS = {
     *("@eadir", "#recycle", "@recycle", "$recycle.bin", "recycler", "recycled", "#snapshot", "@tmp"),
     *("@recently-snapshot", "system volume information", "__macosx", "lost+found", "_vti_cnf", "found.000"),
 }
-# Formats that Pillow lists and that no image of a data set has: documents that start a program, films, mere headers.
-NO_IMAGES = {"EPS", "PDF", "WMF", "EMF", "MPEG", "BUFR", "GRIB", "HDF5", "FPX", "MIC", "GBR", "IPTC", "CUR", "PCD"}
 NEEDED = {".heic": "pillow-heif", ".heif": "pillow-heif", ".dcm": "a conversion", ".nii": "a conversion"}
 FEW = 20  # classes that are listed one by one
 
@@ -40,16 +39,8 @@ FEW = 20  # classes that are listed one by one
 @functools.cache
 def suffixes() -> frozenset[str]:
     """Return the suffixes of the files that the installed Pillow reads as images."""
-    Image.init()
-    known = Image.registered_extensions().items()
-    return frozenset(suffix for suffix, kind in known if kind in Image.OPEN and kind not in NO_IMAGES)
-
-
-@functools.cache
-def formats() -> tuple[str, ...]:
-    """Return the names that Pillow has for these formats."""
-    Image.init()
-    return tuple(kind for kind in Image.OPEN if kind not in NO_IMAGES)
+    read = set(formats())
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in read)
 
 
 @dataclass

@@ -84,6 +84,7 @@ class SplitData(LightningDataModule):
         require(0 < train_fraction <= 1, "--data.train_fraction", train_fraction, "0 < x ≤ 1", "there is no such part")
         self.manifest: Manifest | None = None
         self.left_out = ""  # of the data set, for people
+        self.remarks: list[str] = []  # what of the samples is lost or was inferred, likewise
         self.fingerprint = ""  # of the whole data set; known after setup("fit")
 
     def samples(self) -> Samples:
@@ -187,7 +188,8 @@ class SplitData(LightningDataModule):
         splits = {**self.manifest.splits, "train": (self.train_keys, self.train_targets)}
         sizes = ", ".join(f"{len(keys)} {split}" for split, (keys, _) in splits.items())
         lines = [f"data: {sizes}", self.target.table({split: targets for split, (_, targets) in splits.items()})]
-        return "\n".join(lines + ([f"left out: {self.left_out}"] if self.left_out else []))
+        lines += [f"left out: {self.left_out}"] if self.left_out else []
+        return "\n".join([*lines, *self.remarks])
 
     def split(self, name: str) -> tuple[list[str], np.ndarray]:
         """Return the keys and targets of the validation or test split.

@@ -28,7 +28,7 @@ MACHINE += (
     "callbacks.progress_bar",
     "callbacks.device_stats",
 )
-FOLLOW_THE_DATA = ("data.image_size", "data.stored_size", "data.channels")
+FOLLOW_THE_DATA = ("data.image_size", "data.stored_size", "data.channels", "data.value_range")
 
 
 def implied() -> bool:

@@ -51,7 +51,7 @@ PREPROCESS = '''
 
 def preprocess(path: str | Path) -> np.ndarray:
     """Read an image file as the network takes it: (C, H, W), uint8."""
-    image_HWC = decode(path, {channels}, {stored_size})
+    image_HWC = decode(path, {channels}, {stored_size}, {fit!r}, {background!r}, {value_range})
     edge = ({stored_size} - {image_size}) // 2
     return image_HWC[edge : edge + {image_size}, edge : edge + {image_size}].transpose(2, 0, 1)
 '''
@@ -94,6 +94,9 @@ def facts(cli: CLI) -> dict[str, Any]:
         "class_names": data.target.names,
         "channels": data.channels,
         "image_size": data.image_size,
+        "fit": data.fit,
+        "background": data.background,
+        "value_range": data.value_range,
         "stored_size": data.stored_size,  # a file is scaled to this, then its centre cut out
         "normalisation": {"mean": mean, "std": std},  # of pixels from 0 to 255, inside the models
         "network": model.hparams.network,
