@@ -5,6 +5,10 @@
 For each seed, 30 % of the digits are the test split, all classes alike; of the rest, the classes 5 to 9 keep every
 twentieth image. Both recipes see the same images. Writes results/imbalance.md with the paired 95 % interval (Student's
 t).
+
+How often these test splits were read: the table is the second measurement. An earlier recipe, chosen by macro F1 and
+without averaging, gained 0.034 with an interval from −0.011 to +0.079, on two threads; with five images of a rare class
+to train on, rounding alone (one thread or two) moved single runs by several hundredths.
 """
 
 import argparse

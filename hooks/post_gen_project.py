@@ -9,11 +9,14 @@ ANSWERS = json.loads(r"""{{ cookiecutter | jsonify }}""")
 REMOVALS = {
     ".github": ANSWERS["ci"] != "github",
     f"src/{ANSWERS['__package_name']}/tools": ANSWERS["tools"] == "no",
+    "docs/tools.md": ANSWERS["tools"] == "no",
 }
 
 for path, unwanted in REMOVALS.items():
-    if unwanted:
+    if unwanted and Path(path).is_dir():
         shutil.rmtree(path)
+    elif unwanted:
+        Path(path).unlink()
 
 # The tests hold no Jinja, so that they can be checked before they are baked: they import `project_package`.
 for path in Path("tests").glob("*.py"):

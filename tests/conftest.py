@@ -7,6 +7,7 @@ has imported the heavy packages, but nothing of a project; each has its own work
 import csv
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import socket
@@ -17,6 +18,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from cookiecutter.main import cookiecutter
@@ -39,6 +41,17 @@ def bake(folder: Path, **answers: str) -> Path:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project baked with the default answers; do not change it."""
     return bake(tmp_path_factory.mktemp("baked"))
+
+
+def pages(folder: Path) -> list[Path]:
+    """Return what is there to read in a project or in the template: the READMEs and ``docs/``."""
+    return [*sorted(folder.glob("*.md")), *sorted(folder.glob("docs/*.md"))]
+
+
+def dead_links(page: Path) -> list[str]:
+    """Return the links of a page that lead to no file beside it."""
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    return [link for link in links if "://" not in link and not (page.parent / unquote(link)).exists()]
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -26,7 +26,7 @@ MUTANTS = [
     ("engine/targets.py", "torch.from_numpy(1.0 / self", "torch.from_numpy(1.0 + 0 * self", "drawn_equally"),
     ("engine/loading.py", "if self.train_fraction < 1:", "if False:", "train_fraction"),
     ("engine/splits.py", "parent[top(i)] = top(first)", "pass", "copies_of_an_image"),
-    ("engine/sampling.py", "derived_seed(self.seed, epoch)", "derived_seed(self.seed)", "with_workers"),
+    ("engine/sampling.py", "derived_seed(self.seed, epoch)", "derived_seed(self.seed)", "order_of_its_own"),
     ("optim.py", "gamma=gamma)", "gamma=1.0)", "closed_form and Step"),
     ("optim.py", "gamma=final_factor ** (1 / total_steps)", "gamma=1.0", "closed_form and Exponential"),
     ("optim.py", "end_factor=final_factor", "end_factor=1.0", "closed_form and Linear"),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SOURCE, TEMPLATE, bake
+from conftest import SOURCE, TEMPLATE, bake, dead_links, pages
 from cookiecutter.exceptions import FailedHookException
 
 ANSWERS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
@@ -25,13 +26,14 @@ ENGINE = """
 """.split()
 
 TEST_FILES = (
-    *("conftest", "test_data", "test_losses", "test_mistakes", "test_resume", "test_run", "test_schedules"),
-    *("test_speed", "test_techniques"),
+    *("conftest", "suites", "test_data", "test_internals", "test_losses", "test_mistakes", "test_model"),
+    *("test_resume", "test_run", "test_schedules", "test_speed", "test_techniques"),
 )
 TOOL_FILES = """
     __init__.py _example.py _page.py _results.py _space.py crossval.py diagnose.py export.py lr_range.py page.html
     page.mplstyle preview.py report.py smote.py space.yaml tune.py
 """.split()
+PAGES = ("data", "machines", "resuming", "techniques")
 RECIPES = ("baseline", "finetune", "imbalanced", "long_schedule", "small_data", "stabilise")
 
 
@@ -43,6 +45,7 @@ def files(project: Path) -> set[str]:
 def expected_files(answers: dict[str, str]) -> set[str]:
     common = {".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md", "pyproject.toml"}
     common |= {f"tests/{name}.py" for name in TEST_FILES}
+    common |= {f"docs/{name}.md" for name in (*PAGES, *(["tools"] if answers["tools"] == "yes" else []))}
     common |= {f"src/my_project/{name}.py" for name in YOURS}
     common |= {f"src/my_project/engine/{name}.py" for name in ENGINE}
     common |= {f"src/my_project/tools/{name}" for name in TOOL_FILES} if answers["tools"] == "yes" else set()
@@ -85,6 +88,11 @@ def test_each_answer_bakes_exactly_its_files_and_valid_ones(answers, tmp_path):
             if path.name != "page.html":  # Jinja of the project's own
                 assert "{{" not in text, path
                 assert "{%" not in text, path
+    assert len((project / "README.md").read_text(encoding="utf-8").splitlines()) <= 90
+    for page in pages(project):
+        assert not dead_links(page), page
+        if answers["tools"] == "no":
+            assert not re.search("the command `|`preview`|tools/", page.read_text(encoding="utf-8")), page
 
 
 def test_baked_python_and_configs_equal_their_source(project):

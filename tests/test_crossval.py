@@ -35,7 +35,7 @@ def validated(images, project, command, tmp_path_factory) -> Path:
 
 def splits(manifest: Path) -> dict[str, set[str]]:
     content = json.loads(manifest.read_text())["splits"]
-    return {name: {path for paths in by_class.values() for path in paths} for name, by_class in content.items()}
+    return {name: {path for path, _ in samples} for name, samples in content.items()}
 
 
 def scores(folder: Path) -> list[dict[str, str]]:
@@ -97,7 +97,7 @@ def test_ctrl_c_loses_no_finished_fold_and_the_same_command_ends_with_the_same_n
 def test_other_settings_than_those_of_the_finished_folds_are_refused(images, validated, project, command):
     before = (validated / FOLDS / "runs.csv").read_bytes()
     flags = ("crossval", "--folds=3", "--data.root", images, *TINY)
-    assert "model.l1=0.1 differs from 0.0" in command(project, validated, *flags, "--model.l1=0.1").refusal
+    assert "--model.l1=0.1 differs from 0.0" in command(project, validated, *flags, "--model.l1=0.1").refusal
     (validated / "other.yaml").write_text("data: {root: other}\n")
     assert "data.root=other of other.yaml" in command(project, validated, *flags, "--against=other.yaml").refusal
     assert "--predict=none holds no images" in command(project, validated, *flags, "--predict=none").refusal
@@ -171,7 +171,7 @@ def test_a_learning_curve_trains_on_shares_of_the_same_folds(images, project, co
         (("--folds=1",), "--folds=1"),
         (("--seeds=1",), "--seeds=1"),
         (("--folds=3", "--seeds=2"), "not allowed with"),
-        (("--folds=40",), "folds=40 leave a fold"),
+        (("--folds=40",), "--folds=40 leaves a fold"),
         (("--against=nothing.yaml",), "nothing.yaml"),
         (("--fractions", "2"), "data.train_fraction=2"),
         (("--callbacks.last=null",), "no last.ckpt"),

@@ -206,6 +206,7 @@ def test_a_healthy_run_and_one_too_short_to_tell_have_no_fault_and_spikes_are_on
     (run / "failure.txt").write_text("the loss is not finite at step 3 (epoch 0, batch 3, rate 9, images a.png), so\n")
     said = command(project, tmp_path, "diagnose", run).output
     assert "rate too high: the loss is not finite at step 3 (epoch 0, batch 3, rate 9), though gradients were" in said
+    assert "the run failed: the loss is not finite at step 3 (epoch 0, batch 3, rate 9, images a.png), so\n" in said
     newest = tmp_path / "runs/digits/version_9"  # failed before anything was logged
     newest.mkdir()
     for name in ("config.yaml", "manifest.json", "failure.txt"):

@@ -3,11 +3,15 @@
 import json
 import re
 import shlex
+from pathlib import Path
 
-from conftest import SOURCE, TEMPLATE
+from conftest import SOURCE, TEMPLATE, dead_links, pages
 from mutants import MUTANTS
 
-TECHNIQUES = (TEMPLATE / "docs/techniques.md").read_text(encoding="utf-8")
+
+def techniques(folder: Path) -> str:
+    """Return the page on techniques of a project, or of the template: what its project's page does not hold."""
+    return (folder / "docs/techniques.md").read_text(encoding="utf-8")
 
 
 def table(text: str, first: str) -> list[list[str]]:
@@ -31,9 +35,14 @@ for flags in json.load(open(sys.argv[1])):
 """
 
 
-def test_every_flag_of_the_techniques_is_one(project, command, tmp_path):
+def inline(page: Path) -> list[str]:
+    """Return what a page writes as code within its lines."""
+    return re.findall("`([^`]+)`", re.sub("```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL))
+
+
+def test_every_flag_of_the_docs_is_one(project, command, tmp_path):
     given = []
-    for _, cell, _, _ in table(TECHNIQUES, "technique"):
+    for _, cell, _, _ in table(techniques(project), "technique"):
         spans = [] if cell.startswith("the command") else re.findall("`([^`]+)`", cell)
         for span in spans:
             flags = shlex.split(span)
@@ -41,6 +50,9 @@ def test_every_flag_of_the_techniques_is_one(project, command, tmp_path):
                 flags = [*given[-1][:-1], span]  # another value of the flag before
             given.append(flags)
     assert len(given) > 50
+    of_fit = re.compile(r"--(data|model|trainer|callbacks|monitor|report|fast)\b.* ")
+    elsewhere = [shlex.split(span) for page in pages(project) for span in inline(page) if of_fit.match(span)]
+    given += [flags for flags in elsewhere if flags not in given]
     (tmp_path / "flags.json").write_text(json.dumps(given))
     (tmp_path / "script.py").write_text(SCRIPT)
     done = command(project, tmp_path, "-m", "script.py", tmp_path / "flags.json")
@@ -56,11 +68,40 @@ def test_the_contradictions_are_those_of_the_code(project, command, tmp_path):
     )
     done = command(project, tmp_path, "-m", "script.py")
     rules = [line[5:].split("|") for line in done.output.splitlines() if line.startswith("RULE ")]
-    assert rules == table(TECHNIQUES, "combination")
+    assert rules == table(techniques(TEMPLATE), "combination")
 
 
-def test_the_generated_readme_has_the_same_table_of_techniques(project):
-    assert table((project / "README.md").read_text(encoding="utf-8"), "technique") == table(TECHNIQUES, "technique")
+def test_the_tables_of_presets_and_recipes_name_those_that_are_there(project):
+    for first, folder in (("preset", "presets"), ("recipe", "recipes")):
+        files = (project / "src/my_project/configs" / folder).glob("*.yaml")
+        assert {row[0].strip("`") for row in table(techniques(project), first)} == {path.stem for path in files}
+
+
+def test_the_architecture_names_every_file_of_the_engine():
+    text = (TEMPLATE / "docs/architecture.md").read_text(encoding="utf-8")
+    files = (path.name for path in (SOURCE / "src").glob("*/engine/*.py") if path.name != "__init__.py")
+    assert sorted(row[0].strip("`") for row in table(text, "file")) == sorted(files)
+
+
+def test_the_templates_pages_link_to_files_that_are_there():
+    assert not {page.name: dead_links(page) for page in pages(TEMPLATE) if dead_links(page)}
+
+
+def test_the_pages_name_targets_of_make_that_are_there(project):
+    targets = set()
+    for folder in (project, TEMPLATE):  # the template's pages name a project's targets, too
+        targets |= set(re.findall(r"^(\w+):", (folder / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+        named = {name for page in pages(folder) for span in inline(page) for name in re.findall(r"\bmake (\w+)$", span)}
+        assert named
+        assert named <= targets
+
+
+def test_every_decision_has_its_date():
+    text = (TEMPLATE / "docs/decisions.md").read_text(encoding="utf-8")
+    undated = [
+        part.splitlines()[0] for part in text.split("\n### ")[1:] if not re.search(r"\n\n\*2\d{3}-\d\d-\d\d", part)
+    ]
+    assert not undated
 
 
 def test_the_recipes_say_what_for_and_by_which_metric_and_command():

@@ -160,7 +160,7 @@ def test_the_example_classifies_files_of_any_kind_as_predict_does_without_the_pr
 def test_the_figures_are_those_of_the_whole_validation_split(trained, predicted):
     figures = json.loads((trained / RUN / "export/metadata.json").read_text())["figures"]
     val = json.loads((trained / RUN / "manifest.json").read_text())["splits"]["val"]
-    target = {path: name for name, paths in val.items() for path in paths}
+    target = dict(val)
     hits = [row["label"] == target[row["path"]] for row in predicted if row["path"] in target]
     for name in ("checkpoint", "model.onnx", "model.pt2", "from files"):
         assert figures[name]["val_accuracy"] == pytest.approx(sum(hits) / len(target))

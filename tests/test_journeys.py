@@ -1,4 +1,4 @@
-"""The READMEs' commands, executed as they stand."""
+"""The commands of the READMEs and of a project's docs, executed as they stand."""
 
 import os
 import re
@@ -8,13 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TEMPLATE, bake
+from conftest import TEMPLATE, bake, pages
 from test_edits import draw_images
 
 
-def commands(readme: Path) -> list[str]:
-    """Return the command lines of a README's bash blocks, comments and line breaks taken out."""
-    blocks = re.findall(r"```bash\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+def blocks_of(page: Path, language: str) -> list[str]:
+    """Return the blocks of a page that are written in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """Return the command lines of a page's bash blocks, comments and line breaks taken out."""
+    blocks = blocks_of(page, "bash")
     lines = "\n".join(block for block in blocks if not block.startswith("#!")).replace("\\\n", " ").splitlines()
     return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
 
@@ -33,14 +38,14 @@ def test_make_demo_goes_from_a_clean_checkout_to_a_number_and_predictions(tmp_pa
     assert sum(line.split(",")[1] == "7" for line in predicted[1:]) >= 0.98 * (len(predicted) - 1)
 
 
-def test_the_readme_names_no_command_that_nothing_executes():
-    lines = commands(TEMPLATE / "README.md")
+def test_the_templates_pages_name_no_command_that_nothing_executes():
+    lines = [line for page in pages(TEMPLATE) for line in commands(page)]
     scaffolding = [line for line in lines if "cookiecutter" in line]  # with the address of a repository: not offline
     # The first is the test above, the second the run that this test belongs to.
     assert set(lines) - set(scaffolding) == {"make demo", "make test"}
 
 
-# What makes a tool of the README quick here.
+# What makes a tool quick here.
 TOOLS = {
     "report": (),
     "diagnose": (),
@@ -52,12 +57,16 @@ TOOLS = {
 
 
 @pytest.mark.parametrize("data", ["digits", "image_folder", "cifar10"])
-def test_the_commands_of_a_generated_readme_work(data, command, tmp_path):
+def test_the_commands_of_a_generated_project_work(data, command, tmp_path):
     project = bake(tmp_path, data=data)
+    read = pages(project)
+    if data != "digits":  # the other pages are the same for every answer
+        read = [page for page in read if page.name in ("README.md", "data.md")]
+    lines = dict.fromkeys(line for page in read for line in commands(page))
     images = draw_images(project / "FOLDER")
     quick = ("--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--model.network.width=8", "--data.batch_size=16")
     done = []
-    for line in commands(project / "README.md"):
+    for line in lines:
         program, *args = shlex.split(line.replace("$P", ".venv/bin/my-project"))
         if line == "make install" or line.startswith("P="):
             continue  # the first is what `make demo` runs, the second names the program
@@ -69,15 +78,23 @@ def test_the_commands_of_a_generated_readme_work(data, command, tmp_path):
             continue
         assert program == ".venv/bin/my-project", line
         first, *flags = args
-        if data != "digits" and (first in TOOLS or "runs/tune/best.yaml" in flags):
-            continue  # the same section for every answer
         own = () if "--data.root" in flags or first == "predict" else ("--data.root", str(images))
         extra = (*quick, *own) if first in ("fit", "preview", "lr-range", "crossval", "tune") else ()
         ended = command(project, project, first, *flags, *extra, *TOOLS.get(first, ()))
         assert ended.code == 0, line + ended.output
         done.append(first)
-    assert {"fit", "test", "predict", "preview", "launch", *(TOOLS if data == "digits" else ())} <= set(done)
+    assert {"fit", "test", "predict", "preview", *(("launch", *TOOLS) if data == "digits" else ())} <= set(done)
     assert (project / "preview.png").is_file()
+
+
+def test_the_script_of_a_generated_project_works(project, command, tmp_path):
+    draw_images(tmp_path / "data/images")
+    [script] = [block for page in pages(project) for block in blocks_of(page, "python")]
+    assert 'if __name__ == "__main__":' in script
+    quick = script.replace("max_epochs=10", "max_epochs=1").replace('"data/images"', '"data/images", batch_size=8')
+    (tmp_path / "script.py").write_text(quick)
+    assert command(project, tmp_path, "-m", "script.py").code == 0
+    assert list(tmp_path.rglob("*.ckpt"))
 
 
 def fresh(project: Path, folder: Path, code: str) -> str:

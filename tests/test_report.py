@@ -168,8 +168,11 @@ def test_a_page_reads_well_with_two_classes_and_with_a_hundred(count, project, c
 def test_a_run_that_failed_early_is_shown_as_far_as_it_came(copied, project, command):
     for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "timing.csv", "test_predictions.csv"):
         (copied / RUN / name).unlink()
+    trace = "Traceback (most recent call last):\n  File <a.py>\nKeyError: 'x'\n"
+    (copied / RUN / "failure.txt").write_text(f"KeyError: 'x'\n\n{trace}")
     page = reported(command, project, copied, RUN)
     assert [title for title in page.titles if title != "What to look at"] == SECTIONS
+    assert "The run failed: KeyError: 'x' traceback Traceback (most recent call last): File <a.py>" in page.text
     for part in ("No checkpoint", "No metrics.csv", "No timing.csv", "No test results yet", "Class balance"):
         assert part in page.text
     for name in ("manifest.json", "environment.txt"):
@@ -218,7 +221,7 @@ def test_runs_are_compared_by_their_scores_curves_and_settings(ended, copied, pr
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("max_epochs: 2", "max_epochs: 3"))
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest["splits"]["train"]["red"] += [manifest["splits"]["val"]["red"].pop()]
+    manifest["splits"]["train"] += [manifest["splits"]["val"].pop()]
     (other / "manifest.json").write_text(json.dumps(manifest))
     page = reported(command, project, folder, RUN, other, "--output=both.html", page=Path("both.html"))
     assert page.titles == ["Scores", "Curves", "What differs"]
@@ -236,7 +239,7 @@ def test_runs_are_compared_by_their_scores_curves_and_settings(ended, copied, pr
         (["--name=unknown"], "no run in"),
         (["--output=no/such/page.html"], "is no file in a folder"),
         (["--output=runs"], "is no file in a folder"),
-        ([RUN, "runs/other/version_0", "--ckpt_path=last"], "--ckpt_path has no effect on a comparison"),
+        ([RUN, "runs/other/version_0", "--ckpt_path=last"], "--ckpt_path=last has no effect on a comparison"),
         ([RUN, "--ckpt_path", "runs/other/version_0/checkpoints/best.ckpt"], "is of another run"),
         (["--ckpt_path=nowhere/checkpoints/best.ckpt"], "no run's folder"),
         (["--data.rot=x"], "not a flag"),

@@ -1,4 +1,4 @@
-"""The data's promises: splits that do not overlap, an order and augmentations that can be replayed."""
+"""The data's promises: those of every data module (suites.py), and what is said here of splits, images and draws."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from suites import DataSuite
 
 from project_package.data import ImageData
 from project_package.engine.decoding import decode
@@ -21,10 +22,13 @@ def ready(root: Path, **options) -> ImageData:
     return data
 
 
-def test_every_image_stands_in_one_split_and_every_class_in_each(shapes):
+class TestImageData(DataSuite):
+    def make(self):
+        return ImageData(str(self.images), batch_size=8, num_workers=0, augment="medium", channels=3)
+
+
+def test_every_split_holds_its_share_of_every_class(shapes):
     splits = ready(shapes).manifest.splits
-    everything = [path for paths, _ in splits.values() for path in paths]
-    assert sorted(everything) == find(shapes).keys
     assert {split: Counter(labels.tolist()) for split, (_, labels) in splits.items()} == {
         "train": {0: 16, 1: 16, 2: 16},
         "val": {0: 4, 1: 4, 2: 4},
@@ -129,22 +133,6 @@ def test_evaluation_sees_every_sample_once_on_any_number_of_ranks():
     for ranks in (1, 2, 3):
         seen = [index for rank in range(ranks) for index in EpochSampler(range(31), num_replicas=ranks, rank=rank)]  # type: ignore[arg-type]
         assert sorted(seen) == list(range(31))  # type: ignore[type-var]
-
-
-def test_batches_are_the_same_with_workers_and_without(shapes):
-    def epochs(workers):
-        data = ready(shapes, augment="medium", channels=3)
-        data.num_workers = workers
-        loader = data.train_dataloader()
-        result = []
-        for epoch in range(2):
-            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-            result.append(torch.cat([batch.x for batch in loader]))
-        return result
-
-    alone, shared = epochs(0), epochs(2)
-    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
-    assert not torch.equal(alone[0], alone[1])
 
 
 def test_balanced_classes_are_drawn_equally_often(shapes, tmp_path):

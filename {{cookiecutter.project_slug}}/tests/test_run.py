@@ -50,8 +50,7 @@ def test_metrics_are_appended_not_replaced(run):
     assert 0 <= float(rows[-1]["test/accuracy"]) <= 1
 
 
-def test_the_saved_config_repeats_the_run(run):
-    assert run("fit") == 0
+def test_the_saved_config_repeats_the_run(trained, run):
     assert run("fit", "--config", str(RUN / "config.yaml")) == 0
     first, second = (
         torch.load(Path(f"runs/small/version_{n}/checkpoints/last.ckpt"), weights_only=True)["state_dict"]
@@ -60,8 +59,7 @@ def test_the_saved_config_repeats_the_run(run):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_checkpoint_is_loaded_without_the_command_line(run, shapes):
-    assert run("fit") == 0
+def test_a_checkpoint_is_loaded_without_the_command_line(trained, shapes):
     model = Classifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt", weights_only=True)
     assert model.schema.target.names == ["left", "middle", "right"]
     data = ImageData(str(shapes), manifest=str(RUN / "manifest.json"), num_workers=0)

@@ -61,12 +61,6 @@ def fit(shapes, ckpt_path=None, callbacks=(), data_options=None, epochs=2, **mod
     return model, watch, trainer
 
 
-def test_each_epoch_has_an_order_of_its_own(shapes):
-    _, watch, _ = fit(shapes, epochs=3)
-    first, second, third = (watch.labels[start : start + 48] for start in (0, 48, 96))
-    assert first != second != third != first
-
-
 def test_l1_makes_weights_sparser_and_leaves_norms_and_biases_alone(shapes):
     plain, _, _ = fit(shapes, epochs=6)
     sparse, _, _ = fit(shapes, epochs=6, l1=0.01)

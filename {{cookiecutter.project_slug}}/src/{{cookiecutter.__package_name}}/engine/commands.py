@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from . import PACKAGE, checkpoints, loggers, resume, runs
+from .endings import is_refusal, raised_by_user
 from .fast import Fast, NoProfiler
 from .internals import option_strings
 from .keepers import BestCheckpoint
@@ -145,6 +145,7 @@ class Commands(LightningCLI):
 
     def __init__(self, args: list[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> None:
         self.callbacks = callbacks
+        self.command = args[0] if run and args else ""
         self.source: Source | None = None  # what the command starts from
         self.run: Run | None = None  # where its files go
         self.lock: resume.Lock | None = None
@@ -181,12 +182,17 @@ class Commands(LightningCLI):
             if self.lock is not None:
                 self.lock.release()
 
+    def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]  (a static one)
+        """Return the command that is asked for: making the parsers of the others would take half of the start."""
+        known = LightningCLI.subcommands()
+        return {self.command: known[self.command]} if self.command in known else known
+
     def _leave(self, error: Exception) -> None:
         """Leave nothing of a run that was refused before its first step, and of any other why it failed."""
         if self.lock is None or self.run is None:
             return
         trained = hasattr(self, "trainer") and self.trainer.global_step > 0
-        if not isinstance(error, Mistake | MisconfigurationException):
+        if not is_refusal(error):
             runs.note_failure(self.run, error)
         elif not trained and (self.source is None or self.run.folder != self.source.run.folder):
             runs.discard(self.run.folder)
@@ -391,7 +397,9 @@ class Commands(LightningCLI):
         options["callbacks"] = [*(given if isinstance(given, list) else [given]), *extra]
         try:
             trainer: Any = Trainer(**options)
-        except ValueError as error:  # Lightning's word on its flags
+        except ValueError as error:  # Lightning's word on its flags, unless it came out of a callback of the user's own
+            if raised_by_user(error):
+                raise
             raise Mistake(str(error)) from error
         if type(trainer.profiler) is PassThroughProfiler:
             trainer.profiler = NoProfiler()

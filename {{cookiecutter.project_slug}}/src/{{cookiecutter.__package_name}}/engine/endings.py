@@ -60,10 +60,8 @@ def exit_code(command: Callable[[], object]) -> int:
     except torch.OutOfMemoryError as error:
         print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         return 1
-    except Mistake as error:
-        return _said(error, 2)
-    except MisconfigurationException as error:
-        if raised_by_user(error):
+    except (Mistake, MisconfigurationException) as error:
+        if not is_refusal(error):
             raise
         return _said(error, 2)
     return 0
@@ -74,6 +72,11 @@ def _said(error: Exception, code: int) -> int:
     text = re.sub(r"^[\w.]+(Mistake|RunFailed): ", "", last)
     print(f"error: {text}", file=sys.stderr)
     return code
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Tell whether an error is about what was asked for, and no fault in code: ours, or Lightning's word on flags."""
+    return isinstance(error, Mistake) or (isinstance(error, MisconfigurationException) and not raised_by_user(error))
 
 
 def raised_by_user(error: BaseException) -> bool:

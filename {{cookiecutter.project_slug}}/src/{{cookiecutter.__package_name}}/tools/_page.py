@@ -6,6 +6,7 @@ Needs matplotlib and jinja2 (the extra ``report``), which are imported when a fi
 import base64
 import importlib
 import io
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -75,7 +76,10 @@ def svg(drawn: Any) -> str:
 
 def label(name: str, length: int = 20) -> str:
     """Return a name as matplotlib writes it as it is: no formulas between dollars, not too long, and in legends."""
-    short = name if len(name) <= length else f"{name[: length // 3]}…{name[length // 3 + 1 - length :]}"
+    short = name
+    if len(name) > length:
+        start = length // 3
+        short = f"{name[:start]}…{name[start + 1 - length :]}"
     return ("\u200b" if short.startswith("_") else "") + short.replace("$", r"\$")
 
 
@@ -88,39 +92,47 @@ def figures(*drawn: tuple[Any, str]) -> str:
 def curve(axes: Any, x: np.ndarray, y: np.ndarray, most: int = 600, **style: Any) -> None:
     """Draw a curve; where it has more points than a screen shows, neighbours are averaged, and one gets a marker."""
     parts = np.array_split(np.arange(len(x)), min(most, len(x)))
-    x, y = (np.array([values[part].mean() for part in parts]) for values in (x, y))
-    axes.plot(x, y, marker="o" if len(x) == 1 else "", markersize=4, **style)
+    mean_x = [x[part].mean() for part in parts]
+    mean_y = [y[part].mean() for part in parts]
+    axes.plot(mean_x, mean_y, marker="o" if len(x) == 1 else "", markersize=4, **style)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as HTML, a long one in a box of its own."""
-    body = [f"<tr>{''.join(f'<td>{escape(cell(value))}</td>' for value in row)}</tr>" for row in rows]
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = []
+    for row in rows:
+        cells = "".join(f"<td>{escape(cell(value))}</td>" for value in row)
+        body.append(f"<tr>{cells}</tr>")
     long = " long" if len(body) > 25 else ""
     return f'<div class="wide{long}"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
 def cell(value: object) -> str:
     """Return a value as a table shows it: fractions with four digits, tiny ones with two that count."""
-    if isinstance(value, float):
-        return "–" if value != value else f"{value:.4f}" if abs(value) >= 1e-3 or not value else f"{value:.2g}"
-    return f"{value:,}" if type(value) is int else str(value)
+    if not isinstance(value, float):
+        return f"{value:,}" if type(value) is int else str(value)
+    if math.isnan(value):
+        return "–"
+    return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2g}"
 
 
 def aligned(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as lines for a terminal."""
-    lines = [[*header], *([cell(value) for value in row] for row in rows)]
+    lines = [list(header)]
+    lines += [[cell(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def picture(image_HWC: np.ndarray, alt: str) -> str:
     """Return a small image (uint8) as HTML: lossless where it is tiny, JPEG otherwise."""
-    kind, data = ("PNG" if image_HWC.shape[0] <= 32 else "JPEG"), io.BytesIO()
+    kind = "PNG" if image_HWC.shape[0] <= 32 else "JPEG"
     image = Image.fromarray(image_HWC.squeeze())
     image.thumbnail((112, 112))
-    image.save(data, kind, quality=80)
-    text = base64.b64encode(data.getvalue()).decode()
+    file = io.BytesIO()
+    image.save(file, kind, quality=80)
+    text = base64.b64encode(file.getvalue()).decode()
     return f'<img src="data:image/{kind.lower()};base64,{text}" alt="{escape(alt)}">'
 
 
@@ -136,8 +148,11 @@ def png(drawn: Any, path: Path) -> None:
 
 def facts(*given: tuple[str, str, str]) -> str:
     """Return numbers worth a glance as HTML: the name, the value and a remark of each."""
-    items = ("<dt>{}</dt><dd>{}</dd><dd>{}</dd>".format(*map(escape, fact)) for fact in given)
-    return f'<dl class="facts">{"".join(f"<div>{item}</div>" for item in items)}</dl>'
+    items = [
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd><dd>{escape(remark)}</dd></div>"
+        for name, value, remark in given
+    ]
+    return f'<dl class="facts">{"".join(items)}</dl>'
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback
+from torchmetrics.functional import classification
 from tqdm import tqdm
 
 from ..cli import CLI
@@ -38,12 +40,10 @@ def not_by_torchrun(command: str) -> None:
         Mistake: torchrun has started this process.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise Mistake(f"torchrun starts one run, {command} several; start it without torchrun, with --trainer.devices.")
-
-
-def plain(cli: CLI) -> dict[str, Any]:
-    """Return a config as values of YAML."""
-    return cli.plain()
+        raise Mistake(
+            f"torchrun starts one run, {command} several, so each rank would make all of them; start it without "
+            "torchrun, with --trainer.devices."
+        )
 
 
 def hush() -> None:
@@ -54,12 +54,14 @@ def hush() -> None:
 
 def from_checkpoint(command: str, checkpoint: Path | str, *flags: str, callbacks: Sequence[Callback] = ()) -> CLI:
     """Run ``validate`` or ``predict`` from a checkpoint, in silence, on one device: in this process alone."""
-    alone = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto", "--trainer.profiler=null"]
-    alone += ["--callbacks.progress_bar=null", *(["--verbose=false"] if command == "validate" else [])]
+    alone = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
+    silent = ["--trainer.profiler=null", "--callbacks.progress_bar=null"]
+    if command == "validate":
+        silent.append("--verbose=false")
     logging.disable(logging.INFO)  # of the device and the checkpoint
     try:
         with redirect_stdout(io.StringIO()):
-            return CLI([command, f"--ckpt_path={checkpoint}", *alone, *flags], callbacks=callbacks)
+            return CLI([command, f"--ckpt_path={checkpoint}", *alone, *silent, *flags], callbacks=callbacks)
     finally:
         logging.disable(logging.NOTSET)
 
@@ -71,7 +73,30 @@ class Curve(NamedTuple):
     values: np.ndarray
 
 
-NONE = Curve(np.array([]), np.array([]))
+NO_CURVE = Curve(np.array([]), np.array([]))
+
+
+class Validation(NamedTuple):
+    """What the monitored metric was after a step."""
+
+    step: int
+    value: float
+
+
+class Durations(NamedTuple):
+    """The columns of timing.csv: at each log point (N,) what training took since the one before.
+
+    Args:
+        steps: The optimizer steps.
+        seconds: The time.
+        waiting: The seconds of it in which training waited for data.
+        samples: The samples that were trained on.
+    """
+
+    steps: np.ndarray
+    seconds: np.ndarray
+    waiting: np.ndarray
+    samples: np.ndarray
 
 
 class Predictions(NamedTuple):
@@ -125,14 +150,29 @@ class Collect(Callback):
         """Return what was kept, or that there is nothing."""
         if not self.outputs:
             return "The run's config validates nothing (--trainer.limit_val_batches 0?), so nothing was scored."
-        names = ("position", "y", "predictions")
-        index_N, target_N, scores_NK = (np.concatenate([output[name] for output in self.outputs]) for name in names)
+
+        def kept(name: str) -> np.ndarray:
+            return np.concatenate([output[name] for output in self.outputs])
+
         paths, _ = data.split("val")
-        return Predictions(data.target.names, [paths[i] for i in index_N], target_N, scores_NK)
+        in_order = [paths[position] for position in kept("position")]
+        return Predictions(data.target.names, in_order, kept("y"), kept("predictions"))
 
 
 class Run(runs.Run):
-    """The files of a run.
+    """The files of a run and what they say.
+
+    Attributes:
+        name: The run's name and version, as people call it.
+        settings: config.yaml by dotted names.
+        monitor: The metric that the run is judged by.
+        sign: 1 where that should rise, -1 where it should fall.
+        curves: metrics.csv by columns.
+        target: What is predicted, by manifest.json; None where there is none.
+        splits: The keys and targets of each split, by manifest.json; empty where there is none.
+        durations: timing.csv; None where there is none or nothing in it.
+        error: Why the run failed, in a line; empty where it did not.
+        traceback: Where in the code, if that was at fault.
 
     Args:
         folder: Its folder.
@@ -145,41 +185,44 @@ class Run(runs.Run):
         super().__init__(folder)
         if not self.config.is_file():
             raise Mistake(
-                f"{str(folder)!r} is no run's folder (it holds no config.yaml), so it says nothing; give "
+                f"{str(folder)!r} is no run's folder (it holds no {self.config.name}), so it says nothing; give "
                 "one like runs/NAME/version_0."
             )
         self.name = "/".join(folder.absolute().parts[-2:])
         self.settings = dict(flat(read_config(self.config)))
-        self.monitor = self.get("monitor", MONITOR)
-        self.sign = -1 if direction(self.monitor, self.get("mode")) == "min" else 1
+        self.monitor = self.setting("monitor", MONITOR)
+        self.sign = -1 if direction(self.monitor, self.setting("mode")) == "min" else 1
         self.curves = read_curves(self.metrics)
-        self.splits = Manifest.load(self.manifest) if self.manifest.is_file() else None
-        self.timings = read_timing(self.timing)
-        self.failed = self.failure.read_text(encoding="utf-8").strip() if self.failure.is_file() else ""
+        manifest = Manifest.load(self.manifest) if self.manifest.is_file() else None
+        self.target = manifest.target if manifest else None
+        self.splits = manifest.splits if manifest else {}
+        self.durations = read_durations(self.timing)
+        failure = self.failure.read_text(encoding="utf-8").strip() if self.failure.is_file() else ""
+        self.error, _, self.traceback = failure.partition("\n")
 
-    def get(self, setting: str, default: Any = None) -> Any:
+    def setting(self, name: str, default: Any = None) -> Any:
         """Return a setting of the config, such as ``data.batch_size``; the default where it is null."""
-        value = self.settings.get(setting)
+        value = self.settings.get(name)
         return default if value is None else value
 
     @property
-    def best_score(self) -> tuple[int, float] | None:
-        """The step and value of the best validation, as the monitored metric has it."""
-        steps, values = self.curves.get(self.monitor, NONE)
+    def best_validation(self) -> Validation | None:
+        """The best validation, as the monitored metric has it."""
+        steps, values = self.curves.get(self.monitor, NO_CURVE)
         finite = np.flatnonzero(np.isfinite(values))
         if not len(finite):
             return None
-        at = finite[(self.sign * values[finite]).argmax()]
-        return int(steps[at]), float(values[at])
+        best = finite[(self.sign * values[finite]).argmax()]
+        return Validation(int(steps[best]), float(values[best]))
 
     def epoch(self, step: float) -> str:
         """Return the epoch that a step lies in, counted from 0 as the run's lines do."""
-        steps, epochs = self.curves.get("epoch", NONE)
+        steps, epochs = self.curves.get("epoch", NO_CURVE)
         return f"{max(epochs[steps <= step], default=0):.0f}"  # the greatest: a row of ``test`` says 0
 
-    def at(self, name: str, step: float) -> float:
+    def last_value(self, metric: str, step: float) -> float:
         """Return the last value of a metric up to a step; NaN where it has none."""
-        steps, values = self.curves.get(name, NONE)
+        steps, values = self.curves.get(metric, NO_CURVE)
         return float(values[steps <= step][-1]) if (steps <= step).any() else float("nan")
 
     @property
@@ -189,24 +232,25 @@ class Run(runs.Run):
 
     def tested(self) -> Predictions | str:
         """Return what ``test`` saved, or why there is nothing to show."""
-        path = self.test_predictions
+        file = self.test_predictions
         again = f"python -m {PACKAGE} test --ckpt_path {self.checkpoint or 'FILE'}"
-        if not path.is_file():
+        if not file.is_file():
             return f"No test results yet; they come with: {again}"
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                header, *rows = csv.reader(file)
-            classes, paths = header[3:], [row[0] for row in rows]  # by position: a class may be called "label"
-            if self.splits is None or classes != self.splits.target.names or paths != self.splits.splits["test"][0]:
-                return f"test_predictions.csv is not of this run's test split, so it is not shown. Test again: {again}"
+            with file.open(newline="", encoding="utf-8") as opened:
+                header, *rows = csv.reader(opened)
+            classes = header[3:]  # by position: a class may be called "label"
+            paths = [row[0] for row in rows]
+            if self.target is None or classes != self.target.names or paths != self.splits["test"][0]:
+                return f"{file.name} is not of this run's test split, so it is not shown. Test again: {again}"
             target_N = np.array([classes.index(row[2]) for row in rows])
             return Predictions(classes, paths, target_N, np.array([row[3:] for row in rows], dtype=float))
         except (ValueError, IndexError) as error:
-            return f"test_predictions.csv cannot be read ({error}), so it is not shown. Test again: {again}"
+            return f"{file.name} cannot be read ({error}), so it is not shown. Test again: {again}"
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
-    """Return the columns of metrics.csv."""
+    """Return the columns of metrics.csv, none where there is no such file."""
     points: dict[str, list[tuple[float, float]]] = {}
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:
@@ -217,49 +261,57 @@ def read_curves(path: Path) -> dict[str, Curve]:
     return {name: Curve(*np.array(pairs).T) for name, pairs in points.items()}
 
 
-def read_timing(path: Path) -> np.ndarray:
-    """Return the rows (step, seconds, seconds of waiting, images) of timing.csv, none where there is no such file."""
+def read_durations(path: Path) -> Durations | None:
+    """Return the columns of timing.csv, None where there is no such file or no whole row in it."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     rows = [line.split(",") for line in text.splitlines()[1:]]
-    return np.array([row for row in rows if len(row) == 4 and row[3]], dtype=float).reshape(-1, 4)
+    whole = [row for row in rows if len(row) == 4 and row[3]]  # the last one may be cut off
+    return Durations(*np.array(whole, dtype=float).T) if whole else None
 
 
 def scores(p: Predictions) -> dict[str, float]:
     """Return accuracy, macro F1, macro AUROC, log loss and expected calibration error; absent classes do not count."""
-    f1_K, areas = per_class(p)[2], [curve.area for curve in ranking(p)[0].values()]
+    _, _, f1_K = per_class(p)
+    roc, _ = ranking(p)
+    error, _ = calibration(p)
     true_N = np.take_along_axis(p.probabilities_NK, p.target_N[:, None], 1)
     return {
         "accuracy": float(p.hit_N.mean()),
         "macro F1": float(np.nanmean(f1_K)),
-        "macro AUROC": float(np.mean(areas)) if areas else float("nan"),
+        "macro AUROC": float(np.mean([curve.area for curve in roc.values()])) if roc else float("nan"),
         "log loss": float(-np.log(np.maximum(true_N, 1e-12)).mean()),
-        "ECE": calibration(p)[0],
+        "ECE": error,
     }
 
 
 def per_class(p: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return precision, recall and F1 of each class, (K,) each; NaN where there is nothing to divide by."""
-    hits_K, predicted_K, support_K = np.diag(p.counts_KK), p.counts_KK.sum(0), p.counts_KK.sum(1)
+    hits_K = np.diag(p.counts_KK)
+    predicted_K = p.counts_KK.sum(0)
+    support_K = p.counts_KK.sum(1)
     with np.errstate(invalid="ignore"):
         return hits_K / predicted_K, hits_K / support_K, 2 * hits_K / (predicted_K + support_K)
 
 
-def calibration(p: Predictions) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return the expected calibration error, and the accuracy and mean confidence of each bin, NaN of an empty one.
+def calibration(p: Predictions) -> tuple[float, np.ndarray]:
+    """Return the expected calibration error, and the accuracy of each bin of confidence, NaN of an empty one.
 
-    It is Σ_b n_b / N · |accuracy_b − confidence_b| over 15 bins of equal width (Guo et al. 2017).
+    It is Σ_b n_b / N · |accuracy_b − confidence_b| over 15 bins of equal width (Guo et al. 2017). (Not by torchmetrics,
+    which shows no bins, and puts a confidence of 1, frequent in float32, into a sixteenth.)
     """
     bin_N = np.clip(np.ceil(p.confidence_N * BINS).astype(int) - 1, 0, BINS - 1)
     count_B = np.bincount(bin_N, minlength=BINS)
+    hits_B = np.bincount(bin_N, p.hit_N, BINS)
+    confidence_B = np.bincount(bin_N, p.confidence_N, BINS)
+    error = np.abs(hits_B - confidence_B).sum() / len(bin_N)
     with np.errstate(invalid="ignore"):
-        accuracy_B, confidence_B = (np.bincount(bin_N, x, BINS) / count_B for x in (p.hit_N, p.confidence_N))
-    error = np.nansum(count_B * abs(accuracy_B - confidence_B)) / len(bin_N)
-    return float(error), accuracy_B, confidence_B
+        return float(error), hits_B / count_B
 
 
 def interval(share: float, count: int, z: float = 1.96) -> str:
     """Write the 95 % interval of a share of ``count`` images (Wilson 1927)."""
-    centre, spread = share + z**2 / (2 * count), z * (share * (1 - share) / count + (z / count) ** 2 / 4) ** 0.5
+    centre = share + z**2 / (2 * count)
+    spread = z * (share * (1 - share) / count + (z / count) ** 2 / 4) ** 0.5
     low, high = ((centre + sign * spread) / (1 + z**2 / count) for sign in (-1, 1))
     return f"95 %: {low:.3f} to {high:.3f}"
 
@@ -277,15 +329,16 @@ def ranking(p: Predictions) -> tuple[dict[int, Ranked], dict[int, Ranked]]:
 
     The area under precision and recall is the average precision Σ (R_t − R_t−1) P_t, without interpolation.
     """
-    roc, recall = {}, {}
-    for k in np.flatnonzero(np.bincount(p.target_N, minlength=len(p.classes)) % len(p.target_N)).tolist():
-        order = np.argsort(-p.probabilities_NK[:, k], kind="stable")
-        ends = np.flatnonzero(np.diff(p.probabilities_NK[order, k], append=-1))  # equal scores are one threshold
-        hits = np.cumsum(p.target_N[order] == k)[ends]
-        true, false = hits / hits[-1], (ends + 1 - hits) / (len(order) - hits[-1])
-        x, y = np.append(0, false), np.append(0, true)
-        roc[k] = Ranked(x, y, float(np.trapezoid(y, x)))
-        precision = hits / (ends + 1)
-        area = float((np.diff(true, prepend=0) * precision).sum())
-        recall[k] = Ranked(np.append(0, true), np.append(precision[:1], precision), area)
-    return roc, recall
+    roc_curves, recall_curves = {}, {}
+    count_K = np.bincount(p.target_N, minlength=len(p.classes))
+    for k in np.flatnonzero((count_K > 0) & (count_K < len(p.target_N))).tolist():
+        score_N = torch.from_numpy(p.probabilities_NK[:, k])
+        is_k_N = torch.from_numpy(p.target_N == k).long()
+        false, true, _ = classification.binary_roc(score_N, is_k_N)
+        area = classification.binary_auroc(score_N, is_k_N)
+        roc_curves[k] = Ranked(false.numpy(), true.numpy(), float(area))
+        precision, recall, _ = classification.binary_precision_recall_curve(score_N, is_k_N)
+        precision[-1] = precision[-2]  # torchmetrics lets the curve begin at a precision of 1, which no threshold has
+        area = classification.binary_average_precision(score_N, is_k_N)
+        recall_curves[k] = Ranked(recall.numpy()[::-1], precision.numpy()[::-1], float(area))
+    return roc_curves, recall_curves

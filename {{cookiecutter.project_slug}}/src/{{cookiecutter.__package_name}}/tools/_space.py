@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RANGES = ("float", "log", "int", "log_int")
 KINDS = (*RANGES, "choice", "fidelity")
 # A study decides these itself.
-OWN = ("name", "resume", "ckpt_path", "trainer.fast_dev_run", "config", "run_root", "monitor", "mode")
+DECIDED = ("name", "resume", "ckpt_path", "trainer.fast_dev_run", "config", "run_root", "monitor", "mode")
 # Which images are validated follows from these: the easiest split would win.
 SPLITS = ("root", "manifest", "split_seed", "val_fraction", "test_fraction", "group_pattern")
 
@@ -65,7 +65,8 @@ def read_space(content: dict[str, Any]) -> list[Dimension]:
         Mistake: It cannot be understood.
     """
     space: dict[str, Dimension] = {}
-    for key, given in ((str(key), given) for key, given in content.items()):
+    for name_of_flag, given in content.items():
+        key = str(name_of_flag)
         spec = given if isinstance(given, dict) else {"choice": given}
         for name in spec:
             if name not in (*KINDS, "points", "if"):
@@ -73,10 +74,12 @@ def read_space(content: dict[str, Any]) -> list[Dimension]:
         try:
             kinds = [kind for kind in KINDS if kind in spec]
             if len(kinds) != 1:
-                raise Mistake(f"it has {len(kinds)} kinds")
-            kind, points, only_if = kinds[0], spec.get("points", 4), spec.get("if", {})
+                raise ValueError(f"it has {len(kinds)} kinds")
+            kind = kinds[0]
+            points = spec.get("points", 4)
+            only_if = spec.get("if", {})
             if not isinstance(points, int) or points < 2 or not isinstance(only_if, dict):
-                raise Mistake("points is a number from 2 on, and if is a flag with its values")
+                raise ValueError("points is a number from 2 on, and if is a flag with its values")
             values = _values(kind, spec[kind])
         except (TypeError, ValueError) as error:
             raise Mistake(
@@ -102,10 +105,11 @@ def read_space(content: dict[str, Any]) -> list[Dimension]:
 
 
 def _values(kind: str, given: Any) -> list[Any]:
+    """Return the values of a kind; a ValueError says what is wrong with them, and ``read_space`` where."""
     from optuna import distributions
 
     if not isinstance(given, list):
-        raise Mistake("it is no list")
+        raise ValueError("it is no list")
     if kind == "choice":
         values = [value if isinstance(value, str | float | int | None) else json.dumps(value) for value in given]
         distributions.CategoricalDistribution(values)
@@ -113,11 +117,11 @@ def _values(kind: str, given: Any) -> list[Any]:
     numbers: list[Any] = [float(value) for value in given]  # YAML takes 1e-4 for a text
     if "int" in kind:
         if any(not number.is_integer() for number in numbers):
-            raise Mistake("its ends are no integers")
+            raise ValueError("its ends are no integers")
         numbers = [int(number) for number in numbers]
     if kind == "fidelity":
         if len(numbers) < 2 or numbers != sorted(set(numbers)):
-            raise Mistake("its levels do not rise")
+            raise ValueError("its levels do not rise")
         return given
     low, high = numbers
     check_range = distributions.IntDistribution if "int" in kind else distributions.FloatDistribution
@@ -142,8 +146,12 @@ def assign(space: list[Dimension], choose: Callable[[Dimension], Any]) -> dict[s
 def grid_size(space: list[Dimension]) -> int:
     """Return the number of points of a grid."""
     keys = [dimension.key for dimension in space]
-    points = (dict(zip(keys, point, strict=True)) for point in itertools.product(*(d.grid() for d in space)))
-    return len({tuple(assign(space, lambda d, point=point: point[d.key]).items()) for point in points})
+    found = set()
+    for values in itertools.product(*(dimension.grid() for dimension in space)):
+        point = dict(zip(keys, values, strict=True))
+        assigned = assign(space, lambda dimension, point=point: point[dimension.key])
+        found.add(tuple(assigned.items()))
+    return len(found)
 
 
 def as_flags(assigned: dict[str, Any]) -> list[str]:
@@ -160,37 +168,46 @@ def check(space: list[Dimension], flags: list[str], monitor: str) -> None:
     by_key = {dimension.key: dimension for dimension in space}
     given = {short(flag.removeprefix("--").partition("=")[0]) for flag in flags if flag.startswith("--")}
     for key in by_key:
-        if short(key) in given or short(key) in OWN:
-            raise Mistake(f"{key} is searched and also fixed for all trials; leave out one.")
+        if short(key) in given or short(key) in DECIDED:
+            raise Mistake(
+                f"--{key} is searched and also fixed for all trials, so its search would have no effect; leave out one."
+            )
         split_moves = short(key) == "seed_everything" and "data.split_seed" not in given
         if short(key).removeprefix("data.") in SPLITS or split_moves:
             raise Mistake(
                 f"the space's {key} changes which images are validated, so trials could not be compared; leave it out"
                 f"{', or fix --data.split_seed' if split_moves else ''}."
             )
-        if monitor == "val/loss" and short(key).startswith(("model.loss", "data.balance")):
+        if monitor.endswith("/loss") and short(key).startswith(("model.loss", "data.balance")):
             raise Mistake(
-                f"the space's {key} changes what val/loss measures, so trials could not be compared by it; choose by "
+                f"the space's {key} changes what {monitor} measures, so trials could not be compared by it; choose by "
                 "another metric, such as --monitor val/accuracy."
             )
 
     def needed(dimension: Dimension) -> dict[str, Any]:
-        first = {flag: only[0] for flag, only in dimension.condition.items()}
-        return {key: value for flag in first for key, value in needed(by_key[flag]).items()} | first
+        """Return values of other flags with which a dimension is searched."""
+        values: dict[str, Any] = {}
+        for flag in dimension.condition:
+            values |= needed(by_key[flag])
+        return values | {flag: only[0] for flag, only in dimension.condition.items()}
 
-    for dimension, value in [(searched, value) for searched in space for value in searched.values]:
-        fixed = needed(dimension) | {dimension.key: value}
-        beside = assign(space, lambda other, fixed=fixed: fixed.get(other.key, other.values[0]))
-        problem = complaint([*flags, *as_flags(beside)])
-        if not problem:
-            continue
-        del beside[dimension.key]
-        if re.search("is not a flag|is not accepted", problem) and not complaint([*flags, *as_flags(beside)]):
-            known = {short(key) for key, _ in CLI([*flags, *as_flags(beside)], run=False).config.items()}
-            if short(dimension.key) not in known:
-                raise Mistake(unknown("the space's flag", dimension.key, sorted(known)))
-        where = " ".join(["the config", *as_flags(beside)])
-        raise Mistake(f"the space's {dimension.key}={value} contradicts {where}: {problem}")
+    for dimension in space:
+        for value in dimension.values:
+            fixed = needed(dimension) | {dimension.key: value}
+            beside = assign(space, lambda other, fixed=fixed: fixed.get(other.key, other.values[0]))
+            if problem := complaint([*flags, *as_flags(beside)]):
+                del beside[dimension.key]
+                raise _contradiction(dimension, value, [*flags, *as_flags(beside)], as_flags(beside), problem)
+
+
+def _contradiction(dimension: Dimension, value: Any, flags: list[str], searched: list[str], problem: str) -> Mistake:
+    """Word what is wrong with a value of a dimension beside other flags, some of them searched."""
+    if re.search("is not a flag|is not accepted", problem) and not complaint(flags):
+        known = {short(key) for key, _ in CLI(flags, run=False).config.items()}
+        if short(dimension.key) not in known:
+            return Mistake(unknown("the space's flag", dimension.key, sorted(known)))
+    where = " ".join(["the config", *searched])
+    return Mistake(f"the space's {dimension.key}={value} contradicts {where}: {problem}")
 
 
 def complaint(args: list[str]) -> str:
@@ -208,4 +225,5 @@ def complaint(args: list[str]) -> str:
 
 def last_error(said: str) -> str:
     """Return the last error in what a command said."""
-    return (re.findall(r"^(?:error: )(.*)", said, re.MULTILINE) or ["it failed and did not say why"])[-1]
+    errors = re.findall(r"^error: (.*)", said, re.MULTILINE)
+    return errors[-1] if errors else "it failed and did not say why"

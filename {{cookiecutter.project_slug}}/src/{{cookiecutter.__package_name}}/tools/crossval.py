@@ -30,19 +30,24 @@ from lightning.pytorch.callbacks import LambdaCallback
 from tqdm import tqdm
 
 from ..cli import CLI
-from ..engine import resume, runs
+from ..engine import PACKAGE, resume, runs
 from ..engine.commands import Options
 from ..engine.files import write
 from ..engine.folders import list_images
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.sampling import run_seed
-from ..engine.splits import folds, rows_of_folds
+from ..engine.splits import Manifest, folds, rows_of_folds
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
-from ._results import PACKAGE, from_checkpoint, hush, not_by_torchrun, plain
+from ._results import from_checkpoint, hush, not_by_torchrun
 
-# The unit of a metric, and what its mean can be at most; nothing is known of others.
-SHARE = dict.fromkeys(("accuracy", "auroc", "f1_macro"), (" (share, 0 to 1)", 0.0, 1.0))
-KNOWN = {"loss": (" (nats per image)", 0.0, np.inf)} | SHARE
+# The unit of a metric, and what its mean can be at least and at most; nothing is known of others.
+SHARE = (" (share, 0 to 1)", 0.0, 1.0)
+KNOWN = {
+    "loss": (" (nats per image)", 0.0, np.inf),
+    "accuracy": SHARE,
+    "auroc": SHARE,
+    "f1_macro": SHARE,
+}
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]"
 
 
@@ -70,7 +75,9 @@ def estimate(values: np.ndarray, overlap: float, paired: bool = False) -> dict[s
     """
     from scipy.special import stdtr, stdtrit  # albumentations brings scipy
 
-    n, mean, std = len(values), float(values.mean()), float(values.std(ddof=1))
+    n = len(values)
+    mean = float(values.mean())
+    std = float(values.std(ddof=1))
     error = std * (1 / n + overlap) ** 0.5
     half = float(stdtrit(n - 1, 0.975)) * error if std else float("nan")  # equal scores tell nothing of their spread
     result = {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
@@ -103,46 +110,75 @@ class CrossValidation:
     """
 
     def __init__(self, options: Any, args: list[str]) -> None:
-        self.options, self.checkpoint = options, Path("checkpoints", f"{options.score}.ckpt")
+        self.options = options
         cli = self._parts(args)
-        self.config, data, self.devices = cli.config, cli.datamodule, cli.trainer.world_size
-        if cli.trainer.fast_dev_run or self.config.callbacks[options.score] is None:  # pyright: ignore
-            raise Mistake(f"no {options.score}.ckpt would be kept to score; leave out what turns it off.")
-        kind, number = ("seed", options.seeds) if options.seeds else ("fold", options.folds)
+        self.config = cli.config
+        self.devices = cli.trainer.world_size
+        unscored = f"keeps no {options.score}.ckpt, so there would be nothing to score; leave it out."
+        if cli.trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            raise Mistake(f"--trainer.fast_dev_run {unscored}")
+        if self.config.callbacks[options.score] is None:
+            raise Mistake(f"--callbacks.{options.score}=null {unscored}")
+        self._draw(cli.datamodule)
+        self._vary(args, cli)
+        if options.predict and not list_images(Path(options.predict)).paths:
+            raise Mistake(
+                f"--predict={options.predict} holds no images, so there is nothing to predict; give a folder of images."
+            )
+
+    def _draw(self, data: Any) -> None:
+        """Draw the folds, or give each seed the same splits."""
+        kind, number = ("seed", self.options.seeds) if self.options.seeds else ("fold", self.options.folds)
         self.name = f"{self.config.name}/{kind}s_{number}"
         self.folder = Path(self.config.run_root, self.name)
         data.prepare_data()
         data.setup("fit")
-        manifest: Any = data.manifest
-        if options.seeds:
+        manifest: Manifest = data.manifest
+        if kind == "seed":
             drawn = [manifest] * number
         else:
-            drawn = folds(manifest, number, data.seed, data.groups(rows_of_folds(manifest)[0]))
-        self.folds = {f"{kind}_{i + 1}": manifest for i, manifest in enumerate(drawn)}
-        self.flags = {fold: [f"--data.manifest={self.folder / fold}.json"] for fold in self.folds}
-        for i, own in enumerate(self.flags.values() if options.seeds else ()):
-            own += [f"--seed_everything={run_seed() + i}", f"--data.split_seed={data.seed}"]  # train_fraction's
-        held_out, training = (sum(len(each.splits[s][0]) for each in drawn) for s in ("val", "train"))
-        self.overlap = 0.0 if options.seeds else held_out / training
-        digest = hashlib.sha256(repr([each.splits["val"][0] for each in drawn]).encode()).hexdigest()
-        self.drawn = {"images": data.fingerprint, "folds": digest}
-        against = f"against_{Path(options.against).stem}" if options.against else ""
-        self.results = self.folder / ("fractions" if options.fractions else against)
-        flags = {f"fractions/{part:g}": [f"--data.train_fraction={part}"] for part in sorted(options.fractions or ())}
-        flags = flags or {"": []} | ({against: [f"--config={options.against}"]} if against else {})
-        given = {variant: [*args, *more] for variant, more in flags.items()}
-        self.variants = {variant: (own, self._parts(own) if variant else cli) for variant, own in given.items()}
-        for _, other in self.variants.values():
-            if other.config.data.root != self.config.data.root:
+            keys, _ = rows_of_folds(manifest)
+            drawn = folds(manifest, number, data.seed, data.groups(keys))
+        self.folds: dict[str, Manifest] = {}
+        self.flags: dict[str, list[str]] = {}  # of fit, for each fold
+        for i, splits in enumerate(drawn):
+            fold = f"{kind}_{i + 1}"
+            self.folds[fold] = splits
+            self.flags[fold] = [f"--data.manifest={self.folder / fold}.json"]
+            if kind == "seed":  # train_fraction's, too
+                self.flags[fold] += [f"--seed_everything={run_seed() + i}", f"--data.split_seed={data.seed}"]
+        held_out = sum(len(splits.splits["val"][0]) for splits in drawn)
+        training = sum(len(splits.splits["train"][0]) for splits in drawn)
+        self.overlap = held_out / training if kind == "fold" else 0.0
+        paths = repr([splits.splits["val"][0] for splits in drawn])
+        self.drawn = {"images": data.fingerprint, "folds": hashlib.sha256(paths.encode()).hexdigest()}
+
+    def _vary(self, args: list[str], cli: CLI) -> None:
+        """Find the flags of each variant: one alone, one for each of --fractions, or this one and --against."""
+        fractions, other = sorted(self.options.fractions or ()), self.options.against
+        self.results = self.folder
+        more: dict[str, list[str]] = {"": []}
+        if fractions:
+            self.results = self.folder / "fractions"
+            more = {f"fractions/{part:g}": [f"--data.train_fraction={part}"] for part in fractions}
+        elif other:
+            against = f"against_{Path(other).stem}"
+            self.results = self.folder / against
+            more[against] = [f"--config={other}"]
+        self.variants: dict[str, tuple[list[str], CLI]] = {}
+        losses = []
+        for variant, flags in more.items():
+            given = [*args, *flags]
+            parts = self._parts(given) if flags else cli
+            if parts.config.data.root != self.config.data.root:
                 raise Mistake(
-                    f"--data.root={other.config.data.root} of {options.against} is not {self.config.data.root}, so the "
-                    "folds would be of other images; leave it out of that file."
+                    f"--data.root={parts.config.data.root} of {other} is not {self.config.data.root}, so the folds "
+                    "would be of other images; leave it out of that file."
                 )
-        settings = [dict(resume.flat(plain(each))) for _, each in self.variants.values()]
-        of_loss = [{k: v for k, v in s.items() if k.startswith(("model.loss", "data.balance"))} for s in settings]
-        self.two_losses = any(other != of_loss[0] for other in of_loss)
-        if options.predict and not list_images(Path(options.predict)).paths:
-            raise Mistake(f"--predict={options.predict} holds no images, so there is nothing to predict.")
+            settings = resume.flat(parts.plain())
+            losses.append({key: value for key, value in settings if key.startswith(("model.loss", "data.balance"))})
+            self.variants[variant] = (given, parts)
+        self.two_losses = any(each != losses[0] for each in losses)
 
     @staticmethod
     def _parts(args: list[str]) -> CLI:
@@ -151,7 +187,8 @@ class CrossValidation:
     def run(self) -> list[Scored]:
         """Train and score what has not ended yet; returns all runs."""
         lock = resume.Lock(runs.Run(runs.made(self.folder)))
-        todo, scored = [(variant, fold) for fold in self.folds for variant in self.variants], []
+        todo = [(variant, fold) for fold in self.folds for variant in self.variants]
+        scored: list[Scored] = []
         try:
             self._describe()
             with tqdm(total=len(todo), bar_format=BAR, desc="crossval ", mininterval=0.5) as bar:
@@ -172,48 +209,54 @@ class CrossValidation:
     def _describe(self) -> None:
         """Write each variant's config and the splits, once they are found to be those of the runs that are there."""
         for variant, (_, cli) in self.variants.items():
-            config = plain(cli) | self.drawn
+            config = cli.plain() | self.drawn
             file = self.folder / variant / "crossval.yaml"
             if any(file.parent.glob("[fs]*_[0-9]*/version_*")):
                 for key, old, new in resume.differences(resume.read_config(file), config):
                     if not key.startswith(resume.MACHINE):
+                        flag = key if key in self.drawn else f"--{key}"
                         raise Mistake(
-                            f"{key}={new} differs from {old} of the runs in {file.parent}, so their mean would be of "
-                            "two experiments; give what they had, or another --name."
+                            f"{flag}={new} differs from {old} of the runs in {file.parent}, so their mean would be of "
+                            "two experiments; give what they had, or another name: --name NAME."
                         )
             file.parent.mkdir(parents=True, exist_ok=True)
             write(file, yaml.safe_dump(config, sort_keys=False))
         for fold, manifest in self.folds.items():
             manifest.save(self.folder / f"{fold}.json")
 
-    def _newest(self, name: str) -> Path | None:
+    def _newest(self, name: str) -> runs.Run | None:
         # What is scored counts: someone may have trained more beside it.
-        found = Path(self.config.run_root, name).glob("version_*")
-        return max(found, key=lambda run: (self._scores(run).is_file(), runs.Run(run).number), default=None)
+        found = runs.runs_of(Path(self.config.run_root), name)
+        return max(found, key=lambda run: (self._scores(run).is_file(), run.number), default=None)
 
-    def _scores(self, run: Path) -> Path:
-        return run / f"score_{self.options.score}.json"
+    def _scores(self, run: runs.Run) -> Path:
+        return run.folder / f"score_{self.options.score}.json"
 
-    def _is_whole(self, run: Path) -> bool:
-        return (run / self.checkpoint).is_file() and runs.Run(run).ended
+    def _checkpoint(self, run: runs.Run) -> Path:
+        return run.best if self.options.score == "best" else run.last
+
+    def _is_whole(self, run: runs.Run) -> bool:
+        return self._checkpoint(run).is_file() and run.ended
 
     def _score(self, variant: str, fold: str, bar: tqdm) -> Scored:
         """Return the scores of a fold, trained and validated unless they are there."""
         name = "/".join(part for part in (self.name, variant, fold) if part)
         run = self._newest(name)
         if run is None or not (self._scores(run).is_file() or self._is_whole(run)):
-            place = [f"--name={name}", f"--run_root={self.config.run_root}"]
-            args = ["fit", *self.variants[variant][0], *self.flags[fold], *place]
-            self._fit([*args, *(["--resume=auto"] if run else [])], bar)
+            given, _ = self.variants[variant]
+            args = ["fit", *given, *self.flags[fold], f"--name={name}", f"--run_root={self.config.run_root}"]
+            if run is not None:
+                args.append("--resume=auto")
+            self._fit(args, bar)
             run = self._newest(name)
             if run is None or not self._is_whole(run):
-                raise RunFailed(f"{name} has not ended (trainer.max_time?), so it has no score; start again.")
+                raise RunFailed(f"{name} has not ended (--trainer.max_time?), so it has no score; start again.")
         file = self._scores(run)
         if not file.is_file():
-            done = from_checkpoint("validate", run / self.checkpoint)
+            done = from_checkpoint("validate", self._checkpoint(run))
             metrics = {name: float(value) for name, value in done.trainer.callback_metrics.items()}
             write(file, json.dumps({"images": len(done.datamodule.train_keys), "metrics": metrics}) + "\n")
-        return Scored(variant, fold, run, **json.loads(file.read_text()))
+        return Scored(variant, fold, run.folder, **json.loads(file.read_text()))
 
     def _fit(self, args: list[str], bar: tqdm) -> None:
         if self.devices == 1:
@@ -227,40 +270,55 @@ class CrossValidation:
 
     def predict(self, scored: list[Scored], images: str) -> Path:
         """Write the mean of the runs' probabilities for new images as predictions.csv, in the form of ``predict``."""
-        probabilities, header, rows = [], [], []
+        probabilities: list[np.ndarray] = []
+        header: list[str] = []
+        rows: list[list[str]] = []
         for each in tqdm(scored, desc="predict"):
-            from_checkpoint("predict", each.folder / self.checkpoint, f"--data.predict_root={images}")
-            with runs.Run(each.folder).predictions.open(newline="", encoding="utf-8") as file:
+            run = runs.Run(each.folder)
+            from_checkpoint("predict", self._checkpoint(run), f"--data.predict_root={images}")
+            with run.predictions.open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
             probabilities.append(np.array([row[2:] for row in rows], dtype=float))
-        mean_NK, classes = np.mean(probabilities, axis=0), header[2:]
-        means = [[row[0], classes[p_K.argmax()], *p_K.tolist()] for row, p_K in zip(rows, mean_NK, strict=True)]
-        write_csv(self.folder / "predictions.csv", header, means)
-        return self.folder / "predictions.csv"
+        classes = header[2:]
+        means = []
+        for row, mean_K in zip(rows, np.mean(probabilities, axis=0), strict=True):
+            means.append([row[0], classes[mean_K.argmax()], *mean_K.tolist()])
+        file = runs.Run(self.folder).predictions
+        write_csv(file, header, means)
+        return file
 
     def notes(self) -> list[str]:
         """Say what the numbers are, and what they are not."""
-        kind = f"s² (1/n + {self.overlap:.2g}), as runs share images (Nadeau and Bengio 2003)"
-        kind = kind if self.overlap else "s²/n over seeds alone: what other images would change is not in it"
-        against = f"Differences: {self.options.against} − this; p of that t test; d_z = mean/std (Cohen 1988)."
-        return [
+        variance = "s²/n over seeds alone: what other images would change is not in it"
+        if self.overlap:
+            variance = f"s² (1/n + {self.overlap:.2g}), as runs share images (Nadeau and Bengio 2003)"
+        said = [
             f"Scored is each run's {self.options.score} checkpoint. The best is chosen by the images that score it, "
             "so it is optimistic; early stopping, too, may end a run by them.",
-            f"Low to high is the 95 % interval of the mean: Student's t with {kind}.",
-            *([against] if self.options.against else []),
-            *(["The losses measure different things, so they are not compared."] if self.two_losses else []),
-            "No image of the test split was trained on or scored.",
+            f"Low to high is the 95 % interval of the mean: Student's t with {variance}.",
         ]
+        if self.options.against:
+            said.append(f"Differences: {self.options.against} − this; p of that t test; d_z = mean/std (Cohen 1988).")
+        if self.two_losses:
+            said.append("The losses measure different things, so they are not compared.")
+        return [*said, "No image of the test split was trained on or scored."]
+
+
+def known(name: str) -> tuple[str, float, float]:
+    """Return the unit of a metric, and what it can be at least and at most."""
+    return KNOWN.get(name.partition("/")[2], ("", -np.inf, np.inf))
 
 
 def draw(name: str, values: dict[str, np.ndarray], means: dict[str, dict[str, float]], images: Sequence[float]) -> Any:
     """Draw a metric: every fold a grey line or dot, the means with their intervals; over images a learning curve."""
     drawn, axes = figure(4.2, 2.9)
-    ends = np.array([(m["mean"], m["low"], m["high"]) for m in means.values()]).T
-    x, (mean, low, high) = images or range(len(values)), ends
+    x = images or range(len(values))
+    mean = np.array([each["mean"] for each in means.values()])
+    low = np.array([each["low"] for each in means.values()])
+    high = np.array([each["high"] for each in means.values()])
     axes.plot(x, list(values.values()), "o-", color="C8", alpha=0.5, ms=3, lw=0.8)
     axes.errorbar(x, mean, (mean - low, high - mean), fmt="o-" if images else "o", color="C0", capsize=4)
-    axes.set_ylabel(name + KNOWN.get(name.partition("/")[2], ("",))[0])
+    axes.set_ylabel(name + known(name)[0])
     if images:
         axes.set(xscale="log", xlabel="training images")
         axes.set_xticks(x, [f"{count:.0f}" for count in images])
@@ -273,40 +331,45 @@ def draw(name: str, values: dict[str, np.ndarray], means: dict[str, dict[str, fl
 
 def publish(cross: CrossValidation, scored: list[Scored]) -> None:
     """Print and write the runs, their means and the comparison."""
-    of = {
-        variant.rpartition("/")[2] or "this": [one for one in scored if one.variant == variant]
-        for variant in cross.variants
-    }
-    counted = of.values() if cross.options.fractions else ()
-    images = [float(np.mean([one.images for one in group])) for group in counted]
+    by_variant: dict[str, list[Scored]] = {}
+    for variant in cross.variants:
+        name = variant.rpartition("/")[2] or "this"
+        by_variant[name] = [one for one in scored if one.variant == variant]
+    images = []
+    if cross.options.fractions:
+        images = [float(np.mean([one.images for one in group])) for group in by_variant.values()]
     tables: dict[str, list[dict[str, Any]]] = {"summary": [], "comparison": [], "runs": []}
     drawn = []
     for metric in sorted(scored[0].metrics):
-        values = {name: np.array([one.metrics[metric] for one in group]) for name, group in of.items()}
-        _, least, most = KNOWN.get(metric.partition("/")[2], ("", -np.inf, np.inf))
+        values = {name: np.array([one.metrics[metric] for one in group]) for name, group in by_variant.items()}
         means = {name: estimate(each, cross.overlap) for name, each in values.items()}
-        for mean in means.values():
-            mean |= {end: min(max(mean[end], least), most) for end in ("low", "high")}
+        _, least, most = known(metric)
+        for name, mean in means.items():
+            mean["low"] = min(max(mean["low"], least), most)
+            mean["high"] = min(max(mean["high"], least), most)
+            tables["summary"].append({"variant": name, "metric": metric, "runs": len(cross.folds)} | mean)
         drawn.append((draw(metric, values, means, images), ""))
-        head = {"metric": metric, "runs": len(cross.folds)}
-        tables["summary"] += [{"variant": name} | head | mean for name, mean in means.items()]
         if cross.options.against and not (cross.two_losses and metric.endswith("loss")):
             this, other = values.values()
             tables["comparison"].append({"metric": metric} | estimate(other - this, cross.overlap, paired=True))
-    for name, one in ((name, one) for name, group in of.items() for one in group):
-        row = {"variant": name, "run": one.fold, "training_images": one.images}
-        tables["runs"].append(row | one.metrics | {"folder": str(one.folder)})
-    said = cross.notes()
+    for name, group in by_variant.items():
+        for one in group:
+            row = {"variant": name, "run": one.fold, "training_images": one.images}
+            tables["runs"].append(row | one.metrics | {"folder": str(one.folder)})
+    notes = cross.notes()
     caption = note("Blue: the mean and its 95 % interval. Grey: each fold or seed.")
-    sections = [Section("Method", "".join(map(note, said))), Section("Pictures", figures(*drawn) + caption)]
-    for name, rows in ((name, rows) for name, rows in tables.items() if rows):
+    sections = [Section("Method", "".join(map(note, notes))), Section("Pictures", figures(*drawn) + caption)]
+    for name, rows in tables.items():
+        if not rows:
+            continue
         header, cells = list(rows[0]), [list(row.values()) for row in rows]
         write_csv(cross.results / f"{name}.csv", header, cells)
         sections.append(Section(name.capitalize(), table(header, cells)))
         if name != "runs":
             print(f"\n{name}\n{aligned(header, cells)}")
-    write_page(cross.results / "crossval.html", f"Cross-validation: {cross.name}", sections)
-    print("", *said, f"page: {cross.results / 'crossval.html'}", sep="\n")
+    page = cross.results / "crossval.html"
+    write_page(page, f"Cross-validation: {cross.name}", sections)
+    print("", *notes, f"page: {page}", sep="\n")
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:

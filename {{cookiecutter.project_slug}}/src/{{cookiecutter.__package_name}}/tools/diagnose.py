@@ -74,7 +74,20 @@ class Curve(_results.Curve):
 
 
 class Run(_results.Run):
-    """What a run's folder says of it.
+    """What a run's folder says of it, and what follows from its curves.
+
+    Attributes:
+        classes: The number of training images of each class and its name, the fewest first.
+        epochs: How many the run has begun.
+        rate: The highest rate of all parameter groups.
+        unspent: The last rate over the highest.
+        not_finite: Where the run broke off at a loss or weight that is not finite; empty unless it did.
+        clipped: Whether gradients were clipped.
+        chance: The loss of a network that knows nothing.
+        flat: Whether neither loss gained much in the second half.
+        accuracies: Those at the end, for people.
+        gap: By how much training's is ahead of validation's.
+        learnt: The share of what is to learn above always guessing the largest class.
 
     Raises:
         Mistake: It is no run's folder, or one without curves.
@@ -82,34 +95,44 @@ class Run(_results.Run):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        if not (self.curves or self.failed) or self.splits is None:
+        if not (self.curves or self.error) or self.target is None:
             raise Mistake(f"{str(folder)!r} has no curves or no manifest, so it says nothing; give a trained run.")
-        target = self.splits.target
-        counts_K = target.counts(self.splits.splits["train"][1])
-        self.classes = sorted(zip(counts_K.tolist(), target.names, strict=True))
+        counts_K = self.target.counts(self.splits["train"][1])
+        self.classes = sorted(zip(counts_K.tolist(), self.target.names, strict=True))
         self.epochs = 1 + int(max(self.curve("epoch").values, default=0))
-        self.loss, self.accuracy, self.norm = (self.curve(f"train/{n}") for n in ("loss", "accuracy", "grad_norm"))
-        self.val_loss, self.val_accuracy, self.f1 = (self.curve(f"val/{n}") for n in ("loss", "accuracy", "f1_macro"))
-        rates = [curve for name, curve in self.curves.items() if name.startswith("lr-")] or [_results.NONE]
-        self.rate = Curve(rates[0].steps, np.max([curve.values for curve in rates], axis=0))
-        self.clipped = self.get("trainer.gradient_clip_val") is not None
-        broken = re.match(r".* is not finite .*, rate [^,]+(?=, )", self.failed)  # how NumericalFaults words it
-        self.not_finite = f"{broken.group()})" if broken else ""
+        self.loss = self.curve("train/loss")
+        self.val_loss = self.curve("val/loss")
+        self.accuracy = self.curve("train/accuracy")
+        self.val_accuracy = self.curve("val/accuracy")
+        self.val_f1 = self.curve("val/f1_macro")
+        self.norm = self.curve("train/grad_norm")
         self.validations = len(self.val_loss.steps) if len(self.loss.steps) else 0
-        of_logs = str(self.get("model.loss.class_path")).endswith((".CrossEntropy", ".LogitAdjusted"))
-        self.chance = float(np.log(len(self.classes)) if of_logs else self.loss.values[:1].sum())
-        spent = self.rate.values
-        self.unspent = spent[-1] / spent.max() if len(spent) else float(self.get("model.schedule") is None)
+
+        rates = [curve for name, curve in self.curves.items() if name.startswith("lr-")] or [_results.NO_CURVE]
+        self.rate = Curve(rates[0].steps, np.max([curve.values for curve in rates], axis=0))
+        if len(self.rate.values):
+            self.unspent = self.rate.values[-1] / self.rate.values.max()
+        else:
+            self.unspent = float(self.setting("model.schedule") is None)
+
+        broken = re.match(r".* is not finite .*, rate [^,]+(?=, )", self.error)  # how NumericalFaults words it
+        self.not_finite = f"{broken.group()})" if broken else ""
+        self.clipped = self.setting("trainer.gradient_clip_val") is not None
+        by_logarithm = str(self.setting("model.loss.class_path")).endswith((".CrossEntropy", ".LogitAdjusted"))
+        self.chance = float(np.log(len(self.classes)) if by_logarithm else self.loss.values[:1].sum())
         self.flat = self.loss.gain() < FLAT and self.val_loss.gain() < FLAT
+
         train, validation = self.accuracy.level(0.8), self.val_accuracy.level(0.8)
-        self.accuracies = f"train/accuracy {train:.3f} at the end, val/accuracy {validation:.3f}"
         largest = self.classes[-1][0] / max(1, counts_K.sum())
-        self.gap, self.learnt = train - validation, (validation - largest) / (1 - largest)
+        self.accuracies = f"train/accuracy {train:.3f} at the end, val/accuracy {validation:.3f}"
+        self.gap = train - validation
+        self.learnt = (validation - largest) / (1 - largest)
 
     def curve(self, name: str) -> Curve:
         """Return a column of metrics.csv, empty where there is none."""
-        steps, values = self.curves.get(name, _results.NONE)
-        return Curve(steps[np.isfinite(values)].astype(int), values[np.isfinite(values)])
+        steps, values = self.curves.get(name, _results.NO_CURVE)
+        finite = np.isfinite(values)
+        return Curve(steps[finite].astype(int), values[finite])
 
 
 def rate_too_high(run: Run) -> Evidence:
@@ -129,12 +152,15 @@ def rate_too_low(run: Run) -> Evidence:
     """Little was learnt, without a jump, and progress per rate spent did not slow down."""
     if run.validations < FEW or run.learnt > LEARNT:
         return False
-    at = run.val_loss.steps
+    progress = run.val_loss.steps
     if len(run.rate.steps) > 1:  # how far training went, in rates added up: it takes the schedule out of the curve
-        at = np.interp(at, run.rate.steps[1:], np.cumsum(np.diff(run.rate.steps) * run.rate.values[1:]))
-    late, end = float(np.interp(2 / 3 * at[-1], at, run.val_loss.values)), run.val_loss.level(0.9)
+        spent = np.cumsum(np.diff(run.rate.steps) * run.rate.values[1:])
+        progress = np.interp(progress, run.rate.steps[1:], spent)
+    late = float(np.interp(2 / 3 * progress[-1], progress, run.val_loss.values))
+    end = run.val_loss.level(0.9)
+    gained = run.chance - end
     falls = bool((np.diff(run.val_loss.values) < 0.01 * run.chance).mean() > 0.9)
-    holds = falls and late - end > LINEAR * (run.chance - end) and 0 < run.chance - end < LITTLE * run.chance
+    holds = falls and late - end > LINEAR * gained and 0 < gained < LITTLE * run.chance
     return holds and f"val/loss fell steadily to the end, but alone to {end:.3g}, from {run.chance:.3g} by chance"
 
 
@@ -144,7 +170,9 @@ def exploding_gradients(run: Run) -> Evidence:
         return f"{run.not_finite}; gradients were not clipped"
     if len(run.norm.steps) < 2 * ENOUGH:
         return False
-    start, usual, worst = run.norm.level(0.0, 0.1), run.norm.level(), int(run.norm.values.argmax())
+    start = run.norm.level(0.0, 0.1)
+    usual = run.norm.level()
+    worst = int(run.norm.values.argmax())
     most, step = run.norm.values[worst], run.norm.steps[worst]
     # Near its end a good run has tiny norms and now and then an ordinary one: a spike exceeds the start's, too.
     holds = most > max(SPIKE * usual, GROWTH * start) or run.norm.level(0.67) > GROWTH * start
@@ -153,14 +181,14 @@ def exploding_gradients(run: Run) -> Evidence:
 
 def unstable_BatchNorm(run: Run) -> Evidence:
     """Batches are small, and the loss by their statistics is not that by the running ones of validation."""
-    name = run.get("model.network.init_args.name")
-    normed = run.get("model.network.init_args.norm") == "batch"
+    name = run.setting("model.network.init_args.name")
+    normed = run.setting("model.network.init_args.norm") == "batch"
     normed |= name is not None and (not name.startswith(WITHOUT_NORM) or name.endswith("_bn"))
-    devices = run.get("trainer.devices")
-    batch = run.get("data.batch_size", np.inf) / (devices if isinstance(devices, int) else 1)
-    batch /= run.get("trainer.accumulate_grad_batches", 1)
+    devices = run.setting("trainer.devices")
+    passes = (devices if isinstance(devices, int) else 1) * run.setting("trainer.accumulate_grad_batches", 1)
+    batch = run.setting("data.batch_size", np.inf) / passes
     train, validation = run.loss.level(0.5), run.val_loss.level(0.5)
-    small = normed and batch <= SMALL_BATCH and run.validations >= FEW and not run.get("model.freeze")
+    small = normed and batch <= SMALL_BATCH and run.validations >= FEW and not run.setting("model.freeze")
     holds = small and abs(train - validation) > DIFFERING * run.chance
     return holds and f"batches of {batch:g}; train/loss, by their statistics, {train:.3g}, val/loss {validation:.3g}"
 
@@ -169,18 +197,22 @@ def fluctuating_validation_loss(run: Run) -> Evidence:
     """In the second half val/loss jumps up and down."""
     if run.validations < ENOUGH:
         return False
-    since, values = run.val_loss.steps[run.validations // 2], run.val_loss.values[run.validations // 2 :]
-    jump = float(np.median(np.abs(np.diff(values))))
-    holds = jump > max(JUMP * float(np.median(values)), JUMP_OF_CHANCE * run.chance)
-    moves = f"{jump:.3g} each time since step {since}, from {values.min():.3g} to {values.max():.3g}"
-    return holds and 0.25 < (np.diff(values) > 0).mean() < 0.75 and f"val/loss moves by {moves}"
+    half = run.validations // 2
+    since, values = run.val_loss.steps[half], run.val_loss.values[half:]
+    moves = np.diff(values)
+    jump = float(np.median(np.abs(moves)))
+    far = jump > max(JUMP * float(np.median(values)), JUMP_OF_CHANCE * run.chance)
+    up_and_down = 0.25 < float((moves > 0).mean()) < 0.75
+    seen = f"{jump:.3g} each time since step {since}, from {values.min():.3g} to {values.max():.3g}"
+    return far and up_and_down and f"val/loss moves by {seen}"
 
 
 def plateau(run: Run) -> Evidence:
     """Neither loss gains in the second half, the rate stays high, and there is something left to learn."""
     if run.validations < ENOUGH or not run.flat or run.accuracy.level(0.8) > DONE or rate_too_low(run):
         return False
-    half, step = run.val_loss.level(0.4, 0.6), run.val_loss.steps[run.validations // 2]
+    half = run.val_loss.level(0.4, 0.6)
+    step = run.val_loss.steps[run.validations // 2]
     now = f"{run.val_loss.level(0.8):.3g} at the end, at {run.unspent:.0%} of the highest rate"
     return run.unspent > UNSPENT and f"val/loss {half:.3g} around step {step} and {now}"
 
@@ -189,9 +221,11 @@ def stopped_too_early(run: Run) -> Evidence:
     """The run ended where val/loss still fell and the rate had not come down."""
     if not run.ended or run.validations < FEW or run.unspent < UNSPENT or rate_too_low(run):
         return False
-    values, last = run.val_loss.values, max(1, run.validations // 4)
-    before, end = float(np.median(values[-2 * last : -last])), float(np.median(values[-last:]))
-    cut_short = run.epochs < run.get("trainer.max_epochs", -1) and run.val_loss.gain() > FLAT
+    values = run.val_loss.values
+    quarter = max(1, run.validations // 4)
+    before = float(np.median(values[-2 * quarter : -quarter]))
+    end = float(np.median(values[-quarter:]))
+    cut_short = run.epochs < run.setting("trainer.max_epochs", -1) and run.val_loss.gain() > FLAT
     holds = cut_short or before - end > FALL * run.chance
     return holds and f"val/loss still fell in the last quarter of {run.epochs} epochs, from {before:.3g} to {end:.3g}"
 
@@ -200,10 +234,13 @@ def overfitting(run: Run) -> Evidence:
     """val/loss rises while train/loss falls, or accuracy in training is far ahead of a validation that stands still."""
     if run.validations < ENOUGH:
         return False
-    values, end, train_end = run.val_loss.values, run.val_loss.level(0.8), run.loss.level(0.8)
+    values = run.val_loss.values
+    end, train_end = run.val_loss.level(0.8), run.loss.level(0.8)
     smooth = np.array([np.median(values[max(0, i - 2) : i + 1]) for i in range(len(values))])
-    step, least = run.val_loss.steps[smooth.argmin()], smooth.min()
-    then = run.loss.values[max(0, int(np.searchsorted(run.loss.steps, step)) - 1)]
+    least = smooth.min()
+    step = run.val_loss.steps[smooth.argmin()]
+    before_it = max(0, int(np.searchsorted(run.loss.steps, step)) - 1)
+    then = run.loss.values[before_it]
     if end - least > RISE * run.chance and train_end < (1 - FLAT) * then:
         rose = f"val/loss rose from {least:.3g} around step {step} to {end:.3g}"
         return f"{rose}, while train/loss fell from {then:.3g} to {train_end:.3g}"
@@ -219,7 +256,7 @@ def underfitting(run: Run) -> Evidence:
 def imbalance(run: Run) -> Evidence:
     """Classes differ in number, and macro F1 falls behind accuracy."""
     (least, rare), (most, frequent) = run.classes[0], run.classes[-1]
-    f1, accuracy = run.f1.level(0.8), run.val_accuracy.level(0.8)
+    f1, accuracy = run.val_f1.level(0.8), run.val_accuracy.level(0.8)
     holds = most >= RATIO * least and accuracy - f1 > MISSED
     scores = f"val/f1_macro {f1:.3f}, val/accuracy {accuracy:.3f}"
     return holds and f"{most} images of {frequent!r}, {least} of {rare!r}; {scores}"
@@ -227,7 +264,9 @@ def imbalance(run: Run) -> Evidence:
 
 def starved_loader(run: Run) -> Evidence:
     """Training waited for data most of the time."""
-    _, seconds, waited, _ = run.timings.sum(0)
+    if run.durations is None:
+        return False
+    seconds, waited = run.durations.seconds.sum(), run.durations.waiting.sum()
     return waited > max(WORTH, WAITING * seconds) and f"training waited for data {waited:.0f} of {seconds:.0f} seconds"
 
 
@@ -256,20 +295,31 @@ RULES = {
 
 def diagnose(seen: Run) -> list[Finding]:
     """Return what the curves of a run point to, causes first."""
-    rate, decay = (seen.get(f"model.optimizer.init_args.{name}", 0.001) for name in ("lr", "weight_decay"))
-    values = {"lower": rate / 3, "higher": rate * 10, "decay": 3 * decay or 0.01, "epochs": 2 * seen.epochs}
-    values |= {"clip": seen.get("trainer.gradient_clip_val", 2.0) / 2, "batch": 2 * seen.get("data.batch_size", 16)}
-    values |= {"width": 2 * seen.get("model.network.init_args.width", 32)}
-    values |= {"workers": 2 * seen.get("data.num_workers", 1) or 2}
-    values |= {"patience": max(20, 3 * seen.get("callbacks.early_stopping.init_args.patience", 0))}
-    found = [(rule.__name__.replace("_", " "), rule(seen), advice.format(**values)) for rule, advice in RULES.items()]
-    return [Finding(name, str(evidence), advice) for name, evidence, advice in found if evidence]
+    rate = seen.setting("model.optimizer.init_args.lr", 0.001)
+    decay = seen.setting("model.optimizer.init_args.weight_decay", 0.001)
+    values = {
+        "lower": rate / 3,
+        "higher": rate * 10,
+        "decay": 3 * decay or 0.01,
+        "clip": seen.setting("trainer.gradient_clip_val", 2.0) / 2,
+        "batch": 2 * seen.setting("data.batch_size", 16),
+        "width": 2 * seen.setting("model.network.init_args.width", 32),
+        "workers": 2 * seen.setting("data.num_workers", 1) or 2,
+        "epochs": 2 * seen.epochs,
+        "patience": max(20, 3 * seen.setting("callbacks.early_stopping.init_args.patience", 0)),
+    }
+    findings = []
+    for rule, advice in RULES.items():
+        if evidence := rule(seen):
+            findings.append(Finding(rule.__name__.replace("_", " "), evidence, advice.format(**values)))
+    return findings
 
 
 def none_found(seen: Run) -> str:
     """Say that there is no finding, and whether the run was long enough for one."""
-    few = f", but most show after {ENOUGH} validations alone, and there are {seen.validations}"
-    return f"no fault found{few if seen.validations < ENOUGH else ''}"
+    if seen.validations >= ENOUGH:
+        return "no fault found"
+    return f"no fault found, but most show after {ENOUGH} validations alone, and there are {seen.validations}"
 
 
 def main(args: list[str]) -> None:
@@ -281,4 +331,9 @@ def main(args: list[str]) -> None:
     run = Run(options.run or runs.latest(options.run_root, options.name).folder)
     findings = diagnose(run)
     print(f"diagnose: {run.folder}")
-    print("\n".join(f"{f.name}: {f.evidence}\n  try {f.advice}" for f in findings) or none_found(run))
+    if run.error:
+        print(f"the run failed: {run.error}")
+    for finding in findings:
+        print(f"{finding.name}: {finding.evidence}\n  try {finding.advice}")
+    if not findings:
+        print(none_found(run))

@@ -49,11 +49,16 @@ Figures = dict[str, dict[str, Any]]
 
 PREPROCESS = '''
 
+CHANNELS = {channels}
+STORED_SIZE = {stored_size}  # a file is scaled to this,
+IMAGE_SIZE = {image_size}  # and its centre of this size is what the network takes
+
+
 def preprocess(path: str | Path) -> np.ndarray:
     """Read an image file as the network takes it: (C, H, W), uint8."""
-    image_HWC = decode(path, {channels}, {stored_size}, {fit!r}, {background!r}, {value_range})
-    edge = ({stored_size} - {image_size}) // 2
-    return image_HWC[edge : edge + {image_size}, edge : edge + {image_size}].transpose(2, 0, 1)
+    image_HWC = decode(path, CHANNELS, STORED_SIZE, {fit!r}, {background!r}, {value_range})
+    edge = (STORED_SIZE - IMAGE_SIZE) // 2
+    return image_HWC[edge : edge + IMAGE_SIZE, edge : edge + IMAGE_SIZE].transpose(2, 0, 1)
 '''
 
 
@@ -62,34 +67,33 @@ class OnCPU(CLI):
 
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
-        config = self.config["validate"]
-        config.trainer.accelerator, config.trainer.strategy, config.trainer.precision = "cpu", "auto", "32-true"
-        config.trainer.devices = config.trainer.num_nodes = 1
-        config.model.compile = config.model.channels_last = False
+        trainer, model = self.own.trainer, self.own.model
+        trainer.accelerator = "cpu"
+        trainer.strategy = "auto"
+        trainer.devices = 1
+        trainer.num_nodes = 1
+        trainer.precision = "32-true"
+        model.compile = False
+        model.channels_last = False
 
 
-class Probabilities(nn.Module):
-    """What is exported: normalisation, network and softmax.
-
-    Args:
-        model: The Classifier.
-    """
+class Predict(nn.Module):
+    """What is exported: all that the model's ``predict`` does, from images (uint8) to probabilities_NK."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.network = model.network
-        self.normalised = model.normalised
+        self.model = model
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Turn images (uint8) into probabilities_NK."""
-        return self.network(self.normalised(images_NCHW)).float().softmax(1)
+        return self.model.predict(images_NCHW)
 
 
 def facts(cli: CLI) -> dict[str, Any]:
     """Describe what is exported, as values of JSON."""
     assert cli.source
     model, data = cli.model, cli.datamodule
-    mean, std = (values.flatten().tolist() for values in (model.normalised.mean_1C11, model.normalised.std_1C11))
+    mean = model.normalised.mean_1C11.flatten().tolist()
+    std = model.normalised.std_1C11.flatten().tolist()
     return {
         "class_names": data.target.names,
         "channels": data.channels,
@@ -114,8 +118,13 @@ def _sha256(path: str | Path) -> str:
 
 
 @contextmanager
-def refused(cannot: str, remedy: str) -> Iterator[None]:
+def refused(network: str, cannot: str, remedy: str) -> Iterator[None]:
     """Word what torch and onnxruntime raise, which is almost anything, as a user's mistake.
+
+    Args:
+        network: The class of the network.
+        cannot: What they do with it.
+        remedy: What the user can do.
 
     Raises:
         Mistake: They raised.
@@ -124,7 +133,9 @@ def refused(cannot: str, remedy: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise Mistake(f"model.network cannot be {cannot} ({reason}), so nothing was written; {remedy}") from error
+        raise Mistake(
+            f"--model.network={network} cannot be {cannot} ({reason}), so nothing was written; {remedy}"
+        ) from error
 
 
 def write_models(model: Any, about: dict[str, Any], folder: Path) -> None:
@@ -139,12 +150,19 @@ def write_models(model: Any, about: dict[str, Any], folder: Path) -> None:
     texts = {key: json.dumps(value) for key, value in about.items()}
     images_NCHW = torch.zeros(2, about["channels"], about["image_size"], about["image_size"], dtype=torch.uint8)
     any_number = ({0: torch.export.Dim("batch", min=1)},)
-    names: Any = {"input_names": ["images"], "output_names": ["probabilities"], "dynamic_shapes": ({0: "batch"},)}
-    with torch.no_grad(), refused("exported", "its forward must not decide by the values of tensors."):
-        program = torch.export.export(Probabilities(model).eval(), (images_NCHW,), dynamic_shapes=any_number)
+    remedy = "its forward must not decide by the values of tensors."
+    with torch.no_grad(), refused(type(model.network).__name__, "exported", remedy):
+        program = torch.export.export(Predict(model).eval(), (images_NCHW,), dynamic_shapes=any_number)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # names the folders of this machine
-        exported: Any = torch.onnx.export(program, **names, opset_version=OPSET, verbose=False)
+        exported: Any = torch.onnx.export(
+            program,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: "batch"},),
+            opset_version=OPSET,
+            verbose=False,
+        )
     torch.export.save(program, folder / "model.pt2", extra_files={"metadata.json": json.dumps(about)})
     exported.model.metadata_props.update(texts)
     exported.save(folder / "model.onnx", external_data=False)
@@ -153,7 +171,7 @@ def write_models(model: Any, about: dict[str, Any], folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(save(weights, metadata=texts))
 
 
-def quantise(data: Any, folder: Path) -> None:
+def quantise(model: Any, data: Any, folder: Path) -> None:
     """Write model.int8.onnx: weights per channel, activations in the range that they have on training images.
 
     Static quantisation: the dynamic kind, which finds each range anew, makes convolutions slower.
@@ -171,17 +189,28 @@ def quantise(data: Any, folder: Path) -> None:
         left = iter(tqdm(picked, "int8", leave=False))
 
         def get_next(self) -> Any:
-            return next(({"images": data.train[i].x[None].numpy()} for i in self.left), None)
+            index = next(self.left, None)
+            return None if index is None else {"images": data.train[index].x[None].numpy()}
 
-    source, target, prepared = folder / "model.onnx", folder / "model.int8.onnx", folder / "prepared.onnx"
-    # Seven bits of weights: processors without VNNI add products of 8 bits in 16, which overflows.
-    kinds: Any = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "reduce_range": True}
+    source = folder / "model.onnx"
+    prepared = folder / "prepared.onnx"
+    target = folder / "model.int8.onnx"
     original = onnx.load(source)
     softmax = [node.name for node in original.graph.node if "probabilities" in node.output]  # else steps of 1 / 255
-    with refused("quantised", "leave model.int8.onnx out: export --no-int8."):
+    with refused(type(model.network).__name__, "quantised", "leave model.int8.onnx out: export --no-int8."):
         # The network is optimised already; what onnxruntime would do to it fits the processor at hand.
         quant_pre_process(source, prepared, skip_optimization=True, skip_symbolic_shape=True)
-        quantize_static(prepared, target, TrainingImages(), per_channel=True, nodes_to_exclude=softmax, **kinds)
+        quantize_static(
+            prepared,
+            target,
+            TrainingImages(),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            # Seven bits of weights: processors without VNNI add products of 8 bits in 16, which overflows.
+            reduce_range=True,
+            nodes_to_exclude=softmax,
+        )
     prepared.unlink()
     quantised = onnx.load(target)
     onnx.helper.set_model_props(quantised, {p.key: p.value for p in original.metadata_props})
@@ -208,14 +237,18 @@ def runners(model: Any, data: Any, folder: Path) -> dict[str, Callable[[Batch], 
 
     program = torch.export.load(folder / "model.pt2").module()
     sessions = {path.name: session(path) for path in sorted(folder.glob("*.onnx"), reverse=True)}
-    preprocess, (paths, _) = runpy.run_path(str(folder / "preprocessing.py"))["preprocess"], data.split("val")
+    preprocess = runpy.run_path(str(folder / "preprocessing.py"))["preprocess"]
+    paths, _ = data.split("val")
+
+    def from_files(batch: Batch) -> np.ndarray:
+        images = [preprocess(data.root / paths[position]) for position in batch.position.tolist()]
+        return sessions["model.onnx"](np.stack(images))
+
     return {
-        "checkpoint": lambda batch: model(batch.x).float().softmax(1).numpy(),
+        "checkpoint": lambda batch: model.predict(batch.x).numpy(),
         "model.pt2": lambda batch: program(batch.x).numpy(),
         **{name: lambda batch, run=run: run(batch.x.numpy()) for name, run in sessions.items()},
-        "from files": lambda batch: sessions["model.onnx"](
-            np.stack([preprocess(data.root / paths[i]) for i in batch.position.tolist()])
-        ),
+        "from files": from_files,
     }
 
 
@@ -230,7 +263,8 @@ def compare(model: Any, data: Any, folder: Path) -> Figures:
     """
     runs = runners(model, data, folder)
     found: dict[str, list[np.ndarray]] = {name: [] for name in runs}
-    seconds, targets = dict.fromkeys(runs, 0.0), []
+    seconds = dict.fromkeys(runs, 0.0)
+    targets: list[np.ndarray] = []
     for batch in tqdm(data.val_dataloader(), "parity", leave=False):
         for name, run in runs.items():
             if not targets:
@@ -239,10 +273,12 @@ def compare(model: Any, data: Any, folder: Path) -> Figures:
             found[name].append(run(batch))
             seconds[name] += time.perf_counter() - start
         targets.append(batch.y.numpy())
-    target_N, expected_NK = np.concatenate(targets), np.concatenate(found["checkpoint"])
+    target_N = np.concatenate(targets)
+    expected_NK = np.concatenate(found["checkpoint"])
     figures = {}
     for name, parts in found.items():
-        given_NK, path = np.concatenate(parts), folder / name
+        given_NK = np.concatenate(parts)
+        path = folder / name
         figures[name] = {
             "bytes": path.stat().st_size if path.is_file() else None,
             "largest_difference": float(np.abs(given_NK - expected_NK).max()),
@@ -255,23 +291,33 @@ def compare(model: Any, data: Any, folder: Path) -> Figures:
 
 def rows(figures: Figures) -> Iterator[list[Any]]:
     """Yield the figures of each file as cells of a table."""
-    for name, (size, difference, same, accuracy, speed) in ((name, row.values()) for name, row in figures.items()):
-        shown = f"{size / 1e6:.2f} MB" if size else ""
-        yield [name, shown, f"{difference:.2g}", f"{same:.2%}", f"{accuracy:.2%}", speed]
+    for name, row in figures.items():
+        size = f"{row['bytes'] / 1e6:.2f} MB" if row["bytes"] else ""
+        yield [
+            name,
+            size,
+            f"{row['largest_difference']:.2g}",
+            f"{row['same_class']:.2%}",
+            f"{row['val_accuracy']:.2%}",
+            row["images_per_second"],
+        ]
 
 
 @contextmanager
-def beside(run: Path) -> Iterator[Path]:
-    """Yield a folder to fill in the run's; unless it is moved it is gone in the end."""
+def folder_beside(export: Path) -> Iterator[Path]:
+    """Yield a folder to fill beside the export; unless it is moved it is gone in the end."""
     try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=run, ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=export.parent, ignore_cleanup_errors=True) as folder:
             Path(folder).chmod(0o755)
             yield Path(folder)
     except OSError as error:
-        raise RunFailed(f"{run / 'export'} could not be written ({error}); an earlier one is unharmed.") from error
+        raise RunFailed(
+            f"{export} could not be written ({error}), so there is no new one, and an earlier one is unharmed; make "
+            "room and export again."
+        ) from error
 
 
-def put(folder: Path, target: Path) -> None:
+def take_the_place(folder: Path, target: Path) -> None:
     """Let a folder take the place of another."""
     if target.exists():
         target.rename(folder / "earlier")
@@ -281,18 +327,22 @@ def put(folder: Path, target: Path) -> None:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    options = Options(__name__, __doc__)
+    parser = Options(__name__, __doc__)
     about_int8 = "Whether to write model.int8.onnx."
-    options.add_argument("--int8", action=argparse.BooleanOptionalAction, default=True, help=about_int8)
-    own, rest = options.parse_known_args(args)
+    parser.add_argument("--int8", action=argparse.BooleanOptionalAction, default=True, help=about_int8)
+    options, flags = parser.parse_known_args(args)
     check_packages("export", "export", "onnx", "onnxruntime", "onnxscript", "safetensors")
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-    cli = OnCPU(["validate", *rest])
+    cli = OnCPU(["validate", *flags])
     assert cli.run
-    model, data, run, about = cli.model.eval(), cli.datamodule, cli.run.folder, facts(cli)
-    with beside(run) as folder:
+    model, data = cli.model.eval(), cli.datamodule
+    about = facts(cli)
+    export = cli.run.export
+    failed = export.with_name("export-failed")
+    with folder_beside(export) as folder:
         steps = {"trace": lambda: write_models(model, about, folder), "example": lambda: write_example(about, folder)}
-        steps |= {"quantise": lambda: quantise(data, folder)} if own.int8 else {}
+        if options.int8:
+            steps["quantise"] = lambda: quantise(model, data, folder)
         for name, step in (bar := tqdm(steps.items(), leave=False)):
             bar.set_description(name)
             step()
@@ -300,14 +350,15 @@ def main(args: list[str]) -> None:
         worst = float(np.max([figures[name]["largest_difference"] for name in ("model.onnx", "model.pt2")]))
         same = worst <= TOLERANCE  # not so where it is no number
         write(folder / "metadata.json", json.dumps({**about, "parity": same, "figures": figures}, indent=1) + "\n")
-        put(folder, run / ("export" if same else "export-failed"))
+        take_the_place(folder, export if same else failed)
     header = ("", "size", "largest difference", "same class", "val accuracy", "images/s")
     print(aligned(header, rows(figures)))
     if not same:
         raise RunFailed(
             f"a probability differs from the checkpoint's by {worst:.2g}, more than {TOLERANCE}, so the export is no "
-            f"good; it lies in {run / 'export-failed'}, the figures in its metadata.json."
+            f"good; it lies in {failed}, the figures in its metadata.json; look for what the network draws at random "
+            "when it is evaluated."
         )
-    shutil.rmtree(run / "export-failed", ignore_errors=True)
-    print(f"export: {run / 'export'}")
-    print(f"try:    python {run / 'export' / 'example.py'} IMAGE")
+    shutil.rmtree(failed, ignore_errors=True)
+    print(f"export: {export}")
+    print(f"try:    python {export / 'example.py'} IMAGE")

@@ -26,9 +26,15 @@ from ._page import Section, check_packages, figure, figures, png, write_page
 DIVERGED = 4.0  # times the lowest loss: the test ends there
 # What would bend the rates, or end the test.
 FIXED = (
-    *("--model.schedule=null", "--model.warmup_steps=0", "--model.unmixed_epochs=0", "--model.unfreeze_every=null"),
-    *(f"--trainer.{flag}" for flag in ("gradient_clip_val=null", "limit_val_batches=0", "max_epochs=-1")),
-    *("--trainer.fast_dev_run=false", "--trainer.logger=false"),
+    "--model.schedule=null",
+    "--model.warmup_steps=0",
+    "--model.unmixed_epochs=0",
+    "--model.unfreeze_every=null",
+    "--trainer.gradient_clip_val=null",
+    "--trainer.limit_val_batches=0",
+    "--trainer.max_epochs=-1",
+    "--trainer.fast_dev_run=false",
+    "--trainer.logger=false",
 )
 
 
@@ -56,7 +62,8 @@ class RangeTest(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self.losses.append(self.loss)
-        self.loss, level = 0.0, smoothed(np.array(self.losses))
+        self.loss = 0.0
+        level = smoothed(np.array(self.losses))
         if len(self.losses) > len(self.rates) or level[-1] > DIVERGED * level.min():
             raise Ended
         for group in optimizer.param_groups:
@@ -66,7 +73,8 @@ class RangeTest(Callback):
 
 def smoothed(losses: np.ndarray, beta: float = 0.9) -> np.ndarray:
     """Return the exponential moving average, corrected for its start at 0 (Kingma and Ba 2015, section 3)."""
-    average, result = 0.0, []
+    average = 0.0
+    result = []
     for step, loss in enumerate(losses, 1):
         average = beta * average + (1 - beta) * loss
         result.append(average / (1 - beta**step))
@@ -79,7 +87,8 @@ def suggest(rates: np.ndarray, losses: np.ndarray) -> float | None:
     Only what comes before the lowest smoothed loss counts, and not the first tenth, where the average is of few values.
     """
     level = smoothed(losses)
-    first, last = len(rates) // 10, int(level.argmin()) + 1
+    first = len(rates) // 10
+    last = int(level.argmin()) + 1
     if last - first < 3:
         return None
     slope = np.gradient(level[:last], np.log10(rates[:last]))[first:]
@@ -106,18 +115,16 @@ def main(args: list[str]) -> None:
     parser.add_argument("--max-rate", type=float, default=10.0, help="the last rate (10)")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps; the training images repeat (200)")
     options, rest = parser.parse_known_args(args)
-    require(
-        0 < options.min_rate < options.max_rate,
-        "--min-rate",
-        options.min_rate,
-        f"0 < x < {options.max_rate}",
-        "no rate would rise",
-    )
+    rises = 0 < options.min_rate < options.max_rate
+    require(rises, "--min-rate", options.min_rate, f"0 < x < {options.max_rate}", "no rate would rise")
     require(options.steps >= 20, "--steps", options.steps, "x ≥ 20", "the curve would show nothing")
     check_packages("lr-range", "report", "matplotlib", "jinja2")
     cli = CLI([*rest, *FIXED, f"--trainer.max_steps={options.steps + 1}"], run=False)
     if cli.trainer.world_size > 1:
-        raise Mistake(f"{cli.trainer.world_size} devices bring nothing to a range test; give --trainer.devices 1.")
+        raise Mistake(
+            f"{cli.trainer.world_size} devices would each make the range test, so they would write over each other's "
+            "page; give --trainer.devices 1."
+        )
     folder = Path(cli.config.run_root, cli.config.name)
     with tqdm(total=options.steps, desc="lr-range", unit="step") as bar:
         test = RangeTest(np.geomspace(options.min_rate, options.max_rate, options.steps), bar)
@@ -128,12 +135,16 @@ def main(args: list[str]) -> None:
     losses = np.array(test.losses[1:])
     rates = test.rates[: len(losses)]
     if len(rates) < 10:
-        raise Mistake(f"the loss diverged after {len(rates)} steps, so there is no curve; lower --min-rate.")
+        raise Mistake(
+            f"--min-rate={options.min_rate:g} let the loss diverge after {len(rates)} steps, so there is no curve; "
+            "lower --min-rate."
+        )
     suggestion = suggest(rates, losses)
     picture = draw(rates, losses, suggestion)
     png(picture, runs.made(folder) / "lr_range.png")
-    none = "No suggestion: no rate lowered the loss; look at the data, or take more --steps."
-    text = f"Suggestion: --model.optimizer.lr {suggestion:.2g}" if suggestion else none
+    text = "No suggestion: no rate lowered the loss; look at the data, or take more --steps."
+    if suggestion is not None:
+        text = f"Suggestion: --model.optimizer.lr {suggestion:.2g}"
     how = f"{len(rates)} steps; suggested is the rate at which the moving average, which lags, falls fastest."
     write_page(folder / "lr_range.html", "Learning-rate range test", [Section(text, figures((picture, how)))])
     print(f"{text}\npicture: {folder / 'lr_range.png'}\npage: {folder / 'lr_range.html'}")

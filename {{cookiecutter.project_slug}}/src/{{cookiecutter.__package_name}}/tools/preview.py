@@ -25,6 +25,9 @@ def write_preview(data: Any, path: str | Path, rows: int = 8) -> None:
     data.prepare_data()
     data.setup("fit")
     picked = np.linspace(0, len(data.train_keys) - 1, rows).astype(int).tolist()
-    keys = [(i, row * 8 + column) if column else i for row, i in enumerate(picked) for column in range(8)]
+    keys: list[Any] = []
+    for row, index in enumerate(picked):
+        keys.append(index)  # without a seed: as evaluation sees it
+        keys += [(index, row * 8 + column) for column in range(1, 8)]
     images = np.stack([data.train[key].x.numpy() for key in keys])
     Image.fromarray(grid(images)).save(path)

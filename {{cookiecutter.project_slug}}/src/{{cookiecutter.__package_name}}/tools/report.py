@@ -21,7 +21,7 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
-from ..engine import runs
+from ..engine import PACKAGE, runs
 from ..engine.commands import Options
 from ..engine.endings import raised_by_user
 from ..engine.mistakes import Mistake
@@ -30,7 +30,7 @@ from ..engine.splits import SPLITS
 from . import _page as page
 from . import _results as results
 from ._page import INK, Section, curve, facts, figure, figures, label, note, table
-from ._results import BINS, PACKAGE, Collect, Predictions, Run
+from ._results import BINS, Collect, Predictions, Run
 
 MANY = 20  # classes from which on a figure no longer names all of them
 Parts = list[tuple[str, Callable[[], str]]]
@@ -45,20 +45,27 @@ def main(args: list[str]) -> None:
     parser.add_argument("--ckpt_path", help="the checkpoint to score: best, last or a file in a run's folder")
     parser.add_argument("--output", type=Path, help="the page; RUN/report.html or comparison.html unless given")
     options, flags = parser.parse_known_args(args[len(folders) :])
+    of_a_file = options.ckpt_path not in (None, "best", "last")
     if not folders:
-        of_file = options.ckpt_path not in (None, "best", "last")
-        chosen = runs.Run.of(options.ckpt_path) if of_file else runs.latest(options.run_root, options.name)
+        chosen = runs.Run.of(options.ckpt_path) if of_a_file else runs.latest(options.run_root, options.name)
         folders = [chosen.folder]
     found = [Run(folder) for folder in dict.fromkeys(folders)]
     if len(found) > 1 and (flags or options.ckpt_path):
-        alone = " ".join([*flags, *(["--ckpt_path"] if options.ckpt_path else [])])
-        raise Mistake(f"{alone} has no effect on a comparison, which scores nothing anew; leave it out.")
-    of = runs.Run.of(Path(options.ckpt_path or "").absolute())
-    if of.config.is_file() and of.folder.resolve() != found[0].folder.resolve():
-        raise Mistake(f"--ckpt_path={options.ckpt_path} is of another run than {folders[0]}; leave one of them out.")
+        given = [*flags, *([f"--ckpt_path={options.ckpt_path}"] if options.ckpt_path else [])]
+        raise Mistake(f"{' '.join(given)} has no effect on a comparison, which scores nothing anew; leave it out.")
+    if of_a_file:
+        owner = runs.Run.of(Path(options.ckpt_path).absolute())
+        if owner.config.is_file() and owner.folder.resolve() != found[0].folder.resolve():
+            raise Mistake(
+                f"--ckpt_path={options.ckpt_path} is of another run than {folders[0]}, so the page would show two runs "
+                "as one; leave one of them out."
+            )
     output = options.output or (found[0].report if len(found) == 1 else Path("comparison.html"))
     if not output.parent.is_dir() or output.is_dir():
-        raise Mistake(f"--output={output} is no file in a folder that is there, so the page could not be kept.")
+        raise Mistake(
+            f"--output={output} is no file in a folder that is there, so the page could not be kept; give one, such as "
+            "--output=page.html."
+        )
     print(f"report: of {', '.join(str(run.folder) for run in found)}")
     parts = compare(found) if len(found) > 1 else show(found[0], flags, options.ckpt_path)
     with tqdm(parts, "report", leave=False) as bar:
@@ -71,7 +78,8 @@ def main(args: list[str]) -> None:
 def show(run: Run, flags: list[str], choice: str | None) -> Parts:
     """Score the validation split; returns the sections of the page of one run."""
     kept = {None: run.checkpoint, "best": run.best, "last": run.last}
-    checkpoint, data = kept.get(choice, choice), None
+    checkpoint = kept.get(choice, choice)
+    data = None
     validation: Predictions | str = "No checkpoint, so nothing could be scored: the run ended before its first one."
     if checkpoint is not None:
         collect = Collect()
@@ -98,24 +106,34 @@ def show(run: Run, flags: list[str], choice: str | None) -> Parts:
 
 def summary(run: Run, validation: Predictions | str, tested: Predictions | str) -> str:
     """What came out, in numbers, and what is missing."""
-    shown, rows, notes = [], [], []
+    shown: list[tuple[str, str, str]] = []
+    rows: list[list[Any]] = []
+    notes: list[str] = []
     for split, p in (("Test", tested), ("Validation", validation)):
         if isinstance(p, str):
             notes.append(note(f"{split}: {p}"))
             continue
-        values, count = results.scores(p), len(p.paths)
-        rows.append([split, count, *values.values()])
-        shown.append((f"{split} accuracy", f"{values['accuracy']:.3f}", results.interval(values["accuracy"], count)))
-        shown.append((f"{split} macro F1", f"{values['macro F1']:.3f}", f"{count:,} images"))
-    if run.best_score:
-        where = f"epoch {run.epoch(run.best_score[0])}, step {run.best_score[0]:,}"
-        shown.append((f"Best {run.monitor}", f"{run.best_score[1]:.4f}", where))
-    network = run.get("model.network.init_args.name", run.get("model.network.class_path", "")).rpartition(".")[2]
-    shown.append(("Network", network, f"{len(run.splits.target.names)} classes" if run.splits else ""))
-    state = "ended" if run.ended else "failed" if run.failed else "not ended, or goes on"
-    notes += [note(f"The run failed: {run.failed.splitlines()[0]}")] if run.failed else []
+        scores = results.scores(p)
+        accuracy, count = scores["accuracy"], len(p.paths)
+        rows.append([split, count, *scores.values()])
+        shown.append((f"{split} accuracy", f"{accuracy:.3f}", results.interval(accuracy, count)))
+        shown.append((f"{split} macro F1", f"{scores['macro F1']:.3f}", f"{count:,} images"))
+    if best := run.best_validation:
+        shown.append((f"Best {run.monitor}", f"{best.value:.4f}", f"epoch {run.epoch(best.step)}, step {best.step:,}"))
+    path = run.setting("model.network.init_args.name", run.setting("model.network.class_path", ""))
+    network = path.rpartition(".")[2]
+    shown.append(("Network", network, f"{len(run.target.names)} classes" if run.target else ""))
+    state = "ended" if run.ended else "failed" if run.error else "not ended, or goes on"
     shown.append(("Last epoch", run.epoch(np.inf) if run.curves else "unknown", f"the run has {state}"))
-    return facts(*shown) + (table(SCORES, rows) if rows else "") + "".join(notes)
+    return facts(*shown) + (table(SCORES, rows) if rows else "") + "".join(notes) + failure(run)
+
+
+def failure(run: Run) -> str:
+    """Why the run failed, if it did; of a fault in code where."""
+    if not run.error:
+        return ""
+    traceback = f"<details><summary>traceback</summary><pre>{escape(run.traceback.strip())}</pre></details>"
+    return note(f"The run failed: {run.error}") + (traceback if run.traceback else "")
 
 
 SCORES = ["split", "images", "accuracy", "macro F1", "macro AUROC", "log loss", "ECE"]
@@ -127,35 +145,39 @@ def findings(run: Run) -> str:
         from . import diagnose
     except ImportError:
         return ""
-    if not (run.curves or run.failed) or run.splits is None:
+    if not (run.curves or run.error) or run.target is None:
         return ""
     seen = diagnose.Run(run.folder)
-    found = (map(escape, finding) for finding in diagnose.diagnose(seen))
-    found = ["<dt>{}</dt><dd>{}. Try {}.</dd>".format(*finding) for finding in found]
+    found = [
+        f"<dt>{escape(name)}</dt><dd>{escape(evidence)}. Try {escape(advice)}.</dd>"
+        for name, evidence, advice in diagnose.diagnose(seen)
+    ]
     return f'<dl class="advice">{"".join(found)}</dl>' if found else note(f"diagnose: {diagnose.none_found(seen)}")
 
 
 def curves(run: Run) -> str:
     """Loss, metrics, rate and gradient norm over the steps."""
-    kinds: dict[str, list[tuple[str, str]]] = {}
+    kinds: dict[str, list[tuple[str, str]]] = {}  # what a figure shows → the columns in it and their names there
     for name in sorted(run.curves):
-        split, _, kind = name.partition("/")
+        split, _, metric = name.partition("/")
         if name.startswith("lr-"):
-            kinds.setdefault("learning rate", []).append((name, name[3:]))
+            kinds.setdefault("learning rate", []).append((name, name.removeprefix("lr-")))
         elif split in ("train", "val"):
-            kinds.setdefault({"grad_norm": "gradient norm"}.get(kind, kind.replace("_", " ")), []).append((name, split))
-    rank = {"loss": 0, "accuracy": 1, "learning rate": 3, "gradient norm": 4}
+            kind = "gradient norm" if metric == "grad_norm" else metric.replace("_", " ")
+            kinds.setdefault(kind, []).append((name, split))
+    order = {"loss": 0, "accuracy": 1, "learning rate": 3, "gradient norm": 4}
+    best = run.best_validation
     drawn = []
-    for kind in sorted(kinds, key=lambda kind: (rank.get(kind, 2), kind)):
+    for kind in sorted(kinds, key=lambda kind: (order.get(kind, 2), kind)):
         canvas, axes = figure(4.2, 2.7)
         for name, text in kinds[kind]:
             colour = {"train": "C1", "val": "C0"}.get(text)
             curve(axes, *run.curves[name], label=label(text, 30), color=colour)
-        if run.best_score and "val" in dict(kinds[kind]).values():
-            axes.axvline(run.best_score[0], color=INK, linewidth=0.8, linestyle=":", label="best checkpoint")
+        if best and "val" in dict(kinds[kind]).values():
+            axes.axvline(best.step, color=INK, linewidth=0.8, linestyle=":", label="best checkpoint")
         axes.set(xlabel="optimizer step", ylabel=label(kind))
         if kind == "gradient norm":
-            values = run.curves[kinds[kind][0][0]].values
+            values = run.curves["train/grad_norm"].values
             axes.set_yscale("log" if 0 < 10 * values.min() < values.max() else "linear")
         axes.legend()
         drawn.append((canvas, ""))
@@ -180,17 +202,22 @@ def confusion(p: Predictions, share: bool) -> tuple[Any, str]:
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
     from matplotlib.ticker import MaxNLocator
 
-    counts_KK, count = p.counts_KK, len(p.classes)
-    shown_KK = 100 * counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1) if share else counts_KK
-    most, unit = max(float(shown_KK.max()), 1), "% of the true class" if share else "images"
+    counts_KK = p.counts_KK
+    count = len(p.classes)
+    shown_KK, unit = counts_KK, "images"
+    if share:
+        shown_KK = 100 * counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
+        unit = "% of the true class"
+    most = max(float(shown_KK.max()), 1)
     canvas, axes = figure(4.4, 3.8)
     # From nothing to blue: on a dark page, too, an empty cell is the page.
     ramp = LinearSegmentedColormap.from_list("ramp", [to_rgba("C0", alpha) for alpha in (0, 1)])
     image = axes.imshow(shown_KK, cmap=ramp, vmin=0, vmax=most, interpolation="none")
-    for (row, column), value in np.ndenumerate(shown_KK) if count <= 12 else ():
-        if value:
-            ink = "white" if value > 0.55 * most else INK
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
+    if count <= 12:
+        for (row, column), value in np.ndenumerate(shown_KK):
+            if value:
+                ink = "white" if value > 0.55 * most else INK
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
     if count <= MANY:
         names = [label(name, 14) for name in p.classes]
         axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0)
@@ -205,7 +232,8 @@ def confusion(p: Predictions, share: bool) -> tuple[Any, str]:
 
 def confusions(p: Predictions, most: int = 10) -> str:
     """The pairs of classes that are taken for each other most often."""
-    wrong_KK, support_K = p.counts_KK * (1 - np.eye(len(p.classes), dtype=int)), p.counts_KK.sum(1)
+    wrong_KK = p.counts_KK * (1 - np.eye(len(p.classes), dtype=int))
+    support_K = p.counts_KK.sum(1)
     worst = np.argsort(-wrong_KK, axis=None, kind="stable")[: min(most, np.count_nonzero(wrong_KK))]
     rows = []
     for true, said in zip(*np.unravel_index(worst, wrong_KK.shape), strict=True):
@@ -217,40 +245,54 @@ def confusions(p: Predictions, most: int = 10) -> str:
 
 def classes(p: Predictions) -> str:
     """Precision, recall, F1 and support of each class; the worst first where there are many."""
-    scores_K3, support_K, many = np.stack(results.per_class(p), axis=1), p.counts_KK.sum(1), len(p.classes) > MANY
+    scores_K3 = np.stack(results.per_class(p), axis=1)
+    support_K = p.counts_KK.sum(1)
+    many = len(p.classes) > MANY
     order = np.argsort(scores_K3[:, 2], kind="stable") if many else np.arange(len(p.classes))
     rows = [[p.classes[k], *scores_K3[k].tolist(), int(support_K[k])] for k in order.tolist()]
-    rows.append(["mean over classes", *(float(np.mean(s[s == s])) for s in scores_K3.T), len(p.paths)])
+    means = [float(np.mean(scores_K[~np.isnan(scores_K)])) for scores_K in scores_K3.T]
+    rows.append(["mean over classes", *means, len(p.paths)])
     text = "Support: images of the class. A dash: nothing to divide by, left out of the mean."
-    return table(["class", "precision", "recall", "F1", "support"], rows) + note(text + " Lowest F1 first." * many)
+    if many:
+        text += " Lowest F1 first."
+    return table(["class", "precision", "recall", "F1", "support"], rows) + note(text)
 
 
-def rankings(p: Predictions, worst: int = 4) -> Iterator[tuple[Any, str]]:
+def rankings(p: Predictions) -> Iterator[tuple[Any, str]]:
     """Draw the ROC and the precision-recall curves: the mean over the classes, and the worst of them by name."""
-    grid, kinds = np.linspace(0, 1, 201), (("ROC", "AUROC"), ("Precision and recall", "average precision"))
-    names = (("false-positive rate", "true-positive rate"), ("recall", "precision"))
-    for ranked, (title, area), (x_name, y_name) in zip(results.ranking(p), kinds, names, strict=True):
-        canvas, axes = figure(4.2, 4.2)
-        on_grid = {k: np.interp(grid, of_class.x, of_class.y) for k, of_class in ranked.items()}
-        named = sorted(ranked, key=lambda k: ranked[k].area)[:worst]
-        for k in ranked.keys() - named if len(ranked) <= MANY else ():
+    roc, recall = results.ranking(p)
+    yield ranking(p, roc, "ROC", "AUROC", "false-positive rate", "true-positive rate")
+    yield ranking(p, recall, "Precision and recall", "average precision", "recall", "precision")
+
+
+def ranking(
+    p: Predictions, by_class: dict[int, results.Ranked], title: str, area: str, x_name: str, y_name: str, worst: int = 4
+) -> tuple[Any, str]:
+    """Draw one kind of curve of each class against the rest."""
+    canvas, axes = figure(4.2, 4.2)
+    grid = np.linspace(0, 1, 201)
+    on_grid = {k: np.interp(grid, of_class.x, of_class.y) for k, of_class in by_class.items()}
+    named = sorted(by_class, key=lambda k: by_class[k].area)[:worst]
+    if len(by_class) <= MANY:
+        for k in by_class.keys() - named:
             axes.plot(grid, on_grid[k], color=INK, alpha=0.2, linewidth=0.8)
-        for number, k in enumerate(named):
-            shown = p.classes[k] if len(p.classes[k]) <= 16 else f"{k} {p.classes[k]}"  # names may differ in the middle
-            text = f"{label(shown, 16)}: {ranked[k].area:.3f}"
-            curve(axes, ranked[k].x, ranked[k].y, color=f"C{number}", linewidth=1.2, label=text)
-        if ranked:
-            text = f"mean: {np.mean([of_class.area for of_class in ranked.values()]):.3f}"
-            axes.plot(grid, np.mean([*on_grid.values()], axis=0), color=INK, linewidth=2, label=text)
-            canvas.legend(title=area, loc="outside upper center", ncols=2)
-        axes.set(xlabel=x_name, ylabel=y_name, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        yield canvas, f"{title}: the mean over the classes, and those of the smallest area."
+    for number, k in enumerate(named):
+        name = p.classes[k] if len(p.classes[k]) <= 16 else f"{k} {p.classes[k]}"  # names may differ in the middle
+        text = f"{label(name, 16)}: {by_class[k].area:.3f}"
+        curve(axes, by_class[k].x, by_class[k].y, color=f"C{number}", linewidth=1.2, label=text)
+    if by_class:
+        text = f"mean: {np.mean([of_class.area for of_class in by_class.values()]):.3f}"
+        axes.plot(grid, np.mean([*on_grid.values()], axis=0), color=INK, linewidth=2, label=text)
+        canvas.legend(title=area, loc="outside upper center", ncols=2)
+    axes.set(xlabel=x_name, ylabel=y_name, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    return canvas, f"{title}: the mean over the classes, and those of the smallest area."
 
 
 def reliability(p: Predictions) -> Iterator[tuple[Any, str]]:
     """Draw how often the network is right where it is how sure, and how sure it is how often."""
-    error, accuracy_B, _ = results.calibration(p)
-    edges, right = np.linspace(0, 1, BINS + 1), p.hit_N
+    error, accuracy_B = results.calibration(p)
+    edges = np.linspace(0, 1, BINS + 1)
+    right = p.hit_N
     canvas, axes = figure(4.2, 3.2)
     axes.bar(edges[:-1], accuracy_B, 0.92 / BINS, align="edge", color="C0", label="accuracy")
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle="--", label="accuracy = confidence")
@@ -271,17 +313,22 @@ def examples(p: Predictions | str, data: Any, most: int = 12) -> str:
     """The surest mistakes and the least sure hits, as the network saw them."""
     if isinstance(p, str):
         return ""
-    split, order = data.dataset(*data.split("val")), np.argsort(p.confidence_N, kind="stable")
+    split = data.dataset(*data.split("val"))
     position = {path: i for i, path in enumerate(split.paths)}
-    hits, mistakes = order[p.hit_N[order]], order[~p.hit_N[order]][::-1]
+    least_sure_first = np.argsort(p.confidence_N, kind="stable")
+    hit_N = p.hit_N[least_sure_first]
+    hits = least_sure_first[hit_N]
+    mistakes = least_sure_first[~hit_N][::-1]
     parts = []
     for title, chosen in (("Surest mistakes", mistakes), ("Least sure hits", hits)):
         tiles = []
         for i in chosen[:most].tolist():
-            true, said = p.classes[p.target_N[i]], p.classes[p.label_N[i]]
-            text = escape(f"{true if p.hit_N[i] else f'{true}, not {said}'} ({p.confidence_N[i]:.2f})")
+            text = p.classes[p.target_N[i]]
+            if not p.hit_N[i]:
+                text += f", not {p.classes[p.label_N[i]]}"
+            caption = escape(f"{text} ({p.confidence_N[i]:.2f})")
             image = page.picture(pixels(split, position[p.paths[i]]), p.paths[i])
-            tiles.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
+            tiles.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
         parts.append(f'<h3>{title}</h3><div class="tiles">{"".join(tiles) or note("None.")}</div>')
     return "".join(parts) + note("The true class, what it was taken for, and how sure the network was of that.")
 
@@ -293,30 +340,30 @@ def pixels(dataset: Any, key: Any) -> np.ndarray:
 
 def balance(run: Run) -> str:
     """How many images of each class stand in each split."""
-    if run.splits is None:
+    if run.target is None:
         return note("No manifest.json: the run failed before its splits were drawn.")
-    target = run.splits.target
-    names, counts_3K = target.names, np.stack([target.counts(run.splits.splits[split][1]) for split in SPLITS])
-    ratio = counts_3K[0].max() / max(counts_3K[0].min(), 1)
-    text = f"In training the largest class has {ratio:.1f} times the images of the smallest."
-    texts, shown = ("training", "validation", "test"), note(text)
+    names = run.target.names
+    counts_3K = np.stack([run.target.counts(run.splits[split][1]) for split in SPLITS])
+    splits = ("training", "validation", "test")
     canvas, axes = figure(4.2, 1.1 + 0.24 * len(names) if len(names) <= MANY else 2.7)
     if len(names) <= MANY:
         before_3K = counts_3K.cumsum(0) - counts_3K
-        for counts_K, before_K, text in zip(counts_3K, before_3K, texts, strict=True):
-            axes.barh(range(len(names)), counts_K, 0.75, before_K, label=text)
+        for counts_K, before_K, split in zip(counts_3K, before_3K, splits, strict=True):
+            axes.barh(range(len(names)), counts_K, 0.75, before_K, label=split)
         axes.set(xlabel="images", ylabel="class", ylim=(len(names) - 0.5, -0.5))
         axes.set_yticks(range(len(names)), [label(name) for name in names])
         axes.grid(False, axis="y")
     else:
         order = counts_3K.sum(0).argsort()[::-1]
-        for counts_K, text in zip(counts_3K, texts, strict=True):
-            axes.step(range(1, len(names) + 1), counts_K[order], where="mid", label=text)
+        for counts_K, split in zip(counts_3K, splits, strict=True):
+            axes.step(range(1, len(names) + 1), counts_K[order], where="mid", label=split)
         axes.set(xlabel="class, from the most images to the fewest", ylabel="images", ylim=(0, None))
     canvas.legend(loc="outside upper center", ncols=3)
-    shown += figures((canvas, ""))
-    rows = [[name, *counts_3K[:, k].tolist()] for k, name in enumerate(names)] + [["all", *counts_3K.sum(1).tolist()]]
-    return f"<h3>Class balance</h3>{shown}{table(['class', *texts], rows)}"
+    ratio = counts_3K[0].max() / max(counts_3K[0].min(), 1)
+    text = f"In training the largest class has {ratio:.1f} times the images of the smallest."
+    rows = [[name, *counts_3K[:, k].tolist()] for k, name in enumerate(names)]
+    rows.append(["all", *counts_3K.sum(1).tolist()])
+    return f"<h3>Class balance</h3>{note(text)}{figures((canvas, ''))}{table(['class', *splits], rows)}"
 
 
 def augmentation(data: Any, rows: int = 5, columns: int = 8) -> str:
@@ -325,7 +372,8 @@ def augmentation(data: Any, rows: int = 5, columns: int = 8) -> str:
         return ""
     strips = []
     for index in np.unique(np.linspace(0, len(data.train) - 1, rows).astype(int)).tolist():
-        keys = [index, *((index, index * columns + column) for column in range(1, columns))]
+        keys: list[Any] = [index]  # without a seed: as evaluation sees it
+        keys += [(index, index * columns + column) for column in range(1, columns)]
         images = "".join(page.picture(pixels(data.train, key), data.train.paths[index]) for key in keys)
         strips.append(f'<div class="strip">{images}</div>')
     text = f"data.augment={data.augment}: first a training image as evaluation sees it, then as training may see it."
@@ -334,32 +382,34 @@ def augmentation(data: Any, rows: int = 5, columns: int = 8) -> str:
 
 def timing(run: Run) -> str:
     """How fast the training went, and how long of it waited for data."""
-    if not len(run.timings):
+    if run.durations is None:
         return note("No timing.csv: the run is older than that file, or failed before its first log point.")
-    step, seconds, waits, images = run.timings.T
-    to_ms = 1000 * run.get("data.batch_size") / images
+    steps, seconds, waiting, images = run.durations
+    to_ms = 1000 * run.setting("data.batch_size") / images  # of one step
     canvas, axes = figure(4.2, 2.7)
-    curve(axes, step, seconds * to_ms, color="C0", label="the whole step")
-    curve(axes, step, waits * to_ms, color="C1", label="waiting for data")
+    curve(axes, steps, seconds * to_ms, color="C0", label="the whole step")
+    curve(axes, steps, waiting * to_ms, color="C1", label="waiting for data")
     axes.set(xlabel="optimizer step", ylabel="milliseconds per step", ylim=(0, None))
     axes.legend()
     return facts(
         ("Training", f"{seconds.sum() / 60:.1f} min", "validation and saving left out"),
         ("Throughput", f"{images.sum() / seconds.sum():,.0f} images/s", f"{images.sum():,.0f} images"),
         ("A step", f"{np.median(seconds * to_ms):.1f} ms", "median"),
-        ("Waiting for data", f"{waits.sum() / seconds.sum():.1%}", "of the training time"),
+        ("Waiting for data", f"{waiting.sum() / seconds.sum():.1%}", "of the training time"),
     ) + figures((canvas, "The time of an optimizer step, and how long of it training waited for data."))
 
 
 def reproduce(run: Run) -> str:
     """The command, the environment and the config."""
-    config, splits, environment = run.config, run.manifest, run.environment
-    again = shlex.join(["python", "-m", PACKAGE, "fit", "--config", str(config), "--data.manifest", str(splits)])
-    told = environment.read_text(encoding="utf-8") if environment.is_file() else "No environment.txt."
+    again = ["python", "-m", PACKAGE, "fit", "--config", str(run.config), "--data.manifest", str(run.manifest)]
+    environment = "No environment.txt."
+    if run.environment.is_file():
+        environment = run.environment.read_text(encoding="utf-8")
+    config = run.config.read_text(encoding="utf-8")
     return (
-        f"<p>The same run again, with the same splits:</p><pre>{escape(again)}</pre>"
-        f"<h3>Environment</h3><pre>{escape(told)}</pre>"
-        f"<details><summary>config.yaml</summary><pre>{escape(config.read_text(encoding='utf-8'))}</pre></details>"
+        f"<p>The same run again, with the same splits:</p><pre>{escape(shlex.join(again))}</pre>"
+        f"<h3>Environment</h3><pre>{escape(environment)}</pre>"
+        f"<details><summary>{run.config.name}</summary><pre>{escape(config)}</pre></details>"
     )
 
 
@@ -380,18 +430,21 @@ def compared_scores(found: list[Run]) -> str:
     """The metrics of each run at its best checkpoint and at its end, and those of its test."""
     logged = {name for run in found for name in run.curves if name.startswith(("train/", "val/"))}
     metrics = sorted(logged - {"train/grad_norm"}, key=lambda name: (name.startswith("train/"), name))
-    best, final, test, notes = [], [], [], []
+    best: list[list[Any]] = []
+    final: list[list[Any]] = []
+    test: list[list[Any]] = []
+    notes: list[str] = []
     for run in found:
-        at_best = run.best_score[0] if run.best_score else -1
-        for rows, step in ((best, at_best), (final, np.inf)):
-            rows.append([run.name, run.epoch(step), *(run.at(name, step) for name in metrics)])
+        best_step = run.best_validation.step if run.best_validation else -1
+        for rows, step in ((best, best_step), (final, np.inf)):
+            rows.append([run.name, run.epoch(step), *(run.last_value(metric, step) for metric in metrics)])
         p = run.tested()
         if isinstance(p, str):
             notes.append(note(f"{run.name}: {p}"))
         else:
             test.append([run.name, len(p.paths), *results.scores(p).values()])
-    splits = [[run.splits.splits[s][0] for s in ("val", "test")] if run.splits else [] for run in found]
-    if any(of_run != splits[0] for of_run in splits):
+    held_out = [[run.splits[split][0] for split in ("val", "test") if run.splits] for run in found]
+    if any(paths != held_out[0] for paths in held_out):
         notes.insert(0, note("The runs have different validation or test images, so their scores compare loosely."))
     header = ["run", "epoch", *metrics]
     return (

@@ -24,8 +24,9 @@ from ._page import check_packages
 def embeddings(network: nn.Module, normalised: Any, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return what the last layer sees of each sample, (N, D), without augmentation, and the labels, (N,)."""
     seen: list[Tensor] = []
-    hook = last_layer(network)[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).cpu()))
-    labels = []
+    labels: list[Tensor] = []
+    _, head = last_layer(network)
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).cpu()))
     network.eval()
     for batch in DataLoader(dataset, batch_size=256, collate_fn=collate):
         network(normalised(batch.x))
@@ -47,7 +48,7 @@ def resampled(x_ND: np.ndarray, y_N: np.ndarray, names: list[str], seed: int) ->
     rarest = int(counts.argmin())
     if counts[rarest] < 2:
         raise Mistake(
-            f"class {names[rarest]!r} has a single training image, so there is nothing to interpolate; add images of "
+            f"class {names[rarest]!r} has a single training image, so there is nothing to interpolate; add images to "
             "it."
         )
     # Of a rare class every other sample is a neighbour, and no more than there are.
@@ -56,7 +57,8 @@ def resampled(x_ND: np.ndarray, y_N: np.ndarray, names: list[str], seed: int) ->
 
 def fit_head(head: nn.Linear, x_ND: np.ndarray, y_N: np.ndarray, decay: float = 1e-4) -> None:
     """Train a linear layer to the end: cross entropy with a little weight decay, by L-BFGS."""
-    x, y = torch.from_numpy(x_ND).float(), torch.from_numpy(y_N)
+    x = torch.from_numpy(x_ND).float()
+    y = torch.from_numpy(y_N)
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -75,9 +77,13 @@ def main(args: list[str]) -> None:
     model, data = cli.model.float().cpu(), cli.datamodule
     name, head = last_layer(model.network)
     if not isinstance(head, nn.Linear):
-        raise Mistake(f"the last layer, {name}, is no linear layer, so it cannot be trained on embeddings.")
+        raise Mistake(
+            f"the network's last layer, {name}, is no linear layer, so it cannot be trained on embeddings; give the "
+            "checkpoint of a network that ends in one, with --ckpt_path."
+        )
     x_ND, y_N = embeddings(model.network, model.normalised, data.train)
-    fit_head(head.requires_grad_(True), *resampled(x_ND, y_N, data.target.names, data.seed))
+    many_x_ND, many_y_N = resampled(x_ND, y_N, data.target.names, data.seed)
+    fit_head(head.requires_grad_(True), many_x_ND, many_y_N)
     cli.trainer.validate(model, datamodule=data)
     checkpoint = torch.load(cli.source.checkpoint, map_location="cpu", weights_only=True)
     checkpoint["state_dict"] |= {f"network.{name}.{key}": value for key, value in head.state_dict().items()}

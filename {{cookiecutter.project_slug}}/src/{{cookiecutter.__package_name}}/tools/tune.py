@@ -29,20 +29,20 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from ..cli import CLI
-from ..engine import resume, runs
+from ..engine import PACKAGE, resume, runs
 from ..engine.commands import Options
 from ..engine.files import write
 from ..engine.metrics import direction
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.sampling import derived_seed, run_seed
 from ._page import Section, aligned, check_packages, figure, figures, png, table, write_page
-from ._results import PACKAGE, Run, hush, not_by_torchrun, plain
-from ._space import as_flags, assign, check, grid_size, last_error, read_space
+from ._results import Run, hush, not_by_torchrun
+from ._space import Dimension, as_flags, assign, check, grid_size, last_error, read_space
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
 
-# A trial that ends so has failed; anything else is a fault in the code and ends the search.
+# A trial that ends so has failed, as some values make it; anything else is a fault in the code and ends the search.
 FAILURES = (ValueError, RunFailed, MisconfigurationException, torch.OutOfMemoryError)
 ETA = 3  # of the trials that compare, successive halving and Hyperband keep one in so many
 SHOWN = 12  # trials in the terminal
@@ -87,17 +87,19 @@ class Search:
     """
 
     def __init__(self, options: argparse.Namespace, flags: list[str]) -> None:
-        self.options, self.flags, self.content = options, flags, resume.read_config(options.space)
-        space = read_space(self.content)
+        self.options, self.flags = options, flags
+        self.content = resume.read_config(options.space)
+        dimensions = read_space(self.content)
         self.base = CLI(flags, run=False)
-        if self.base.trainer.fast_dev_run:  # pyright: ignore
-            raise Mistake("trainer.fast_dev_run trains on a batch, so there is nothing to compare; leave it out.")
+        if self.base.trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            raise Mistake("--trainer.fast_dev_run trains on a batch, so there is nothing to compare; leave it out.")
         self.monitor = self.base.config.monitor
         self.mode = direction(self.monitor, self.base.config.mode)
-        self.seed, self.as_grid = run_seed(), options.sampler == "grid"
-        check(space, flags, self.monitor)
-        self.fidelity = next((dimension for dimension in space if dimension.kind == "fidelity"), None)
-        self.space = [dimension for dimension in space if dimension is not self.fidelity]
+        check(dimensions, flags, self.monitor)
+        self.fidelity = next((dimension for dimension in dimensions if dimension.kind == "fidelity"), None)
+        self.space = [dimension for dimension in dimensions if dimension is not self.fidelity]
+        self.seed = run_seed()
+        self.as_grid = options.sampler == "grid"
         size = grid_size(self.space) if self.as_grid else options.trials or 32
         self.wanted = min(size, options.trials or size)
         self.folder = Path(self.base.config.run_root) / options.study
@@ -117,18 +119,24 @@ class Search:
         Raises:
             Mistake: The storage cannot be reached, or the study is one of something else.
         """
-        own = {"space": self.content, "grid": self.as_grid, "images": self.base.datamodule.fingerprint}
-        settings = dict(resume.flat(own | plain(self.base)))
+        study = {"space": self.content, "grid": self.as_grid, "images": self.base.datamodule.fingerprint}
+        settings = dict(resume.flat(study | self.base.plain()))
         now = {key: value for key, value in settings.items() if not key.startswith(resume.MACHINE)}
         with self.alone():
             self.study = open_study(self.options, self.folder, f"{self.mode}imize", self.steps())
             before = self.study.user_attrs.get("settings", now)
             self.study.set_user_attr("settings", before)
         for key, old, new in resume.differences(before, now):
+            flag = key if key.partition(".")[0] in study else f"--{key}"
             raise Mistake(
-                f"the study {self.options.study!r} has {key}={old}, not {new}, so its trials could not be compared "
+                f"the study {self.options.study!r} has {flag}={old}, not {new}, so its trials could not be compared "
                 "with new ones; begin another: --study NAME."
             )
+
+    @property
+    def better(self) -> Callable[..., Any]:
+        """min or max: what chooses the best."""
+        return min if self.mode == "min" else max
 
     def steps(self) -> int:
         """Return the last step at which a trial reports, or 0 where no one knows."""
@@ -139,9 +147,16 @@ class Search:
 
     def trials(self, before: float = float("inf")) -> list[Any]:
         """Return the trials below a number that count: not those that are done again."""
+        from optuna.storages import RetryHeartbeatStaleTrialCallback
+
+        history = RetryHeartbeatStaleTrialCallback.retry_history
         found = self.study.get_trials(deepcopy=False)
-        again = {number for trial in found for number in trial.system_attrs.get("retry_history", [])}
-        return [t for t in found if t.number < before and t.number not in again and "surplus" not in t.user_attrs]
+        again = {number for trial in found for number in history(trial)}
+        return [
+            trial
+            for trial in found
+            if trial.number < before and trial.number not in again and "surplus" not in trial.user_attrs
+        ]
 
     def slots(self, trials: list[Any]) -> set[Any]:
         """Return which of the wanted trials are taken, by the points of a grid or by their numbers."""
@@ -162,7 +177,10 @@ class Search:
                 self.bar.update(len(done) - self.bar.n)
                 reasons = [trial.user_attrs.get("reason") for trial in done if trial.state == TrialState.FAIL]
                 if len(reasons) == len(done) >= 5:
-                    raise Mistake(f"the first {len(done)} trials failed, so others would; the last: {reasons[-1]}")
+                    raise Mistake(
+                        f"the first {len(done)} trials failed, so others would, too; mend what ended the last: "
+                        f"{reasons[-1]}"
+                    )
 
     def objective(self, trial: "Trial") -> float:
         """Train with the values that the sampler chooses; returns the score."""
@@ -209,11 +227,11 @@ class Search:
         with (folder / "output.txt").open("a+", encoding="utf-8") as output:
             try:
                 if self.base.trainer.world_size > 1:  # Lightning starts the command again for every device
-                    apart = [sys.executable, "-m", PACKAGE, *args, "--report=false"]
-                    if subprocess.run(apart, stdout=output, stderr=output, check=False).returncode:
+                    command = [sys.executable, "-m", PACKAGE, *args, "--report=false"]
+                    if subprocess.run(command, stdout=output, stderr=output, check=False).returncode:
                         raise SystemExit(2)
-                    best = Run(runs.latest(folder.parent, folder.name).folder).best_score
-                    watch.scores += [best[1]] if best else []
+                    best = Run(runs.latest(folder.parent, folder.name).folder).best_validation
+                    watch.scores += [best.value] if best else []
                 else:
                     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                         CLI(args, callbacks=[watch])
@@ -225,8 +243,11 @@ class Search:
                 output.seek(0)
                 raise Mistake(last_error(output.read())) from end
         if not watch.scores:
-            raise Mistake(f"the run has no {self.monitor}, so nothing can be compared; let it validate and log.")
-        return (min if self.mode == "min" else max)(watch.scores), watch.pruned
+            raise Mistake(
+                f"--monitor={self.monitor} was not measured, so nothing can be compared; let each run validate, or "
+                "give another metric."
+            )
+        return self.better(watch.scores), watch.pruned
 
     def let_go(self, ended: bool = True) -> None:
         """Free the last trial, once the study knows how it ended."""
@@ -255,11 +276,12 @@ class Search:
         """Keep the checkpoints of this worker's best trial alone: a search would fill the disk."""
         mine = [trial for trial in self.trials() if trial.number in self.mine and trial.state.is_finished()]
         scored = [trial for trial in mine if trial.state.name == "COMPLETE"]
-        best = (min if self.mode == "min" else max)(scored, key=lambda trial: trial.value, default=None)
+        best = self.better(scored, key=lambda trial: trial.value, default=None)
         for trial in mine:
             if trial is not best:
-                for folder in Path(trial.user_attrs["folder"]).glob("version_*/checkpoints"):
-                    shutil.rmtree(folder, ignore_errors=True)
+                folder = Path(trial.user_attrs["folder"])
+                for run in runs.runs_of(folder.parent, folder.name):
+                    shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
 def retry() -> Any:
@@ -277,148 +299,201 @@ def open_study(options: argparse.Namespace, folder: Path, direction: Any, steps:
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend
-    from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
+    from sqlalchemy.exc import SQLAlchemyError
 
     url = f"sqlite:///{folder / 'study.db'}" if options.storage == "sqlite" else options.storage
     url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
     if re.search("://[^/]*:[^/]*@", url):
         raise Mistake("--storage holds a password, which each trial would write down; put it into PGPASSWORD.")
-    connect: Any = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    beat: Any = {"heartbeat_interval": 30, "grace_period": 120, "heartbeat_stale_trial_callback": retry()}
-    first, eta = max(1, steps // 27), {"reduction_factor": ETA}
+    first = max(1, steps // 27)
     pruner = {
-        "none": optuna.pruners.NopPruner,
+        "none": lambda: optuna.pruners.NopPruner(),
         "median": lambda: optuna.pruners.MedianPruner(n_warmup_steps=steps // 10),
-        "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(first, **eta),
-        "hyperband": lambda: optuna.pruners.HyperbandPruner(first, steps or "auto", **eta),
+        "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(first, reduction_factor=ETA),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(first, steps or "auto", reduction_factor=ETA),
     }[options.pruner]()
-    storage: Any = None
     try:
         if url == "journal":
             storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.log")))
         else:
-            for last in (False, False, True):
-                try:
-                    storage = optuna.storages.RDBStorage(url, connect, **beat)
-                    break
-                except (IntegrityError, ProgrammingError):  # another machine makes the same tables at this moment
-                    if last:
-                        raise
-                    time.sleep(2)
+            storage = open_database(url)
     except (SQLAlchemyError, ImportError) as error:
         raise Mistake(
-            f"--storage {options.storage} cannot be opened ({str(error).splitlines()[0]}); give sqlite, journal or "
-            "the URL of a database that runs."
+            f"--storage={options.storage} cannot be opened ({str(error).splitlines()[0]}), so no trial could be kept; "
+            "give sqlite, journal or the URL of a database that runs."
         ) from error
     return optuna.create_study(
         storage=storage, study_name=options.study, direction=direction, pruner=pruner, load_if_exists=True
     )
 
 
+def open_database(url: str) -> Any:
+    """Open a storage in which the trials of a worker that died are done again."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
+    connect: Any = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    for attempt in (1, 2, 3):
+        try:
+            return RDBStorage(
+                url, connect, heartbeat_interval=30, grace_period=120, heartbeat_stale_trial_callback=retry()
+            )
+        except (IntegrityError, ProgrammingError):  # another machine makes the same tables at this moment
+            if attempt == 3:
+                raise
+            time.sleep(2)
+    raise AssertionError
+
+
 def make_sampler(kind: str, seed: int) -> Any:
     """Return a sampler of Optuna's."""
     from optuna import samplers
 
-    kinds = {"grid": "BruteForceSampler", "random": "RandomSampler", "tpe": "TPESampler", "gp": "GPSampler"}
-    return getattr(samplers, kinds[kind])(seed=seed)
+    kinds: dict[str, Any] = {
+        "grid": samplers.BruteForceSampler,
+        "random": samplers.RandomSampler,
+        "tpe": samplers.TPESampler,
+        "gp": samplers.GPSampler,
+    }
+    return kinds[kind](seed=seed)
 
 
 def report(search: Search) -> None:
     """Print the trials; write the recipe and the page."""
     sign = 1 if search.mode == "min" else -1
     trials = sorted(search.trials(), key=lambda t: (STATES.index(t.state.name), sign * (t.value or 0.0), t.number))
-    labels = {d.key: d.key.rpartition(".")[2] for d in search.space}
+    labels = {dimension.key: dimension.key.rpartition(".")[2] for dimension in search.space}
     states = [trial.state.name.lower().replace("fail", "failed") for trial in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    head, rows = ["trial", search.monitor, "state", "validations", "seconds", *labels.values()], []
+    header = ["trial", search.monitor, "state", "validations", "seconds", *labels.values()]
+    rows = []
     for trial, state in zip(trials, states, strict=True):
-        seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
         score = "" if trial.value is None else trial.value
+        seconds = f"{trial.duration.total_seconds():.1f}" if trial.duration else ""
         params = [trial.params.get(key, "") for key in labels]
         rows.append([trial.number, score, state, len(trial.intermediate_values), seconds, *params])
-    print(f"\n{search.options.study}: {counts or 'no trial'}\n{aligned(head, rows[:SHOWN])}")
+    print(f"\n{search.options.study}: {counts or 'no trial'}\n{aligned(header, rows[:SHOWN])}")
     if "complete" not in states:
         return
     best = trials[0]
     result = f"best {search.monitor}: {best.value:.4f} (trial {best.number} of {len(trials)})"
     path, page = search.folder / "best.yaml", search.folder / "tune.html"
     with search.alone():
-        write(path, recipe(search, best, result))
-        sections = [Section("Result", f"<p>{escape(result)}</p><pre>{escape(path.read_text(encoding='utf-8'))}</pre>")]
-        scored = [trial for trial in trials if trial.value is not None]
-        sections.append(Section("Figures", figures(*draw(search, scored, best, labels))))
-        sections.append(Section(f"Trials: {counts}", table(head, rows)))
+        content = recipe(search, best, result)
+        write(path, content)
+        drawn = draw(search, [trial for trial in trials if trial.value is not None], best, labels)
+        sections = [
+            Section("Result", f"<p>{escape(result)}</p><pre>{escape(content)}</pre>"),
+            Section("Figures", figures(*drawn)),
+            Section(f"Trials: {counts}", table(header, rows)),
+        ]
         write_page(page, f"Search {search.options.study}", sections)
     print(f"\n{result}\npage:   {page}\nrecipe: {path}\nnext:   python -m {PACKAGE} fit --config {path}")
 
 
 def recipe(search: Search, best: Any, result: str) -> str:
     """Return the config of the best trial, as far as it differs from the project's defaults; not where it ran."""
+    assigned = {dimension.key: best.params[dimension.key] for dimension in search.space if dimension.key in best.params}
+    if search.fidelity:
+        assigned[search.fidelity.key] = search.fidelity.values[-1]
+    found = CLI([*search.flags, *as_flags(assigned)], run=False).plain()
+    changed = difference(found, CLI([], run=False).plain())
+    return (
+        f"# best: what the search {search.options.study} found.\n"
+        f"# metric: {result}; time: {best.duration.total_seconds():.0f} s\n"
+        f"# command: fit --config {search.folder / 'best.yaml'}\n"
+    ) + yaml.safe_dump(changed, sort_keys=False)
 
-    def difference(new: Any, old: Any, path: str = "") -> Any:
-        if not isinstance(new, dict) or not isinstance(old, dict) or new.get("class_path") != old.get("class_path"):
-            return new
-        names = [key for key in new if new[key] != old.get(key) and not f"{path}{key}".startswith(resume.MACHINE)]
-        changed = {key: difference(new[key], old.get(key), f"{path}{key}.") for key in names}
-        return {"class_path": new["class_path"], **changed} if "class_path" in new else changed
 
-    last = {search.fidelity.key: search.fidelity.values[-1]} if search.fidelity else {}
-    params = {d.key: best.params[d.key] for d in search.space if d.key in best.params}
-    flags = [*search.flags, *as_flags(params | last)]
-    changed = difference(plain(CLI(flags, run=False)), plain(CLI([], run=False)))
-    header = f"# best: what the search {search.options.study} found.\n# metric: {result}; time: "
-    header += f"{best.duration.total_seconds():.0f} s\n# command: fit --config {search.folder / 'best.yaml'}\n"
-    return header + yaml.safe_dump(changed, sort_keys=False)
+def difference(new: Any, old: Any, path: str = "") -> Any:
+    """Return what of a config is not in another; an object of another class as a whole."""
+    if not isinstance(new, dict) or not isinstance(old, dict) or new.get("class_path") != old.get("class_path"):
+        return new
+    changed = {"class_path": new["class_path"]} if "class_path" in new else {}
+    for key, value in new.items():
+        if value != old.get(key) and not f"{path}{key}".startswith(resume.MACHINE):
+            changed[key] = difference(value, old.get(key), f"{path}{key}.")
+    return changed
 
 
 def draw(search: Search, scored: list[Any], best: Any, labels: dict[str, str]) -> list[tuple[Any, str]]:
-    """Draw the scores over time and over each flag, and what mattered; each is kept as PNG, too."""
-    import optuna
+    """Draw the scores over time and over each flag, and what mattered; each is kept as PNG, too.
+
+    (Not by optuna.visualization, which leaves out pruned trials, cuts long names, and changes the style of every figure
+    of the process.)
+    """
+    drawn = {"history": draw_history(search, scored, best)}
+    for dimension in search.space:
+        name = labels[dimension.key]
+        drawn[f"slice_{dimension.key}"] = draw_slice(search, scored, best, dimension, name)
+    if len(scored) >= 5:
+        drawn["importance"] = draw_importance(search, scored, labels)
+    for name, canvas in drawn.items():
+        png(canvas, search.folder / f"{name}.png")
+    return [(canvas, "") for canvas in drawn.values()]
+
+
+def scatter(search: Search, scored: list[Any], best: Any, name: str, x: dict[int, Any]) -> tuple[Any, Any]:
+    """Draw the scores of trials over what ``x`` has for their numbers."""
     from matplotlib.ticker import LogFormatter
 
-    kinds = {state: [t for t in scored if t.state.name == state.upper()] for state in ("pruned", "complete")}
-    values, drawn = [trial.value for trial in scored], []
-    scale = "log" if min(values) > 0 and max(values) > 10 * min(values) else "linear"
+    canvas, axes = figure(4.2, 2.9)
+    groups = {
+        "pruned": ("x", 4, [trial for trial in scored if trial.state.name == "PRUNED"]),
+        "complete": ("o", 4, [trial for trial in scored if trial.state.name == "COMPLETE"]),
+        "best": ("*", 11, [best]),
+    }
+    for group, (marker, size, trials) in groups.items():
+        there = [trial for trial in trials if trial.number in x]
+        x_values = [x[trial.number] for trial in there]
+        scores = [trial.value for trial in there]
+        axes.plot(x_values, scores, marker, label=group, linestyle="", markersize=size)
+    axes.set(xlabel=name, ylabel=search.monitor)
+    values = [trial.value for trial in scored]
+    if min(values) > 0 and max(values) > 10 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(LogFormatter())  # names as many as have room
+    axes.yaxis.set_major_formatter("{x:g}")
+    return canvas, axes
 
-    def keep(canvas: Any, name: str) -> None:
-        drawn.append((canvas, ""))
-        png(canvas, search.folder / f"{name}.png")
 
-    def scatter(name: str, x: dict[int, Any]) -> tuple[Any, Any]:
-        canvas, axes = figure(4.2, 2.9)
-        for (kind, trials), marker in zip({**kinds, "best": [best]}.items(), "xo*", strict=True):
-            points, size = [(x[t.number], t.value) for t in trials if t.number in x], 11 if kind == "best" else 4
-            axes.plot(*zip(*points, strict=True) if points else ([], []), marker, label=kind, linestyle="", ms=size)
-        axes.set(xlabel=name, ylabel=search.monitor, yscale=scale)
-        axes.yaxis.set_major_formatter("{x:g}")
-        if scale == "log":
-            axes.yaxis.set_minor_formatter(LogFormatter())  # names as many as have room
-        return canvas, axes
-
-    canvas, axes = scatter("trial (number)", {trial.number: trial.number for trial in scored})
-    in_time = sorted(kinds["complete"], key=lambda trial: trial.number)
-    so_far = (np.minimum if search.mode == "min" else np.maximum).accumulate([trial.value for trial in in_time])
-    axes.step([trial.number for trial in in_time], so_far, where="post", label="best so far", linewidth=1)
+def draw_history(search: Search, scored: list[Any], best: Any) -> Any:
+    """Draw the score of each trial and the best so far."""
+    canvas, axes = scatter(search, scored, best, "trial (number)", {trial.number: trial.number for trial in scored})
+    complete = sorted((trial for trial in scored if trial.state.name == "COMPLETE"), key=lambda trial: trial.number)
+    better = np.minimum if search.mode == "min" else np.maximum
+    so_far = better.accumulate([trial.value for trial in complete])
+    axes.step([trial.number for trial in complete], so_far, where="post", label="best so far", linewidth=1)
     canvas.legend(loc="outside upper center", ncols=4)
-    keep(canvas, "history")
-    for key, kind, ends in ((dimension.key, dimension.kind, dimension.values) for dimension in search.space):
-        show = str if kind == "choice" else float
-        known = {trial.number: show(trial.params[key]) for trial in scored if key in trial.params}
-        canvas, axes = scatter(labels[key], known)
-        if "log" in kind:
-            axes.set(xscale="log", xlim=(0.8 * ends[0], 1.25 * ends[1]))
-        keep(canvas, f"slice_{key}")
-    if len(scored) >= 5:  # pruned trials with the last score that they had
-        ranked = optuna.create_study(direction=search.study.direction)
-        copies = ({"params": t.params, "distributions": t.distributions, "value": t.value} for t in scored)
-        ranked.add_trials([optuna.trial.create_trial(**copy) for copy in copies])
-        importance = sorted(optuna.importance.get_param_importances(ranked).items(), key=lambda item: item[1])
-        canvas, axes = figure(4.2, 0.8 + 0.3 * len(importance))
-        bars = axes.barh([labels[key] for key, _ in importance], [share for _, share in importance])
-        axes.bar_label(bars, fmt="%.2f", padding=3)
-        axes.set(xlabel="importance (share, PED-ANOVA)", xlim=(0, 1))
-        keep(canvas, "importance")
-    return drawn
+    return canvas
+
+
+def draw_slice(search: Search, scored: list[Any], best: Any, dimension: Dimension, name: str) -> Any:
+    """Draw the scores over the values of a flag."""
+    as_shown = str if dimension.kind == "choice" else float
+    x = {trial.number: as_shown(trial.params[dimension.key]) for trial in scored if dimension.key in trial.params}
+    canvas, axes = scatter(search, scored, best, name, x)
+    if "log" in dimension.kind:
+        low, high = dimension.values
+        axes.set(xscale="log", xlim=(0.8 * low, 1.25 * high))
+    return canvas
+
+
+def draw_importance(search: Search, scored: list[Any], labels: dict[str, str]) -> Any:
+    """Draw how much each flag mattered; pruned trials count with the last score that they had."""
+    import optuna
+
+    study = optuna.create_study(direction=search.study.direction)
+    for trial in scored:
+        study.add_trial(
+            optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=trial.value)
+        )
+    shares = sorted(optuna.importance.get_param_importances(study).items(), key=lambda item: item[1])
+    canvas, axes = figure(4.2, 0.8 + 0.3 * len(shares))
+    bars = axes.barh([labels[key] for key, _ in shares], [share for _, share in shares])
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set(xlabel="importance (share, PED-ANOVA)", xlim=(0, 1))
+    return canvas
 
 
 def main(args: list[str]) -> None:
@@ -442,7 +517,10 @@ def main(args: list[str]) -> None:
     if options.trials is not None:
         require(options.trials >= 1, "--trials", options.trials, "x ≥ 1", "nothing would be tried")
     if mine := next((flag for flag in flags if re.match(r"--(name|resume|ckpt_path)(=|$)", flag)), ""):
-        raise Mistake(f"{mine} is up to the study, which names its own fresh runs; leave it out (--study NAME).")
+        raise Mistake(
+            f"{mine} is up to the study, which names its own fresh runs, so it would have no effect; leave it out, or "
+            "name the study: --study NAME."
+        )
     search = Search(options, flags)
     search.base.datamodule.prepare_data()
     search.base.datamodule.setup("fit")

@@ -1,0 +1,120 @@
+"""What engine/internals.py touches is still there, and does what is relied on: a rename upstream turns these red."""
+
+import argparse
+import inspect
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import instantiate_module
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import nn
+
+from project_package.data import ImageData
+from project_package.engine import internals
+from project_package.model import Classifier
+
+
+def test_each_entry_is_looked_at_here():
+    entries = {
+        name for name, value in vars(internals).items() if getattr(value, "__module__", "") == internals.__name__
+    }
+    assert entries
+    assert [name for name in entries if f"internals.{name}(" not in Path(__file__).read_text()] == []
+
+
+def test_a_checkpoint_names_lightnings_instantiator_under_the_key_that_lightning_reads(monkeypatch):
+    assert f"{instantiate_module.__module__}.{instantiate_module.__qualname__}" == internals.INSTANTIATE
+
+    class Plain(LightningModule):
+        def __init__(self, rate: float) -> None:
+            super().__init__()
+            self.rate = rate
+
+    made = []
+
+    def instantiate(kind, arguments):
+        made.append(arguments)
+        return kind(**arguments)
+
+    monkeypatch.setattr(internals.INSTANTIATE, instantiate)
+    hyper_parameters = {internals.INSTANTIATOR: internals.INSTANTIATE, "rate": 0.5}
+    torch.save(
+        {"state_dict": {}, "hyper_parameters": hyper_parameters, "pytorch-lightning_version": lightning.__version__},
+        "plain.ckpt",
+    )
+    assert Plain.load_from_checkpoint("plain.ckpt", weights_only=True).rate == 0.5
+    assert made == [{"rate": 0.5}]
+
+
+def test_the_flags_of_a_parser():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--flag", "-f")
+    assert {"--flag", "-f"} <= set(internals.option_strings(parser))
+
+
+def test_a_validation_that_follows_a_batch_is_foreseen(shapes):
+    class Watch(Callback):
+        foreseen, validated = [], []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if internals.validates_after_this_batch(trainer):
+                self.foreseen.append(trainer.global_step)
+
+        def on_validation_start(self, trainer, pl_module):
+            self.validated.append(trainer.global_step)
+
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(max_epochs=2, val_check_interval=4, num_sanity_val_steps=0, callbacks=[Watch()], **options)
+    trainer.fit(Classifier(), ImageData(str(shapes), batch_size=8, num_workers=0))
+    assert Watch.foreseen == Watch.validated == [4, 10]
+
+
+def fused() -> tuple[nn.Parameter, torch.optim.Optimizer]:
+    weight = nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    return weight, torch.optim.SGD([weight], lr=0.5, fused=True)
+
+
+def test_gradients_of_a_fused_optimizer_can_be_clipped_in_mixed_precision():
+    _, optimizer = fused()
+    precision = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+        precision.clip_gradients(optimizer, 1.0)
+    internals.allow_clipping(optimizer)
+    precision.clip_gradients(optimizer, 1.0)
+
+
+def test_the_loss_scale_of_a_scaler():
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    assert internals.loss_scale(scaler) is None  # before its first step
+    scaler.scale(torch.tensor(1.0))
+    scale = internals.loss_scale(scaler)
+    assert scale is not None
+    assert scale.item() == scaler.get_scale() == 64.0
+
+
+@pytest.mark.parametrize(("finite", "left"), [(True, 0.5), (False, 1.0)])
+def test_a_fused_optimizer_withholds_its_update(finite, left):
+    weight, optimizer = fused()
+    internals.withhold_update(optimizer, torch.tensor(finite))
+    optimizer.step()
+    assert weight.tolist() == [left] * 3
+
+
+def test_whether_a_strategy_finds_unused_parameters():
+    assert not internals.finds_unused_parameters(DDPStrategy())
+    assert not internals.finds_unused_parameters(DDPStrategy(find_unused_parameters=False))
+    assert internals.finds_unused_parameters(DDPStrategy(find_unused_parameters=True))
+    assert internals.finds_unused_parameters(SingleDeviceStrategy())
+    assert "find_unused_parameters" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
+
+
+def test_whether_batch_norm_is_synchronised():
+    for asked in (True, False):
+        options = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "logger": False}
+        trainer = Trainer(sync_batchnorm=asked, enable_checkpointing=False, **options)
+        assert internals.synchronises_batch_norm(trainer.strategy) is asked
