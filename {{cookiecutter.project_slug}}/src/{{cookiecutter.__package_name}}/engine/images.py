@@ -188,11 +188,12 @@ class ImageDataset(Dataset[Batch]):
     def _image(self, key: int | tuple[int, int]) -> tuple[np.ndarray, int]:
         # Lightning's overfit_batches swaps our sampler for one that yields plain integers.
         index, seed = key if isinstance(key, tuple) else (key, None)
-        if self.decoded is None:
-            image = read(self.root / self.paths[index], self.decoding)
-        else:
-            image = self.decoded[index]
-        return self.view(image, seed).transpose(2, 0, 1), index
+        return self.view(self._decoded(index), seed).transpose(2, 0, 1), index
+
+    def _decoded(self, index: int) -> np.ndarray:
+        if self.decoded is not None:
+            return self.decoded[index]
+        return read(self.root / self.paths[index], self.decoding)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Batch:
         image, index = self._image(key)
