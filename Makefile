@@ -15,8 +15,8 @@ demo: $(UV)  ## scaffold a project with the default answers, install it, train, 
 	cd $(DEMO) && .venv/bin/my-project test
 	cd $(DEMO) && .venv/bin/my-project predict --data.predict_root data/digits/7
 
-test: .venv/installed  ## everything that CI checks
-	.venv/bin/python -m pytest
+test: .venv/installed  ## everything that CI checks, two tests at a time
+	.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 check: .venv/installed  ## lint and types of the template's source
 	.venv/bin/ruff check --config pyproject.toml .

@@ -5,6 +5,7 @@ has imported the heavy packages, but nothing of a project; each has its own work
 """
 
 import csv
+import json
 import multiprocessing
 import os
 import re
@@ -15,18 +16,42 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from cookiecutter.main import cookiecutter
+from PIL import Image
 
 TEMPLATE = Path(__file__).parent.parent
 SOURCE = TEMPLATE / "{{cookiecutter.project_slug}}"
 HEAVY = ["lightning.pytorch.cli", "lightning.pytorch.loggers", "torchvision", "torchmetrics", "albumentations", "cv2"]
 HEAVY += ["matplotlib.figure", "optuna", "optuna.storages._rdb.storage"]
+SEVERAL = Path(__file__).with_name("several.py")
+HUNG = 1800  # seconds after which a command is taken for hung, however busy the machine is
+RUN = Path("runs/digits/version_0")
+TINY = (
+    *("--model.network.width=8", "--data.batch_size=16", "--data.num_workers=0", "--trainer.accelerator=cpu"),
+    *("--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"),
+)
+
+
+def pytest_configure() -> None:
+    # The runs are tiny and two go on at a time: more threads wait for one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# The files that take longest: each is run by one process, and those that begin first leave none for the end.
+LONGEST = "journeys project faults flags tune report recipes crossval watching edits export".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
 def bake(folder: Path, **answers: str) -> Path:
@@ -58,6 +83,17 @@ def rows(path: Path) -> list[dict[str, str]]:
     """Read a CSV file."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def draw_images(root: Path) -> Path:
+    """Draw 3 × 20 images in colour: red, green and blue noise."""
+    for index, name in enumerate(("red", "green", "blue")):
+        (root / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.random.default_rng([index, number]).integers(0, 90, (12, 14, 3), dtype=np.uint8)
+            pixels[..., index] += 150
+            Image.fromarray(pixels).save(root / name / f"{number:02d}.png")
+    return root
 
 
 @dataclass
@@ -142,7 +178,7 @@ class Command:
         folder: Path,
         *args: object,
         ranks: int = 1,
-        timeout: float = 300,
+        timeout: float = HUNG,
         environment: dict[str, str] | None = None,
     ) -> Result:
         """Run it to its end; with several ranks, as torchrun would start them."""
@@ -151,8 +187,18 @@ class Command:
         while any(process.is_alive() for process, _ in started) and time.monotonic() < deadline:
             started[0][0].join(0.05)
             if any(process.exitcode for process, _ in started):  # torchrun, too, ends the others then
-                deadline = min(deadline, time.monotonic() + 5)
+                deadline = min(deadline, time.monotonic() + 30)
         return self.end(started)
+
+    def each(self, project: Path, folder: Path, lines: Iterable[Sequence[object]]) -> list[Result]:
+        """Run commands one after the other in one process, where none changes what the next one meets."""
+        commands = [[str(arg) for arg in line] for line in lines]
+        (folder / ".commands.json").write_text(json.dumps(commands))
+        done = self(project, folder, "-m", SEVERAL, folder / ".commands.json")
+        (folder / ".commands.json").unlink()
+        *parts, _ = re.split(r"^ENDED (\d+)\n", done.output, flags=re.MULTILINE)
+        assert (done.code, len(parts)) == (0, 2 * len(commands)), done.output[-3000:]
+        return [Result(int(code), output) for output, code in zip(parts[::2], parts[1::2], strict=True)]
 
     def start(
         self, project: Path, folder: Path, *args: object, ranks: int = 1, environment: dict[str, str] | None = None
@@ -187,3 +233,13 @@ class Command:
 def command() -> Command:
     """Run a command of a project."""
     return Command()
+
+
+@pytest.fixture(scope="session")
+def fitted(project, command, tmp_path_factory) -> tuple[Path, str]:
+    """A folder with images and a run on them that was followed by its report, and what fit said; do not change it."""
+    folder = tmp_path_factory.mktemp("fitted")
+    images = draw_images(folder / "images")
+    done = command(project, folder, "fit", "--data.root", images, *TINY, environment={"WITH_REPORT": "yes"})
+    assert done.code == 0, done.output
+    return folder, done.output

@@ -3,9 +3,9 @@
 import itertools
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -112,13 +112,12 @@ def test_there_are_at_most_ten_questions_each_with_a_prompt():
 
 
 def test_scaffolding_takes_under_two_seconds(tmp_path):
+    """Of a processor's time, which a busy machine does not lengthen."""
     program = [sys.executable, "-m", "cookiecutter", "--no-input", "-o", str(tmp_path), str(TEMPLATE)]
-    times = []
-    for name in ("one", "two", "three"):
-        start = time.monotonic()
-        subprocess.run([*program, f"project_slug={name}"], check=True, capture_output=True)
-        times.append(time.monotonic() - start)
-    assert min(times) < 2
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(program, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
 FREE = {

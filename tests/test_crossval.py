@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import rows
+from conftest import HUNG, draw_images, rows
 from scipy import stats
-from test_edits import draw_images
 
 TINY = (
     *("--model.network.width=8", "--data.batch_size=16", "--data.num_workers=0", "--trainer.accelerator=cpu"),
@@ -83,7 +82,7 @@ def test_ctrl_c_loses_no_finished_fold_and_the_same_command_ends_with_the_same_n
     while not (tmp_path / FOLDS / "fold_1/version_0/score_last.json").exists() and started[0][0].is_alive():
         started[0][0].join(0.02)
     os.kill(started[0][0].pid, signal.SIGINT)
-    started[0][0].join(60)
+    started[0][0].join(HUNG)
     ended = command.end(started)
     assert ended.code != 0
     assert "the same command goes on" in ended.output
@@ -96,11 +95,16 @@ def test_ctrl_c_loses_no_finished_fold_and_the_same_command_ends_with_the_same_n
 
 def test_other_settings_than_those_of_the_finished_folds_are_refused(images, validated, project, command):
     before = (validated / FOLDS / "runs.csv").read_bytes()
-    flags = ("crossval", "--folds=3", "--data.root", images, *TINY)
-    assert "--model.l1=0.1 differs from 0.0" in command(project, validated, *flags, "--model.l1=0.1").refusal
     (validated / "other.yaml").write_text("data: {root: other}\n")
-    assert "data.root=other of other.yaml" in command(project, validated, *flags, "--against=other.yaml").refusal
-    assert "--predict=none holds no images" in command(project, validated, *flags, "--predict=none").refusal
+    wrong = {
+        "--model.l1=0.1": "--model.l1=0.1 differs from 0.0",
+        "--against=other.yaml": "data.root=other of other.yaml",
+        "--predict=none": "--predict=none holds no images",
+    }
+    begin = ("crossval", "--folds=3", "--data.root", images, *TINY)
+    results = command.each(project, validated, [(*begin, flag) for flag in wrong])
+    for done, reason in zip(results, wrong.values(), strict=True):
+        assert reason in done.refusal
     assert (validated / FOLDS / "runs.csv").read_bytes() == before
 
 
@@ -165,22 +169,19 @@ def test_a_learning_curve_trains_on_shares_of_the_same_folds(images, project, co
     assert "training images" in (tmp_path / "runs/digits/folds_2/fractions/crossval.html").read_text()
 
 
-@pytest.mark.parametrize(
-    ("flags", "reason"),
-    [
-        (("--folds=1",), "--folds=1"),
-        (("--seeds=1",), "--seeds=1"),
-        (("--folds=3", "--seeds=2"), "not allowed with"),
-        (("--folds=40",), "--folds=40 leaves a fold"),
-        (("--against=nothing.yaml",), "nothing.yaml"),
-        (("--fractions", "2"), "data.train_fraction=2"),
-        (("--callbacks.last=null",), "no last.ckpt"),
-        (("--data.batch_size=100",), "data.batch_size=100"),
-    ],
-)
-def test_what_cannot_be_validated_is_refused_in_one_line_and_leaves_nothing(
-    flags, reason, images, project, command, tmp_path
-):
-    done = command(project, tmp_path, "crossval", "--data.root", images, *TINY, *flags)
-    assert reason in done.refusal
+def test_what_cannot_be_validated_is_refused_in_one_line_and_leaves_nothing(images, project, command, tmp_path):
+    wrong = {
+        ("--folds=1",): "--folds=1",
+        ("--seeds=1",): "--seeds=1",
+        ("--folds=3", "--seeds=2"): "not allowed with",
+        ("--folds=40",): "--folds=40 leaves a fold",
+        ("--against=nothing.yaml",): "nothing.yaml",
+        ("--fractions", "2"): "data.train_fraction=2",
+        ("--callbacks.last=null",): "no last.ckpt",
+        ("--data.batch_size=100",): "data.batch_size=100",
+    }
+    begin = ("crossval", "--data.root", images, *TINY)
+    results = command.each(project, tmp_path, [(*begin, *flags) for flags in wrong])
+    for done, reason in zip(results, wrong.values(), strict=True):
+        assert reason in done.refusal
     assert not (tmp_path / "runs").exists()

@@ -167,7 +167,7 @@ def diagnosed(roots, project, command, tmp_path):
         if root == "huge" and not roots[root].exists():
             draw_huge(roots[root])
         flags = tuple(flag for flag in flags if not flag.startswith("ROOT="))
-        done = command(project, tmp_path, "fit", "--data.root", roots[root], "--trainer.logger=[]", *flags, timeout=900)
+        done = command(project, tmp_path, "fit", "--data.root", roots[root], "--trainer.logger=[]", *flags)
         assert done.code == 0 or "is not finite" in done.output, done.output
         done = command(project, tmp_path, "diagnose")
         assert done.code == 0, done.output

@@ -3,26 +3,14 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from conftest import draw_images
 
 PACKAGE = Path("src/my_project")
 SMALL = (
     *("--trainer.max_epochs=2", "--data.batch_size=8", "--trainer.log_every_n_steps=2"),
     *("--model.schedule=null", "--model.warmup_steps=0"),  # the run is lengthened later
 )
-
-
-def draw_images(root: Path) -> Path:
-    """Draw 3 × 20 images in colour: red, green and blue noise."""
-    for index, name in enumerate(("red", "green", "blue")):
-        (root / name).mkdir(parents=True)
-        for number in range(20):
-            pixels = np.random.default_rng([index, number]).integers(0, 90, (12, 14, 3), dtype=np.uint8)
-            pixels[..., index] += 150
-            Image.fromarray(pixels).save(root / name / f"{number:02d}.png")
-    return root
 
 
 NETWORK = '''

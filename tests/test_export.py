@@ -15,11 +15,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import rows
+from conftest import HUNG, RUN, TINY, draw_images, rows
 from PIL import Image
 from safetensors import safe_open
-from test_edits import PACKAGE, draw_images
-from test_flags import RUN, TINY
+from test_edits import PACKAGE
 
 MODELS = ("model.onnx", "model.int8.onnx", "model.pt2")
 FILES = {*MODELS, "model.safetensors", "preprocessing.py", "example.py", "metadata.json"}
@@ -198,11 +197,11 @@ def test_ctrl_c_leaves_the_earlier_export_as_it_was(trained, project, command, t
     shutil.copytree(trained / "runs", tmp_path / "runs")
     before = {path.name: path.read_bytes() for path in (tmp_path / RUN / "export").iterdir()}
     started = command.start(project, tmp_path, "export")
-    process, deadline = started[0][0], time.monotonic() + 120
+    process, deadline = started[0][0], time.monotonic() + HUNG
     while process.is_alive() and time.monotonic() < deadline and not list((tmp_path / RUN).glob(".export-*/*.pt2")):
         process.join(0.02)
     os.kill(process.pid, signal.SIGINT)
-    process.join(60)
+    process.join(HUNG)
     ended = command.end(started)
     assert ended.code == 130
     assert ended.output.splitlines()[-1] == "interrupted"

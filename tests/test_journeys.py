@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TEMPLATE, bake, pages
-from test_edits import draw_images
+from conftest import TEMPLATE, bake, draw_images, pages
+from test_project import OLDEST, make
+
+DEMO = TEMPLATE / "build/demo/my-project"
 
 
 def blocks_of(page: Path, language: str) -> list[str]:
@@ -24,18 +26,27 @@ def commands(page: Path) -> list[str]:
     return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
 
 
+@pytest.fixture(scope="module")
+def demonstrated() -> str:
+    """What ``make demo`` prints: one clean installation, into folders of the checkout, with uv's cache of it."""
+    return make("demo", TEMPLATE, OLDEST)
+
+
 @pytest.mark.slow
-def test_make_demo_goes_from_a_clean_checkout_to_a_number_and_predictions(tmp_path_factory):
-    """One clean installation, into folders of the checkout; the cache of uv is that of ``make test``."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    done = subprocess.run(["make", "demo"], cwd=TEMPLATE, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stdout + done.stderr
-    project = TEMPLATE / "build/demo/my-project"
-    accuracy = float(re.findall(r"test/accuracy\D+([\d.]+)", done.stdout)[-1])
+def test_make_demo_goes_from_a_clean_checkout_to_a_number_and_predictions(demonstrated):
+    accuracy = float(re.findall(r"test/accuracy\D+([\d.]+)", demonstrated)[-1])
     assert accuracy >= 0.985
-    predicted = (project / "runs/digits/version_0/predictions.csv").read_text().splitlines()
-    assert len(predicted) == 1 + len(list((project / "data/digits/7").iterdir()))
+    predicted = (DEMO / "runs/digits/version_0/predictions.csv").read_text().splitlines()
+    assert len(predicted) == 1 + len(list((DEMO / "data/digits/7").iterdir()))
     assert sum(line.split(",")[1] == "7" for line in predicted[1:]) >= 0.98 * (len(predicted) - 1)
+
+
+@pytest.mark.slow
+def test_the_project_of_make_demo_is_green_in_its_own_environment(demonstrated):
+    said = make("check", DEMO, OLDEST)
+    assert " passed" in said
+    assert "All checks passed!" in said
+    assert "0 errors" in said
 
 
 def test_the_templates_pages_name_no_command_that_nothing_executes():
@@ -110,6 +121,19 @@ def test_help_answers_without_importing_torch(project, tmp_path):
     shown = fresh(project, tmp_path, code)
     for name in ("fit", "validate", "test", "predict", "preview", "smote", *TOOLS):
         assert f"\n  {name} " in shown
+
+
+def test_the_help_of_every_command_lists_its_flags_with_the_defaults_of_this_project(command, tmp_path):
+    for data in ("digits", "image_folder"):
+        project = bake(tmp_path / data, data=data)
+        names = ("fit", "validate", "test", "predict", *TOOLS, "preview", "smote")
+        for name, done in zip(
+            names, command.each(project, tmp_path, [(name, "--help") for name in names]), strict=True
+        ):
+            assert done.code == 0, name + done.output
+            if name not in (*TOOLS, "smote"):
+                root = "data/images" if data == "image_folder" else data
+                assert f"(type: str, default: {root})" in " ".join(done.output.split()), name
 
 
 def test_a_run_imports_nothing_that_it_does_not_use(project, tmp_path):

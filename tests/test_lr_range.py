@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_edits import draw_images
+from conftest import draw_images
 
 FLAGS = ("--model.network.width=8", "--data.batch_size=16", "--data.num_workers=0", "--trainer.accelerator=cpu")
 
@@ -58,19 +58,16 @@ def test_accumulated_batches_mixing_and_rates_by_stage_are_part_of_it(images, pr
     assert suggestion(done.output) > 0
 
 
-@pytest.mark.parametrize(
-    ("flags", "reason"),
-    [
-        (("--min-rate=1", "--max-rate=0.1"), "--min-rate=1.0"),
-        (("--steps=3",), "--steps=3"),
-        (("--min-rate=1e20", "--max-rate=1e30", "--model.optimizer=SGD"), "lower --min-rate"),
-        (("--trainer.devices=2",), "--trainer.devices 1"),
-        (("--data.batch_size=100",), "data.batch_size=100"),
-    ],
-)
-def test_what_cannot_be_tested_is_refused_in_one_line_and_leaves_nothing(
-    flags, reason, images, project, command, tmp_path
-):
-    done = command(project, tmp_path, "lr-range", "--data.root", images, *FLAGS, *flags)
-    assert reason in done.refusal
+def test_what_cannot_be_tested_is_refused_in_one_line_and_leaves_nothing(images, project, command, tmp_path):
+    wrong = {
+        ("--min-rate=1", "--max-rate=0.1"): "--min-rate=1.0",
+        ("--steps=3",): "--steps=3",
+        ("--min-rate=1e20", "--max-rate=1e30", "--model.optimizer=SGD"): "lower --min-rate",
+        ("--trainer.devices=2",): "--trainer.devices 1",
+        ("--data.batch_size=100",): "data.batch_size=100",
+    }
+    begin = ("lr-range", "--data.root", images, *FLAGS)
+    results = command.each(project, tmp_path, [(*begin, *flags) for flags in wrong])
+    for done, reason in zip(results, wrong.values(), strict=True):
+        assert reason in done.refusal
     assert not (tmp_path / "runs").exists()

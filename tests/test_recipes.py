@@ -1,20 +1,22 @@
 """Every recipe trains, on the digits and where some of them are rare, and flags win over recipes over presets."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import SOURCE
+from conftest import RUN, SOURCE
 
 RECIPES = sorted(path.stem for path in (SOURCE / "src").glob("*/configs/recipes/*.yaml"))
-RUN = Path("runs/digits/version_0")
+LONG = pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="LONG_TESTS=1 trains on all digits as well")
 QUICK = (
     "--trainer.max_epochs=1",
     "--trainer.limit_train_batches=3",
     "--model.network.width=8",
     "--trainer.logger=false",
+    "--report=false",
 )
 
 
@@ -38,18 +40,18 @@ def digits(project, command, tmp_path_factory) -> Path:
     return folder / "data/digits"
 
 
-@pytest.mark.parametrize("rare", [False, True], ids=["digits", "rare"])
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_trains(recipe, rare, digits, project, command, tmp_path):
+@pytest.mark.parametrize("rare", [True, pytest.param(False, marks=LONG)], ids=["rare", "digits"])
+def test_the_recipes_train(rare, digits, project, command, tmp_path):
     root = imbalanced(digits, tmp_path / "rare") if rare else digits
-    flags = ["--data.root", root, f"--config={recipe}", *QUICK]
-    if recipe == "finetune":
-        first = command(project, tmp_path, "fit", "--data.root", root, *QUICK, "--name=first")
-        assert first.code == 0, first.output
-        flags.append(f"--model.weights={tmp_path}/runs/first/version_0/checkpoints/last.ckpt")
-    done = command(project, tmp_path, "fit", *flags)
-    assert done.code == 0, done.output
-    assert (tmp_path / RUN / "checkpoints/best.ckpt").is_file()
+    begin = ("fit", "--data.root", root, *QUICK)
+    lines = [[*begin, "--name=first"]]
+    for recipe in RECIPES:
+        lines.append([*begin, f"--config={recipe}", f"--name={recipe}"])
+        if recipe == "finetune":
+            lines[-1].append("--model.weights=runs/first/version_0/checkpoints/last.ckpt")
+    for name, done in zip(["first", *RECIPES], command.each(project, tmp_path, lines), strict=True):
+        assert done.code == 0, name + done.output
+        assert (tmp_path / f"runs/{name}/version_0/checkpoints/best.ckpt").is_file()
 
 
 def test_flags_win_over_recipes_and_later_configs_over_earlier(digits, project, command, tmp_path):

@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import rows
+from conftest import HUNG, RUN, TINY, rows
 from PIL import Image
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
-from test_edits import draw_images
-from test_flags import RUN, TINY
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 CHROMIUM = shutil.which("chromium")
@@ -70,16 +68,14 @@ def draw(root: Path, classes: list[str], each: int, side: int = 10) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ended(project, command, tmp_path_factory) -> tuple[Path, str]:
+def ended(fitted, project, command, tmp_path_factory) -> tuple[Path, str]:
     """A folder with a run that fit has followed by its report, and that was tested; what fit said."""
-    folder = tmp_path_factory.mktemp("ended")
-    images = draw_images(folder / "images")
-    done = command(project, folder, "fit", "--data.root", images, *TINY, environment=LOGGED)
-    assert done.code == 0, done.output
+    folder = tmp_path_factory.mktemp("ended") / "ended"
+    shutil.copytree(fitted[0], folder)
     shutil.copy(folder / RUN / "report.html", folder / "first.html")
     tested = command(project, folder, "test")
     assert tested.code == 0, tested.output
-    return folder, done.output
+    return folder, fitted[1]
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +217,7 @@ def test_runs_are_compared_by_their_scores_curves_and_settings(ended, copied, pr
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("max_epochs: 2", "max_epochs: 3"))
     manifest = json.loads((other / "manifest.json").read_text())
-    manifest["splits"]["train"] += [manifest["splits"]["val"].pop()]
+    manifest["splits"]["train"].append(manifest["splits"]["val"].pop())
     (other / "manifest.json").write_text(json.dumps(manifest))
     page = reported(command, project, folder, RUN, other, "--output=both.html", page=Path("both.html"))
     assert page.titles == ["Scores", "Curves", "What differs"]
@@ -231,26 +227,26 @@ def test_runs_are_compared_by_their_scores_curves_and_settings(ended, copied, pr
     assert page.source.count("digits/version_1</text>") >= 4  # a line in the legend of every metric
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["nowhere"], "no run's folder"),
-        ([RUN, "nowhere"], "no run's folder"),
-        (["--name=unknown"], "no run in"),
-        (["--output=no/such/page.html"], "is no file in a folder"),
-        (["--output=runs"], "is no file in a folder"),
-        ([RUN, "runs/other/version_0", "--ckpt_path=last"], "--ckpt_path=last has no effect on a comparison"),
-        ([RUN, "--ckpt_path", "runs/other/version_0/checkpoints/best.ckpt"], "is of another run"),
-        (["--ckpt_path=nowhere/checkpoints/best.ckpt"], "no run's folder"),
-        (["--data.rot=x"], "not a flag"),
-    ],
-)
-def test_bad_input_is_refused_in_one_line(args, words, ended, project, command):
-    other = ended[0] / "runs/other/version_0"
-    other.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ended[0] / RUN / "config.yaml", other)
-    done = command(project, ended[0], "report", *args)
-    assert words in done.refusal
+WRONG = {
+    ("nowhere",): "no run's folder",
+    (RUN, "nowhere"): "no run's folder",
+    ("--name=unknown",): "no run in",
+    ("--output=no/such/page.html",): "is no file in a folder",
+    ("--output=runs",): "is no file in a folder",
+    (RUN, "runs/other/version_0", "--ckpt_path=last"): "--ckpt_path=last has no effect on a comparison",
+    (RUN, "--ckpt_path", "runs/other/version_0/checkpoints/best.ckpt"): "is of another run",
+    ("--ckpt_path=nowhere/checkpoints/best.ckpt",): "no run's folder",
+    ("--data.rot=x",): "not a flag",
+}
+
+
+def test_bad_input_is_refused_in_one_line(copied, project, command):
+    other = copied / "runs/other/version_0"
+    other.mkdir(parents=True)
+    shutil.copy(copied / RUN / "config.yaml", other)
+    results = command.each(project, copied, [("report", *args) for args in WRONG])
+    for done, words in zip(results, WRONG.values(), strict=True):
+        assert words in done.refusal
 
 
 def test_without_its_extra_the_command_names_it_and_fit_prints_the_command(ended, project, command, tmp_path):
@@ -299,7 +295,7 @@ def browse(page: Path, log: Path, *flags: str) -> tuple[str, list[str]]:
     """Open a page in a browser; returns what it prints, and the addresses that the page made it ask for."""
     program = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     program += ["--disable-background-networking", "--disable-component-update", f"--log-net-log={log}", *flags]
-    done = subprocess.run([*program, f"file://{page}"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*program, f"file://{page}"], capture_output=True, text=True, timeout=HUNG)
     asked = re.findall(r'"url":\s*"(https?://[^"]*)"', log.read_text(errors="replace"))
     of_the_browser = re.compile(r"https?://(?!fonts)[^/]*(google|gvt1|gstatic)[^/]*/")  # it looks for updates
     return done.stdout, [url for url in asked if not of_the_browser.match(url)]

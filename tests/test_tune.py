@@ -1,6 +1,5 @@
 """``tune`` as a user types it: what it finds, how it goes on, what it refuses."""
 
-import json
 import os
 import re
 import shutil
@@ -14,8 +13,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from conftest import Command, Result
-from test_edits import draw_images
+from conftest import HUNG, Command, draw_images
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 TINY = (
@@ -160,7 +158,7 @@ def test_workers_share_the_trials_and_a_killed_one_s_is_done_again(tune, tmp_pat
     assert trials(tmp_path)[0].state == STATE.RUNNING
     workers = [tune(*slow, start=True) for _ in range(2)]
     for process, _ in (worker[0] for worker in workers):
-        process.join(200)
+        process.join(HUNG)
     output = "".join(log.read_text() for worker in workers for _, log in worker)
     assert [worker[0][0].exitcode for worker in workers] == [0, 0], output
     killed, *others = trials(tmp_path)
@@ -189,7 +187,7 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tune, tmp_path):
         assert started[0][0].is_alive()
         time.sleep(0.01)
     os.kill(started[0][0].pid, signal.SIGINT)
-    started[0][0].join(60)
+    started[0][0].join(HUNG)
     output = started[0][1].read_text()
     assert started[0][0].exitcode not in (0, None), output
     assert "the same command goes on" in output
@@ -238,27 +236,15 @@ WRONG = [
     ("", "no flag"),
     ("- a", "mapping"),
 ]
-SCRIPT = """
-import json, sys
-from my_project.__main__ import main
-for space in json.load(open("spaces.json")):
-    open("space.yaml", "w").write(space)
-    try:
-        code = main(["tune", "--space=space.yaml", *sys.argv[1:]])
-    except SystemExit as end:
-        code = end.code
-    print("CODE", code, file=sys.stderr)
-"""
 
 
 def test_a_space_that_is_wrong_is_refused_before_the_first_trial(project, command, images, tmp_path):
-    (tmp_path / "spaces.json").write_text(json.dumps([space for space, _ in WRONG]))
-    (tmp_path / "script.py").write_text(SCRIPT)
-    done = command(project, tmp_path, "-m", "script.py", "--data.root", images, *TINY)
-    outputs = re.split(r"CODE (\d+)\n", done.output)
-    for (space, said), output, code in zip(WRONG, outputs[::2], outputs[1::2], strict=False):
-        assert said in Result(int(code), output).refusal, space
-    assert len(outputs) == 2 * len(WRONG) + 1
+    lines = []
+    for number, (space, _) in enumerate(WRONG):
+        (tmp_path / f"{number}.yaml").write_text(space)
+        lines.append(("tune", f"--space={number}.yaml", "--data.root", images, *TINY))
+    for done, (space, said) in zip(command.each(project, tmp_path, lines), WRONG, strict=True):
+        assert said in done.refusal, space
     assert not (tmp_path / "runs").exists()
 
 
@@ -281,23 +267,23 @@ def test_it_is_no_rank_of_torchrun(project, command, tmp_path):
         assert "torchrun starts one run" in done.refusal
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (("--storage=postgresql://u:secret@127.0.0.1/x",), "PGPASSWORD"),
-        (("--storage=postgresql://127.0.0.1:1/x",), "cannot be opened"),
-        (("--storage=nowhere", "--trials=1"), "cannot be opened"),
-        (("--trials=0",), "--trials=0"),
-        (("--name=mine", "--trials=1"), "--study"),
-        (("--trainer.fast_dev_run=true",), "fast_dev_run"),
-        (("--run_root=space.yaml/runs",), "--run_root"),
-        (("--sampler=best",), "--sampler"),
-    ],
-)
-def test_a_flag_that_is_wrong_is_refused(flags, said, tune, tmp_path):
-    error = tune(*flags).refusal
-    assert said in error
-    assert "secret" not in error
+def test_a_flag_that_is_wrong_is_refused(project, command, images, tmp_path):
+    wrong = {
+        ("--storage=postgresql://u:secret@127.0.0.1/x",): "PGPASSWORD",
+        ("--storage=postgresql://127.0.0.1:1/x",): "cannot be opened",
+        ("--storage=nowhere", "--trials=1"): "cannot be opened",
+        ("--trials=0",): "--trials=0",
+        ("--name=mine", "--trials=1"): "--study",
+        ("--trainer.fast_dev_run=true",): "fast_dev_run",
+        ("--run_root=space.yaml/runs",): "--run_root",
+        ("--sampler=best",): "--sampler",
+    }
+    (tmp_path / "space.yaml").write_text(SPACE)
+    begin = ("tune", "--space=space.yaml", "--data.root", images, *TINY)
+    results = command.each(project, tmp_path, [(*begin, *flags) for flags in wrong])
+    for done, said in zip(results, wrong.values(), strict=True):
+        assert said in done.refusal
+        assert "secret" not in done.refusal
 
 
 def postgres() -> Path | None:
@@ -320,7 +306,7 @@ def test_workers_share_a_study_on_a_real_postgresql_server(tune, tmp_path):
         each = [tmp_path / name for name in ("one", "two")]
         workers = [tune("--trials=6", f"--storage={url}", folder=place, start=True) for place in each]
         for worker in workers:
-            worker[0][0].join(120)
+            worker[0][0].join(HUNG)
         output = "".join(worker[0][1].read_text() for worker in workers)
         assert [worker[0][0].exitcode for worker in workers] == [0, 0], output
         storage = url.replace("postgresql:", "postgresql+psycopg:")

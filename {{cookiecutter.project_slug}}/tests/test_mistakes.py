@@ -1,9 +1,13 @@
 """A user's mistake ends before training, with exit code 2 and one line that says what to do."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from project_package.engine.mistakes import Mistake
+from project_package.model import Classifier
 
 
 @pytest.mark.parametrize(
@@ -31,6 +35,17 @@ from PIL import Image
         (["--trainer.accelerator=gpu", "--trainer.devices=99"], ""),
         (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt"),
         (["--run_root=/proc/runs"], "/proc/runs"),
+        (["--mode=maximum"], "maximum"),
+        (["--run_root"], "expected one argument"),
+        (["--config"], "expected one argument"),
+        (["--trainer.val_check_interval=1000"], "val_check_interval"),
+        (["--trainer.devices=[7]"], "--trainer"),
+        (["--data.split_seed=-1"], "--data.split_seed=-1"),
+        (["--data.image_size=0"], "--data.image_size=0"),
+        (["--model.unfreeze_every=0"], "--model.unfreeze_every=0"),
+        (["--model.unmixed_epochs=-1"], "--model.unmixed_epochs=-1"),
+        (["--model.schedule=OneCycle", "--model.schedule.pct_start=2"], "--model.schedule cannot be made"),
+        (["--model.schema={a: 1}"], "leave it out"),
     ],
 )
 def test_it_is_named_in_one_line(run, capfd, flags, words):
@@ -57,6 +72,29 @@ def test_a_broken_image_is_named_when_it_is_read(run, shapes, tmp_path, capfd):
     for flags in ([], ["--data.num_workers=1"]):
         assert run("fit", f"--data.root={root}", "--data.val_fraction=0.2", *flags) == 2
         assert "left/000.png cannot be read" in capfd.readouterr().err
+
+
+def test_a_run_that_named_classes_which_are_gone_says_so(run, capfd):
+    assert run("fit", "--trainer.max_epochs=1") == 0
+    config = Path("runs/small/version_0/config.yaml")
+    config.write_text(config.read_text().replace("torch.optim.AdamW", "torch.gone.AdamW"))
+    assert run("test") == 2
+    assert "torch.gone.AdamW" in capfd.readouterr().err
+
+
+def test_a_broken_image_in_mid_run_leaves_the_run_and_why(run, shapes, tmp_path, monkeypatch):
+    root = tmp_path / "breaking"
+    shutil.copytree(shapes, root)
+    step = Classifier.training_step
+
+    def breaking(self, batch, batch_idx):
+        if self.global_step == 7:
+            raise Mistake("the disk ate an image")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", breaking)
+    assert run("fit", f"--data.root={root}") == 2
+    assert "the disk ate an image" in Path("runs/small/version_0/failure.txt").read_text()
 
 
 def test_a_checkpoint_of_other_classes_is_refused(trained, run, shapes, tmp_path, capfd):

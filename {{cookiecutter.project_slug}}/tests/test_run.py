@@ -1,6 +1,7 @@
 """A run from its start to its predictions."""
 
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 import yaml
 
 from project_package.data import ImageData
+from project_package.engine.splits import Manifest
 from project_package.model import Classifier
 
 RUN = Path("runs/small/version_0")
@@ -80,6 +82,56 @@ def test_nothing_but_test_reads_the_test_split(run, shapes, tmp_path, capfd):
     assert run("validate", root) == 0
     assert run("test", root) == 2
     assert "cannot be read as an image" in capfd.readouterr().err
+
+
+def other_splits(manifest: Path, target: Path) -> Path:
+    """Write a manifest in which a test sample has changed places with a training sample of its class."""
+    content = json.loads(manifest.read_text())
+    train, test = content["splits"]["train"], content["splits"]["test"]
+    index = next(i for i, row in enumerate(train) if row[1] == test[0][1])
+    train[index], test[0] = test[0], train[index]
+    target.write_text(json.dumps(content))
+    return target
+
+
+def test_a_run_goes_on_with_its_own_splits_and_is_tested_on_those_that_are_named(run, trained, capfd):
+    other = other_splits(trained / "manifest.json", Path("splits.json"))
+    assert run("test", f"--data.manifest={other}") == 0
+    tested = {row["path"] for row in read(trained / "test_predictions.csv")}
+    assert tested == {key for key, _ in json.loads(other.read_text())["splits"]["test"]}
+    flags = (
+        "--model.schedule=null",
+        "--model.warmup_steps=0",
+        "--trainer.max_epochs=1",
+        "--name=again",
+        f"--data.manifest={other}",
+    )
+    assert run("fit", *flags) == 0
+    other.write_text((trained / "manifest.json").read_text())  # the file that was named is another by now
+    longer = ("--trainer.max_epochs=2", "--ckpt_path=last")
+    assert run("fit", *flags, *longer) == 2
+    assert "has other splits than the run" in capfd.readouterr().err
+    copy = Path("runs/again/version_0/manifest.json")
+    assert run("fit", *flags[:-1], f"--data.manifest={copy.absolute()}", *longer) == 0
+
+
+def test_a_manifest_of_version_1_is_read(run, shapes, trained):
+    content = json.loads((trained / "manifest.json").read_text())
+    names = content["schema"]["target"]["names"]
+    splits = {
+        split: {name: [key for key, written in rows if written == name] for name in names}
+        for split, rows in content["splits"].items()
+    }
+    Path("old.json").write_text(json.dumps({"seed": 0, "classes": names, "splits": splits}))
+    old, new = Manifest.load("old.json"), Manifest.load(trained / "manifest.json")
+    assert old.has_splits_of(new)
+    assert run("fit", "--data.manifest=old.json", "--name=old", "--trainer.max_epochs=1") == 0
+    assert json.loads(Path("runs/old/version_0/manifest.json").read_text())["version"] == 2
+
+
+def test_a_checkpoint_is_named_from_its_own_folder(run, trained, monkeypatch):
+    monkeypatch.chdir(trained / "checkpoints")
+    assert run("validate", "--ckpt_path=best.ckpt") == 0
 
 
 def test_class_weights_reach_the_loss(run):

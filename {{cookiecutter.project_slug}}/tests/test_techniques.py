@@ -379,10 +379,10 @@ def test_class_weights_follow_their_formula(balance, formula, shapes):
     data.setup("fit")
     counts = np.array([900, 90, 10])
     data.train_targets = np.repeat([0, 1, 2], counts)
-    weights = data.balance.weights_K.numpy()
+    weights = data.loss_balance.weights_K.numpy()
     assert weights / weights[0] == pytest.approx(formula(counts) / formula(counts)[0], rel=1e-5)
     assert (weights * counts).sum() == pytest.approx(1000, rel=1e-5)
-    assert data.balance.prior_K.tolist() == pytest.approx([0.9, 0.09, 0.01])
+    assert data.loss_balance.prior_K.tolist() == pytest.approx([0.9, 0.09, 0.01])
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -491,3 +491,30 @@ def test_a_contradiction_stops_a_run_before_training(shapes):
         fit(shapes, unfreeze_every=1)
     with pytest.warns(UserWarning, match="label smoothing"):
         fit(shapes, epochs=1, mixup=0.2, loss=partial(CrossEntropy, label_smoothing=0.1))
+
+
+class Prototypes(CrossEntropy):
+    """A loss with parameters of its own."""
+
+    def __init__(self, *balance):
+        super().__init__(*balance)
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, logits_NK, target):
+        return super().forward(logits_NK * self.scale, target)
+
+
+def test_parameters_outside_of_the_network_are_trained_and_kept(shapes):
+    model, _, _ = fit(shapes, loss=Prototypes)
+    assert not torch.equal(model.loss.scale, torch.ones(3))
+    assert "loss.scale" in model.state_dict()
+
+
+def test_the_means_of_training_are_exact_in_half_precision(shapes):
+    model, _, _ = fit(shapes, epochs=1, data_options={"batch_size": 8})
+    with torch.autocast("cpu", torch.bfloat16):
+        model.sums = None
+        for _ in range(3):
+            model.training_loss(torch.full((300,), 0.01, dtype=torch.bfloat16), torch.tensor(300, dtype=torch.bfloat16))
+    assert model.sums.dtype == torch.float32
+    assert model.sums[-1] == 900

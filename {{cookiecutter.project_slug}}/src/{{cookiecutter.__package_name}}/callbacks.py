@@ -53,11 +53,11 @@ class Callbacks:
 def standard(monitor: str = MONITOR, mode: Literal["min", "max"] = "min") -> list[Callback]:
     """Return the callbacks of the preset ``standard``, for a script."""
     return Callbacks(
-        BestCheckpoint(monitor, mode),
-        LastCheckpoint(),
-        CheckMetric(monitor),
-        EarlyStopping(monitor, mode),
-        LearningRateMonitor(),
-        ProgressBar(),
+        best=BestCheckpoint(monitor, mode),
+        last=LastCheckpoint(),
+        check_metric=CheckMetric(monitor),
+        early_stopping=EarlyStopping(monitor, mode),
+        lr_monitor=LearningRateMonitor(),
+        progress_bar=ProgressBar(),
         pictures=Pictures(),
     ).items

@@ -1,4 +1,7 @@
-"""Settings that contradict each other: refused or warned of before training. Add your own to RULES."""
+"""Settings that contradict each other: refused or warned of before training.
+
+Add your own to RULES. A model class has them by ``rules = RULES``; one of your own says so, too.
+"""
 
 from typing import Any
 

@@ -1,7 +1,12 @@
 """The data: which samples there are, and which view of one the network gets. engine/loading.py splits and batches them.
 
-To use labels from elsewhere than folders (a CSV file, say), change ``samples``; the rest does not know where they came
-from.
+To use labels from elsewhere than folders, change ``samples``; the rest does not know where they came from. With a file
+of lines PATH,CLASS beside the images, for example::
+
+    rows = [line.split(",") for line in (self.root / "labels.csv").read_text().split()]
+    return Samples.labelled([path for path, _ in rows], [name for _, name in rows])
+
+Paths are relative to the root; a third argument names the split of each, where the file does.
 """
 
 from pathlib import Path
@@ -16,7 +21,7 @@ from .engine.contents import copies, fingerprint
 from .engine.folders import Layout, find, list_images
 from .engine.images import Decoding, Fit, ImageDataset, check_colour, look_at, remarks, settled
 from .engine.loading import SplitData
-from .engine.mistakes import Mistake
+from .engine.mistakes import Mistake, require
 from .engine.splits import Samples
 
 
@@ -64,10 +69,14 @@ class ImageData(SplitData):
         super().__init__(**options)
         check_name(augment)
         check_colour(background)
+        for flag, side in (("--data.image_size", image_size), ("--data.stored_size", stored_size)):
+            require(side is None or side >= 1, flag, side, "x ≥ 1", "images would have no pixels")
         self.built_in = root if is_built_in(root) else None
         self.root = Path("data", root) if self.built_in else Path(root)
-        self.image_size, self.stored_size, self.channels = image_size, stored_size, channels
-        self.augment, self.flip, self.predict_root = augment, flip, predict_root
+        self.image_size, self.stored_size = image_size, stored_size
+        self.channels = channels
+        self.augment, self.flip = augment, flip
+        self.predict_root = predict_root
         self.layout: Layout = layout
         self.fit: Fit = fit
         self.background, self.value_range = background, value_range

@@ -2,7 +2,8 @@
 
 A loss returns one value per sample, already weighted; the model divides their sum by the sum of target × weight over
 all devices, so that a weighted mean is the same on one device and on eight. To add one, subclass Loss and write
-``forward``; ``--model.loss NAME`` then knows it. Shapes: N samples, K classes.
+``forward``; ``--model.loss NAME`` then knows it. A loss that needs more than logits and targets (which sample it is,
+say) takes another argument here, which model.py hands over. Shapes: N samples, K classes.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,8 @@ class Loss(nn.Module):
         super().__init__()
         self.register_buffer("class_weights_K", class_weights_K)
         self.register_buffer("class_prior_K", class_prior_K)
-        self.weighted = bool((class_weights_K != 1).any())  # else batches of one size have one weight
+        # Whether two batches of one size may differ in weight, so that ranks must add theirs up.
+        self.weighted = bool((class_weights_K != 1).any())
 
     def soft(self, target: Tensor) -> Tensor:
         """Return the target as probabilities (N, K)."""

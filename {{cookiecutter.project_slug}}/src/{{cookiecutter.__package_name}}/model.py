@@ -1,5 +1,11 @@
 """The model: its network, its step, its metrics. engine/task.py does the rest.
 
+A batch has ``x`` (the inputs), ``y`` (the targets) and ``position`` (of each sample in its split: a loss that keeps
+something for each training sample looks it up by that). ``training_loss(…, NAME=value_N)`` logs train/NAME; a metric of
+``metrics`` is logged as val/NAME and test/NAME, and ``--monitor val/NAME`` chooses the best checkpoint by it. A value
+of your own is logged in ``score`` with ``self.log(f"{split}/NAME", value)``. Parameters of a second head or of a loss
+are trained if the module is an attribute. Task has hooks of its own, so in one of yours call super first.
+
 Shapes: N samples, C channels, H × W pixels, K classes. Images stay uint8 until they are on the device.
 """
 
@@ -14,12 +20,13 @@ from .combinations import RULES
 from .engine.images import Normalise
 from .engine.loading import Batch
 from .engine.mistakes import require
+from .engine.optimizers import ScheduleFactory
 from .engine.schema import Schema
 from .engine.targets import Balance
 from .engine.task import Task
 from .losses import CrossEntropy, LossFactory
 from .networks import NetworkFactory, SmallCNN
-from .optim import Cosine, ScheduleFactory
+from .optim import Cosine
 
 
 def metrics(num_classes: int) -> MetricCollection:
@@ -64,6 +71,7 @@ class Classifier(Task):
         self.make_network, self.make_loss = network, loss
         require(mixup >= 0, "--model.mixup", mixup, "x ≥ 0", "no share could be drawn")
         require(cutmix >= 0, "--model.cutmix", cutmix, "x ≥ 0", "no share could be drawn")
+        require(unmixed_epochs >= 0, "--model.unmixed_epochs", unmixed_epochs, "x ≥ 0", "no epoch would be unmixed")
         require(0 <= mix_probability <= 1, "--model.mix_probability", mix_probability, "0 ≤ x ≤ 1", "it is no share")
 
     def build(self, schema: Schema, balance: Balance) -> None:

@@ -1,8 +1,9 @@
 """Networks: two small ones; every classification model of torchvision comes from engine/backbone.py.
 
 A network is any ``nn.Module`` made with (in_channels, num_classes, *, options) that turns x_NCHW into logits_NK. To add
-one, write the class here; ``--model.network NAME`` and ``--model.network.OPTION`` then know it. Shapes: N samples,
-C channels, H × W pixels, K classes.
+one, write the class here; ``--model.network NAME`` and ``--model.network.OPTION`` then know it. Its last child module
+is the head, its children before are its stages: freeze, unfreeze_every, layer_decay and backbone_lr_factor go by them,
+and a run with one of these prints them. Shapes: N samples, C channels, H × W pixels, K classes.
 """
 
 import math

@@ -1,18 +1,14 @@
 """Learning-rate schedules.
 
 A schedule is a torch scheduler made with (optimizer, total_steps, *, options); total_steps are the optimizer steps of
-the whole run, over devices, accumulation and epochs. It steps after each optimizer step. To add one, write the class
-here; ``--model.schedule NAME`` then knows it.
+the run, over devices, accumulation and epochs, without those of the warm-up in front (``--model.warmup_steps``). It
+steps after each optimizer step. To add one, write the class here; ``--model.schedule NAME`` then knows it.
 """
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 from torch.optim import Optimizer, lr_scheduler
-from torch.optim.lr_scheduler import LRScheduler
-
-ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
 
 
 class Step(lr_scheduler.StepLR):
@@ -131,6 +127,8 @@ class OneCycle(lr_scheduler.OneCycleLR):
 
 class Plateau(lr_scheduler.ReduceLROnPlateau):
     """Lowers the rate when the monitored metric stops improving, after each validation.
+
+    (A schedule of yours that subclasses ReduceLROnPlateau is made with ``mode``, too.)
 
     Args:
         optimizer: Holds the starting rate.

@@ -4,7 +4,7 @@ import importlib
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,17 @@ from .internals import INSTANTIATE, INSTANTIATOR
 from .mistakes import Mistake, RunFailed
 
 # Packages whose classes a checkpoint or a run's config may name; `trusted` in cli.py adds to them.
-TRUSTED = ["torch.", "torchvision.", "lightning.", f"{PACKAGE}."]
+TRUSTED = {"torch.", "torchvision.", "lightning.", f"{PACKAGE}."}
 
 FACTORIES = ("network", "loss", "optimizer", "schedule")
 # Texts that may look like the path of a class and are not.
 PLAIN = {"data", "name", "run_root", "ckpt_path", "weights", "dirpath", "default_root_dir", "names", "project"}
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+
+
+def trust(prefixes: Iterable[str]) -> None:
+    """Let checkpoints and configs of runs name classes of more packages."""
+    TRUSTED.update(prefixes)
 
 
 class WholeFile(TorchCheckpointIO):
@@ -110,10 +115,17 @@ def check_class_paths(config: dict[str, Any], source: str) -> None:
         if not name.startswith(tuple(TRUSTED)):
             raise Mistake(
                 f"{source} names {name!r}, of no package that this project trusts, so loading it could run anything; "
-                f"if it is yours, add {name.split('.')[0] + '.'!r} to `trusted` in cli.py."
+                f"if it is yours, add {name.split('.')[0] + '.'!r} to `trusted` in cli.py (a script imports that file)."
             )
         module, _, attribute = name.rpartition(".")
-        if not isinstance(getattr(importlib.import_module(module), attribute, None), type):
+        try:
+            found = getattr(importlib.import_module(module), attribute, None)
+        except ImportError as error:
+            raise Mistake(
+                f"{source} names {name!r}, which is not here ({error}), so it was made by another version; start a new "
+                "run from its weights: --model.weights CHECKPOINT."
+            ) from error
+        if not isinstance(found, type):
             raise Mistake(
                 f"{source} names {name!r}, which is no class, so loading it could run anything; give a class there."
             )

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from . import PACKAGE, checkpoints, loggers, resume, runs
-from .endings import is_refusal, raised_by_user
+from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import option_strings
 from .keepers import BestCheckpoint
@@ -25,6 +25,7 @@ from .mistakes import Mistake, unknown
 from .predictions import PredictionWriter
 from .resume import Source
 from .runs import Run
+from .splits import Manifest
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Every config starts from these, each over the one before; `--config NAME` lays another over them.
@@ -105,22 +106,42 @@ def _config(name: str) -> Path:
     raise Mistake(unknown("--config", name, [*known, "a file"]))
 
 
+class Addressed(argparse.ArgumentParser):
+    """Reads which run a command is about: the parser proper needs that run's config before it can read anything."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False, allow_abbrev=False)
+        self.add_argument("--config", "-c", action=_Layer)
+        self.add_argument("--name", default="default")
+        self.add_argument("--run_root", default="runs")
+        self.add_argument("--ckpt_path")
+        self.add_argument("--resume")
+        self.add_argument("--data.manifest", dest="manifest")
+
+    def read(self, args: list[str]) -> argparse.Namespace:
+        """Return the values of flags and configs, the later over the earlier."""
+        return self.parse_known_args([f"--config={CONFIGS / 'base.yaml'}", *args])[0]
+
+    def error(self, message: str) -> NoReturn:
+        fail(message)
+
+
+def _shown_defaults() -> dict[str, Any]:
+    """Return what ``--help`` shows as this project's defaults: of the configs what is no class with arguments."""
+    shown: dict[str, Any] = {}
+    for path in DEFAULTS:
+        settings = resume.flat(resume.read_config(path))
+        shown |= {key: value for key, value in settings if not re.search(r"\.(class_path|init_args)\b", key)}
+    return shown
+
+
 class _Layer(argparse.Action):
     """Lays the plain values of a config file over those of before."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         content = resume.read_config(Path(values))
+        content["manifest"] = (content.get("data") or {}).get("manifest")
         vars(namespace).update({key: str(item) for key, item in content.items() if isinstance(item, str | int)})
-
-
-def _addressed(args: list[str]) -> argparse.Namespace:
-    """Read which run a command is about: the parser proper needs that run's config before it can read anything."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    parser.add_argument("--config", "-c", action=_Layer)
-    for flag in ("--name", "--run_root", "--ckpt_path", "--resume"):
-        parser.add_argument(flag, nargs="?")
-    given = argparse.Namespace(name="default", run_root="runs", ckpt_path=None, resume=None)
-    return parser.parse_known_args([f"--config={CONFIGS / 'base.yaml'}", *args], given)[0]
 
 
 class Commands(LightningCLI):
@@ -143,25 +164,26 @@ class Commands(LightningCLI):
     callback_options: ClassVar[type]
     trusted: ClassVar[tuple[str, ...]] = ()  # packages, beside torch, torchvision, lightning and this one
 
+    def __init_subclass__(cls) -> None:
+        checkpoints.trust(cls.trusted)
+
     def __init__(self, args: list[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> None:
         self.callbacks = callbacks
         self.command = args[0] if run and args else ""
         self.source: Source | None = None  # what the command starts from
         self.run: Run | None = None  # where its files go
         self.lock: resume.Lock | None = None
-        checkpoints.TRUSTED += [prefix for prefix in self.trusted if prefix not in checkpoints.TRUSTED]
         args = named_configs(args)
         missing = [str(path) for path in DEFAULTS if not path.is_file()]
         if missing:
             raise Mistake(f"{missing[0]} is missing, so the defaults are unknown; install the package again.")
-        files, options = [str(path) for path in DEFAULTS], {}
-        if {"-h", "--help"} & set(args):
-            options = {"default_config_files": files}  # for the defaults that --help shows
-        else:
+        files = [str(path) for path in DEFAULTS]
+        self.helps = bool({"-h", "--help"} & set(args))
+        if not self.helps:
+            self.asked = Addressed().read(args)
             self.source = self._find_source(args) if run else None
             files = [str(self.source.run.config)] if self.source else files
-            # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has
-            # too.
+            # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
         try:
             super().__init__(
@@ -170,7 +192,6 @@ class Commands(LightningCLI):
                 save_config_callback=None,  # RunFiles writes it
                 seed_everything_default=0,
                 parser_class=Parser,
-                parser_kwargs=dict.fromkeys(self.subcommands(), options) if run else options,
                 auto_configure_optimizers=False,
                 args=args,
                 run=run,
@@ -192,14 +213,14 @@ class Commands(LightningCLI):
         if self.lock is None or self.run is None:
             return
         trained = hasattr(self, "trainer") and self.trainer.global_step > 0
-        if not is_refusal(error):
+        if trained or not is_refusal(error):
             runs.note_failure(self.run, error)
-        elif not trained and (self.source is None or self.run.folder != self.source.run.folder):
+        elif self.source is None or self.run.folder != self.source.run.folder:
             runs.discard(self.run.folder)
 
     def _find_source(self, args: list[str]) -> Source | None:
         """Find what a command starts from; its run's config then takes the place of the project's defaults."""
-        command, asked = args[0] if args else "", _addressed(args)
+        command, asked = self.command, self.asked
         root, name, choice = Path(asked.run_root), asked.name, asked.ckpt_path
         if choice is None and command in ("validate", "test", "predict"):
             choice = "best"
@@ -248,7 +269,10 @@ class Commands(LightningCLI):
             "--monitor", type=str, default=MONITOR, help="The metric of best checkpoint, early stopping and plateau."
         )
         parser.add_argument(
-            "--mode", type=str | None, default=None, help="min or max; null: min for losses and errors, max otherwise."
+            "--mode",
+            type=Literal["min", "max"] | None,
+            default=None,
+            help="Whether the metric should fall or rise; null: min for losses and errors, max otherwise.",
         )
         parser.add_argument(
             "--resume",
@@ -275,6 +299,8 @@ class Commands(LightningCLI):
         for target in ("callbacks.best.init_args.mode", "callbacks.early_stopping.init_args.mode"):
             parser.link_arguments(("monitor", "mode"), target, direction)
         parser.link_arguments(("monitor", "mode"), "model.mode", direction)
+        if self.helps:
+            parser.set_defaults(_shown_defaults())
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -324,9 +350,9 @@ class Commands(LightningCLI):
     def _splits(self, source: Source, manifest: str | None) -> str:
         """Return the manifest to use: the run's, unless a flag names another, which a training cannot take."""
         own = source.run.manifest
-        if manifest in (None, (resume.read_config(source.run.config).get("data") or {}).get("manifest")):
+        if self.asked.manifest is None or manifest is None:
             return str(own)
-        if self.subcommand == "fit" and Path(manifest).read_bytes() != own.read_bytes():
+        if self.subcommand == "fit" and not Manifest.load(manifest).has_splits_of(Manifest.load(own)):
             raise Mistake(
                 f"--data.manifest={manifest!r} has other splits than the run, so test samples would be trained on; "
                 "leave it out, or start a new run from these weights: --model.weights CHECKPOINT."
@@ -397,10 +423,10 @@ class Commands(LightningCLI):
         options["callbacks"] = [*(given if isinstance(given, list) else [given]), *extra]
         try:
             trainer: Any = Trainer(**options)
-        except ValueError as error:  # Lightning's word on its flags, unless it came out of a callback of the user's own
-            if raised_by_user(error):
+        except (TypeError, ValueError) as error:
+            if not is_refusal(error):
                 raise
-            raise Mistake(str(error)) from error
+            raise Mistake(f"{' '.join(str(error).split())} (a flag of --trainer)") from error
         if type(trainer.profiler) is PassThroughProfiler:
             trainer.profiler = NoProfiler()
         return trainer

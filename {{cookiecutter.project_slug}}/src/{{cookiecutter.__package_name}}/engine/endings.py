@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from .mistakes import Mistake, RunFailed
+from .mistakes import Mistake, RunFailed, said_by
 
 NOISE = (  # what Lightning says that needs no answer here
     "does not have many workers",  # small images load faster without
@@ -60,7 +60,7 @@ def exit_code(command: Callable[[], object]) -> int:
     except torch.OutOfMemoryError as error:
         print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         return 1
-    except (Mistake, MisconfigurationException) as error:
+    except Exception as error:
         if not is_refusal(error):
             raise
         return _said(error, 2)
@@ -76,7 +76,12 @@ def _said(error: Exception, code: int) -> int:
 
 def is_refusal(error: BaseException) -> bool:
     """Tell whether an error is about what was asked for, and no fault in code: ours, or Lightning's word on flags."""
-    return isinstance(error, Mistake) or (isinstance(error, MisconfigurationException) and not raised_by_user(error))
+    if isinstance(error, Mistake):
+        return True
+    of_lightning = isinstance(error, MisconfigurationException) or (
+        isinstance(error, TypeError | ValueError) and said_by(error, "lightning")
+    )
+    return of_lightning and not raised_by_user(error)
 
 
 def raised_by_user(error: BaseException) -> bool:

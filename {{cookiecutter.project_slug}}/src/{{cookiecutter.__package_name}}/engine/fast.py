@@ -160,7 +160,7 @@ class Fast(Callback):
         side = data.image_size
         images = torch.randint(256, (data.device_batch, data.channels, side, side), device=device)
         with torch.random.fork_rng(devices=[]):
-            model.build(data.schema, data.balance)
+            model.build(data.schema, data.loss_balance)
         network, model.network = model.network, None  # configure_model builds it again, as was chosen here
         of_epochs = (trainer.max_epochs or 0) * (len(data.train_keys) // data.batch_size)
         steps = trainer.max_steps if trainer.max_steps > 0 else of_epochs

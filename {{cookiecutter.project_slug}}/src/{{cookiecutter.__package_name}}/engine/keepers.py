@@ -15,6 +15,7 @@ from . import checkpoints
 from .internals import validates_after_this_batch
 from .metrics import MONITOR
 from .mistakes import Mistake, require
+from .runs import BEST, LAST, Run
 
 
 class EarlyStopping(lightning_callbacks.EarlyStopping):
@@ -74,7 +75,7 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, monitor: str = MONITOR, mode: Literal["min", "max"] = "min", dirpath: str | None = None) -> None:
         super().__init__(
             dirpath,
-            "best",
+            Path(BEST).stem,
             monitor=monitor,
             mode=mode,
             save_on_train_epoch_end=False,
@@ -87,7 +88,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the best score, also where the run's folder was moved; without its file it starts anew."""
-        here = Path(self.dirpath or "") / "best.ckpt"
+        here = Path(self.dirpath or "") / BEST
         if state_dict["best_model_path"] and here.is_file():
             scores = dict.fromkeys([str(here)], state_dict["best_model_score"])
             moved = {"dirpath": self.dirpath, "best_model_path": str(here), "kth_best_model_path": str(here)}
@@ -114,7 +115,7 @@ class LastCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         best = next((c.dirpath for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
-        self.dirpath = self.dirpath or str(best or Path(trainer.default_root_dir) / "checkpoints")
+        self.dirpath = self.dirpath or str(best or Run(trainer.default_root_dir).checkpoints)
         _prepare(trainer, stage, self.dirpath)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -126,7 +127,7 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:  # what is logged before a checkpoint is not logged again after a resume
             logger.save()
         self.saved_step, self.due = trainer.global_step, False
-        trainer.save_checkpoint(Path(self.dirpath or "") / "last.ckpt", weights_only=False)
+        trainer.save_checkpoint(Path(self.dirpath or "") / LAST, weights_only=False)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         step = trainer.global_step

@@ -72,16 +72,20 @@ class SplitData(LightningDataModule):
         num_workers: int | None = None,
     ) -> None:
         super().__init__()
-        self.batch_size, self.train_fraction = batch_size, train_fraction
+        self.batch_size = batch_size
+        self.train_fraction = train_fraction
         self.correction: Correction = balance
         self.allow_conflicts = allow_conflicts
-        self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
-        self.group_pattern, self.manifest_path = group_pattern, manifest
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.split_seed = split_seed
+        self.group_pattern = group_pattern
+        self.manifest_path = manifest
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.num_workers = min(8, cores - 1) if num_workers is None else num_workers
         require(batch_size >= 1, "--data.batch_size", batch_size, "x ≥ 1", "a step would see no sample")
         require(self.num_workers >= 0, "--data.num_workers", self.num_workers, "x ≥ 0", "no batch could be loaded")
         require(0 < train_fraction <= 1, "--data.train_fraction", train_fraction, "0 < x ≤ 1", "there is no such part")
+        require(split_seed is None or split_seed >= 0, "--data.split_seed", split_seed, "x ≥ 0", "nothing is drawn")
         self.manifest: Manifest | None = None
         self.left_out = ""  # of the data set, for people
         self.remarks: list[str] = []  # what of the samples is lost or was inferred, likewise
@@ -131,7 +135,7 @@ class SplitData(LightningDataModule):
         return self.schema.target
 
     @property
-    def balance(self) -> Balance:
+    def loss_balance(self) -> Balance:
         """What the loss is told of the training split."""
         return self.target.balance(self.train_targets, self.correction)
 
@@ -161,12 +165,11 @@ class SplitData(LightningDataModule):
                 manifest = Manifest.load(self.manifest_path)
             else:
                 samples = self.samples()
-                fractions = self.val_fraction, self.test_fraction
                 same = self.same(samples.keys)
                 if not self.allow_conflicts:
                     check_conflicts(samples, same)
                 groups = group(samples.keys, self.group_pattern, same)
-                manifest = draw_splits(samples, *fractions, self.seed, groups)
+                manifest = draw_splits(samples, self.val_fraction, self.test_fraction, self.seed, groups)
             keys, targets = manifest.splits["train"]
             schema = Schema(self.inputs(keys), manifest.target)
             self.manifest = Manifest(schema, manifest.splits, manifest.seed, manifest.fold)

@@ -1,6 +1,9 @@
 """How what cannot go on is worded: the value, its consequence, the remedy."""
 
 import difflib
+import importlib.util
+import traceback
+from pathlib import Path
 
 
 class Mistake(ValueError):
@@ -11,7 +14,16 @@ class RunFailed(RuntimeError):
     """A run that cannot go on, through no mistake in what was asked for: one line, exit code 1."""
 
 
-def require(holds: bool, flag: str, value: float, allowed: str, consequence: str) -> None:
+def said_by(error: BaseException, *packages: str) -> bool:
+    """Tell whether a package raised an error itself: its own check of what it was given."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = Path(frames[-1].filename) if frames else Path()
+    specs = (importlib.util.find_spec(package) for package in packages)
+    places = [place for spec in specs if spec for place in spec.submodule_search_locations or ()]
+    return any(last.is_relative_to(place) for place in places)
+
+
+def require(holds: bool, flag: str, value: float | None, allowed: str, consequence: str) -> None:
     """Refuse a value that is out of range.
 
     Args:

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .factories import recipe
 from .internals import allow_clipping
-from .mistakes import Mistake, require
+from .mistakes import Mistake, require, said_by
 from .stages import stages
 
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
@@ -31,6 +31,8 @@ def make_optimizer(factory: Callable[..., Optimizer], groups: list[dict[str, Any
     try:
         optimizer = factory(groups, **options)
     except ValueError as error:
+        if not said_by(error, "torch.optim"):  # a fault in an optimizer of the user's own
+            raise
         raise Mistake(f"--model.optimizer cannot be made ({error}); give values in its range.") from error
     allow_clipping(optimizer)
     for group in optimizer.param_groups:
@@ -69,7 +71,12 @@ def with_warmup(
         "the rate would never reach the schedule",
     )
     # The schedule comes first: OneCycle and Cyclic set the rate to start from.
-    after = [make(optimizer, total_steps - warmup_steps)] if make else []
+    try:
+        after = [make(optimizer, total_steps - warmup_steps)] if make else []
+    except ValueError as error:
+        if not said_by(error, "torch.optim"):
+            raise
+        raise Mistake(f"--model.schedule cannot be made ({error}); give values in its range.") from error
     if warmup_steps == 0:
         return after
     rise = lr_scheduler.LinearLR(optimizer, 1 / (warmup_steps + 1), total_iters=warmup_steps)

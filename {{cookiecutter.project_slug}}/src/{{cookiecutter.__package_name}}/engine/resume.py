@@ -14,21 +14,42 @@ from .runs import Run, is_rank_zero, runs_of
 
 # Anything else that differs from the run's config would make another experiment of it.
 ACCEPTED = ("trainer", "callbacks", "name", "model.compile", "data.num_workers", "data.cache_gb", "data.cache_root")
-# Compared elsewhere (the images by their fingerprint, the splits by the CLI), or of no weight for a run.
-SILENT = ("ckpt_path", "resume", "fast", "report", "config", "run_root")
-SILENT += ("data.manifest", "data.predict_root", "data.root")
-REFUSED = ("trainer.gradient_clip", "trainer.limit_train_batches", "trainer.overfit_batches", "trainer.sync_batchnorm")
-REFUSED += ("callbacks.averaging", "trainer.accumulate_grad_batches")
+REFUSED = (
+    "callbacks.averaging",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip",
+    "trainer.limit_train_batches",
+    "trainer.overfit_batches",
+    "trainer.sync_batchnorm",
+)
+# Compared elsewhere (the samples by their fingerprint, the splits by the CLI), or of no weight for a run.
+SILENT = (
+    "ckpt_path",
+    "config",
+    "data.manifest",
+    "data.predict_root",
+    "data.root",
+    "fast",
+    "report",
+    "resume",
+    "run_root",
+)
 # Where and how a run is trained, not what comes out: searches and cross-validations go on with other values of these.
-MACHINE = ("name", "run_root", "report", "data.num_workers", "data.cache", "trainer.accelerator", "trainer.devices")
-MACHINE += (
+MACHINE = (
+    "callbacks.device_stats",
+    "callbacks.progress_bar",
+    "data.cache",
+    "data.num_workers",
+    "name",
+    "report",
+    "run_root",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.logger",
     "trainer.num_nodes",
     "trainer.strategy",
-    "trainer.logger",
-    "callbacks.progress_bar",
-    "callbacks.device_stats",
 )
-FOLLOW_THE_DATA = ("data.image_size", "data.stored_size", "data.channels", "data.value_range")
+FOLLOW_THE_DATA = ("data.channels", "data.image_size", "data.stored_size", "data.value_range")
 
 
 def implied() -> bool:

@@ -30,6 +30,9 @@ def is_rank_zero() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+
 class Run:
     """Where the files of a run lie.
 
@@ -48,7 +51,7 @@ class Run:
         self.lock = self.folder / "unfinished.lock"
         self.wandb_id = self.folder / "wandb_id.txt"
         self.checkpoints = self.folder / "checkpoints"
-        self.best, self.last = self.checkpoints / "best.ckpt", self.checkpoints / "last.ckpt"
+        self.best, self.last = self.checkpoints / BEST, self.checkpoints / LAST
         self.predictions = self.folder / "predictions.csv"
         self.test_predictions = self.folder / "test_predictions.csv"
         self.confusion_matrix = self.folder / "confusion_matrix.csv"
@@ -58,7 +61,8 @@ class Run:
     @classmethod
     def of(cls, checkpoint: str | Path) -> "Run":
         """Return the run that a checkpoint belongs to."""
-        return cls(Path(checkpoint).parent.parent)
+        path = Path(checkpoint)
+        return cls((path if len(path.parts) > 2 else path.absolute()).parent.parent)
 
     @property
     def number(self) -> int:
@@ -194,7 +198,8 @@ class RunFiles(Callback):
             return
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         for name, value in data.schema.inputs.items():  # what followed the data is settled from here on
-            self.config.data[name] = value
+            if name in self.config.data:
+                self.config.data[name] = value
         if hasattr(data, "root"):
             self.config.data.root = str(data.root.absolute())
         self.run.failure.unlink(missing_ok=True)
@@ -228,9 +233,14 @@ class Timing(Callback):
         self.file = run.timing
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.waited, self.worked, self.samples, self.mark = 0.0, 0.0, 0, time.perf_counter()
+        self._start_anew()
+        self.mark = time.perf_counter()
         if trainer.is_global_zero and not self.file.exists():
             self.file.write_text(self.COLUMNS)
+
+    def _start_anew(self) -> None:
+        self.waited = self.worked = 0.0
+        self.samples = 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.mark = time.perf_counter()
@@ -249,7 +259,7 @@ class Timing(Callback):
         if is_log_point(trainer) and trainer.is_global_zero:
             with self.file.open("a") as file:
                 file.write(f"{trainer.global_step},{self.waited + self.worked:.6f},{self.waited:.6f},{self.samples}\n")
-            self.waited, self.worked, self.samples = 0.0, 0.0, 0
+            self._start_anew()
         self.mark = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

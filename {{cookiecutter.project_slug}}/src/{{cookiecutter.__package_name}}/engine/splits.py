@@ -73,6 +73,17 @@ class Manifest:
         """What is predicted."""
         return self.schema.target
 
+    def has_splits_of(self, other: "Manifest") -> bool:
+        """Tell whether the same samples have the same targets and stand in the same splits."""
+
+        def written(manifest: Manifest) -> dict[str, list[tuple[str, str]]]:
+            return {
+                split: sorted((key, manifest.target.write(value)) for key, value in zip(keys, targets, strict=True))
+                for split, (keys, targets) in manifest.splits.items()
+            }
+
+        return written(self) == written(other)
+
     def save(self, path: str | Path) -> None:
         """Write the manifest as JSON, a line for each sample: split → [key, target]."""
         about = {"version": self.VERSION, "seed": self.seed, "fold": self.fold, "schema": self.schema.as_dict()}
@@ -92,8 +103,10 @@ class Manifest:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            read = {1: cls._of_version_1, 2: cls._of_version_2}[content.get("version", 1)]
-            manifest = read(content)
+            version = content.get("version", 1)
+            if version not in (1, cls.VERSION):
+                raise ValueError(f"it is of version {version}")
+            manifest = cls._of_version_1(content) if version == 1 else cls._of_version_2(content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Mistake(
                 f"--data.manifest={str(path)!r} cannot be read as a manifest ({error!r}), so the splits are unknown; "

@@ -95,9 +95,11 @@ class Task(LightningModule):
         require(0 < layer_decay <= 1, "--model.layer_decay", layer_decay, "0 < x ≤ 1", worse)
         require(0 <= backbone_lr_factor <= 1, "--model.backbone_lr_factor", backbone_lr_factor, "0 ≤ x ≤ 1", worse)
         require(l1 >= 0, "--model.l1", l1, "x ≥ 0", "weights would grow without end")
+        every = unfreeze_every
+        require(every is None or every >= 1, "--model.unfreeze_every", every, "x ≥ 1", "no stage would ever be due")
         self.make_optimizer, self.make_schedule = optimizer, schedule
         self.network = None
-        self.schema = None if schema is None else Schema.from_dict(schema)
+        self.schema = None if schema is None else _read_schema(schema)
         self.resumed: dict[str, Any] = {}  # what a checkpoint says of the run that goes on
         self.measured: tuple[str, ...] = ()  # what the sums hold beside the loss
 
@@ -134,8 +136,9 @@ class Task(LightningModule):
         """
         total = loss_N.sum()
         with torch.no_grad():
+            summed = total.detach().float()  # as half precision counts no further than 256
             measured = [value_N.float().sum() for value_N in measures_N.values()]
-            sums = torch.stack((total.detach(), weight, *measured, torch.full_like(total, len(loss_N))))
+            sums = torch.stack((summed, weight.float(), *measured, torch.full_like(summed, len(loss_N))))
             self.measured = tuple(measures_N)
             if self.sums is None or len(self.sums) != len(sums):
                 self.sums = torch.zeros_like(sums)
@@ -177,7 +180,7 @@ class Task(LightningModule):
             self.schema = data.schema
             hparams.update(schema=data.schema.as_dict())
         assert self.schema, "build the model from data or a checkpoint"
-        balance = self.schema.target.balance(None) if data is None else data.balance
+        balance = self.schema.target.balance(None) if data is None else data.loss_balance
         with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed, not on what was drawn before
             torch.manual_seed(derived_seed(run_seed(), 1))
             self.build(self.schema, balance)
@@ -279,8 +282,9 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         hparams, trainer = self.hparams, self.trainer
-        rates = hparams.layer_decay, hparams.backbone_lr_factor
-        groups = parameter_groups(self.network, *rates, others=self.parameters())
+        groups = parameter_groups(
+            self.network, hparams.layer_decay, hparams.backbone_lr_factor, others=self.parameters()
+        )
         optimizer = make_optimizer(self.make_optimizer, groups, self.device)
         steps = trainer.estimated_stepping_batches if self.make_schedule or hparams.warmup_steps else 0
         if steps == float("inf"):
@@ -318,7 +322,12 @@ class Task(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         theirs = checkpoint["hyper_parameters"].get("schema")
-        target = Schema.from_dict(theirs).target if theirs else None
+        if theirs is None:
+            raise Mistake(
+                "the checkpoint says nothing of its data, as those of earlier versions, so its classes are unknown; "
+                "start a new run from its weights: --model.weights CHECKPOINT."
+            )
+        target = _read_schema(theirs).target
         if self.schema is None or target != self.schema.target:
             raise Mistake(
                 f"the checkpoint knows {target}, the data has {self.schema and self.schema.target}, so its scores "
@@ -334,6 +343,16 @@ class Task(LightningModule):
         """Load a model as Lightning does, of a checkpoint that ``checkpoints.read`` finds harmless."""
         checkpoints.read(checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **kwargs})
+
+
+def _read_schema(content: dict[str, Any]) -> Schema:
+    try:
+        return Schema.from_dict(content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Mistake(
+            f"--model.schema={content} is no schema ({error!r}), so the model would not fit the data; leave it out, it "
+            "is filled in from the data."
+        ) from error
 
 
 class LogMeans(Callback):
