@@ -72,7 +72,7 @@ EDITS = {
     ),
     "augmentation": ("augment.py", "Pipeline =", AUGMENTATION, ["--data.augment=mine"], ""),
     "callback": ("callbacks.py", "\n\nclass Callbacks:", CALLBACK, ["--callbacks.shout=Shout"], "epoch 0 ended"),
-    "data set": ("data.py", "        return find(self.root)\n", DATA, [], ""),
+    "data set": ("data.py", "        return find(self.root, self.layout, self.allow_conflicts)\n", DATA, [], ""),
 }
 MORE = {  # the rest of the same edit, in the same file
     "augmentation": [('"none": None,', '"none": None,\n    "mine": mine,')],

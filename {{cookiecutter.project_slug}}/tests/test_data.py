@@ -11,7 +11,7 @@ from suites import DataSuite
 
 from project_package.data import ImageData
 from project_package.engine.decoding import decode
-from project_package.engine.images import find
+from project_package.engine.folders import find
 from project_package.engine.sampling import EpochSampler
 from project_package.engine.splits import Manifest, assign
 
@@ -101,7 +101,8 @@ def test_every_mode_of_image_decodes_to_the_same_grey(mode, tmp_path):
         image = Image.fromarray(pixels if mode != "1" else pixels * 0 + 255).convert(mode)
     path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr") else "image.png")
     image.save(path)
-    decoded = decode(path, channels=3, size=8)
+    value_range = (0, 65535) if mode == "I;16" else (0, 255)
+    decoded = decode(path, channels=3, size=8, value_range=value_range)
     assert decoded.shape == (8, 8, 3)
     assert decoded.astype(int) == pytest.approx(255 if mode == "1" else 128, abs=2)
 

@@ -20,6 +20,7 @@ from project_package.engine.cache import Cache
 from project_package.engine.decoding import decode
 from project_package.engine.fast import Setting, choose
 from project_package.engine.faults import NumericalFaults
+from project_package.engine.images import Decoding
 from project_package.engine.sampling import EpochSampler
 from project_package.model import Classifier
 
@@ -111,7 +112,7 @@ def test_an_image_that_cannot_be_read_is_named_before_training_and_leaves_no_hal
 def test_two_processes_that_build_at_once_do_it_once(shapes, tmp_path):
     data = ready(shapes, cache_gb=0)
     paths = data.manifest.splits["train"][0]
-    first, second = (Cache(tmp_path / "cache", shapes, paths, 1, 16) for _ in range(2))
+    first, second = (Cache(tmp_path / "cache", shapes, paths, Decoding(1, 16)) for _ in range(2))
     built, original = [], Cache._fill
 
     def fill(self, file):

@@ -19,9 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from .contents import file_stats
-from .images import read
+from .images import Decoding, read
 
-VERSION = 1  # raise it when decode gives other pixels
+VERSION = 2  # raise it when decode gives other pixels
+TAG = "Signature: 8a477f597d28d172789f06886806bc55\n"  # of https://bford.info/cachedir: backups leave it out
 # The time of change of a whole file: whatever is written to it later leaves another.
 STAMP = 1_000_000_000
 PORTION = 32  # images that a thread decodes at a time
@@ -53,13 +54,13 @@ class Cache:
         folder: Where caches lie.
         root: The folder that ``paths`` are relative to.
         paths: The images, in any order.
-        channels: 1 for grey, 3 for RGB.
-        size: The side at which they are decoded, in pixels.
+        decoding: How they are decoded.
     """
 
-    def __init__(self, folder: str | Path, root: Path, paths: list[str], channels: int, size: int) -> None:
-        self.root, self.paths, self.shape = root, sorted(paths), (len(paths), size, size, channels)
-        key = hashlib.sha256(f"{VERSION} {self.shape} ".encode())
+    def __init__(self, folder: str | Path, root: Path, paths: list[str], decoding: Decoding) -> None:
+        self.root, self.paths, self.decoding = root, sorted(paths), decoding
+        self.shape = (len(paths), decoding.size, decoding.size, decoding.channels)
+        key = hashlib.sha256(f"{VERSION} {len(paths)} {tuple(decoding)} ".encode())
         key.update("\0".join(self.paths).encode())
         stats = file_stats(root, self.paths)
         self.files_exist = bool((stats >= 0).all())
@@ -102,6 +103,7 @@ class Cache:
         unfinished = self.file.with_name(f".{self.file.name}.unfinished")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
+            (self.file.parent / "CACHEDIR.TAG").write_text(TAG)
             with open(os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
                 fcntl.lockf(file, fcntl.LOCK_EX)
                 if self.is_whole():
@@ -140,7 +142,7 @@ class Cache:
         return True
 
     def _fill(self, file: Any) -> None:
-        began, (count, size, _, channels) = time.monotonic(), self.shape
+        began, count = time.monotonic(), len(self.paths)
         file.truncate(0)
         header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -153,7 +155,7 @@ class Cache:
         def decode_from(first: int) -> int:
             portion = self.paths[first : first + PORTION]
             for row, path in enumerate(portion, first):
-                images[row] = read(self.root / path, channels, size)
+                images[row] = read(self.root / path, self.decoding)
             return len(portion)
 
         pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding Python's lock
@@ -171,7 +173,7 @@ class Cache:
 
 
 def opened_cache(
-    folder: str | Path, root: Path, paths: list[str], channels: int, size: int, budget_gb: float | None, build: bool
+    folder: str | Path, root: Path, paths: list[str], decoding: Decoding, budget_gb: float | None, build: bool
 ) -> Cache | None:
     """Open the cache of some images; None where there is none.
 
@@ -179,12 +181,11 @@ def opened_cache(
         folder: Where caches lie.
         root: The folder that ``paths`` are relative to.
         paths: The images.
-        channels: 1 for grey, 3 for RGB.
-        size: The side at which they are decoded, in pixels.
+        decoding: How they are decoded.
         budget_gb: What all caches may take; None is half of the memory and of the disk, 0 keeps none.
         build: Whether to make it where it is not there yet.
     """
     if budget_gb == 0:
         return None
-    cache = Cache(folder, root, paths, channels, size)
+    cache = Cache(folder, root, paths, decoding)
     return cache if (cache.build(budget_gb) if build else cache.is_whole()) else None

@@ -436,6 +436,7 @@ class Commands(LightningCLI):
         if self.trainer.global_rank == 0:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
+            print(self.datamodule.summary(), flush=True)
 
     def after_fit(self) -> None:
         """Say what came out and what to do next."""

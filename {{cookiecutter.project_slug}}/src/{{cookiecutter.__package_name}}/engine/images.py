@@ -1,109 +1,149 @@
-"""Images: find, read and normalise them.
+"""Images: look at them, read and normalise them."""
 
-A data set is a folder: ``root/class/**/image.jpg``, or ``root/{train,val,test}/class/**/image.jpg`` where the splits
-are given.
-"""
-
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from PIL import ImageColor
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .decoding import Unreadable, decode, opened
+from .decoding import Unreadable, decode, is_deep, opened
 from .loading import Batch
 from .mistakes import Mistake
-from .splits import Samples
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-GIVEN_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+Fit = Literal["crop", "pad", "stretch"]
 
 
-def list_images(root: Path) -> list[str]:
-    """Return the paths of all images below ``root``, relative to it and sorted, hidden files left out."""
-    found = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        prefix = "" if relative == "." else f"{relative}/"
-        found += [
-            prefix + name
-            for name in files
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
-        ]
-    return sorted(found)
+class Decoding(NamedTuple):
+    """How an image file becomes a square of pixels, see ``decode``."""
+
+    channels: int
+    size: int
+    fit: Fit = "crop"
+    background: str = "white"
+    value_range: tuple[float, float] = (0, 255)
 
 
-def follow(root: Path, paths: list[str], image_size: int | None, channels: int | None) -> tuple[int, int]:
-    """Choose the side of the network's input and the channels, where they are not given, by a look at a few images.
-
-    The side is the median of the shorter sides, up to 64 pixels; the channels are 1 where all are grey.
-    """
-    if image_size is None or channels is None:
-        picked = np.unique(np.linspace(0, len(paths) - 1, 32).astype(int))
-        sides, grey = zip(*(look(root / paths[i]) for i in picked), strict=True)
-        image_size = image_size or min(64, int(np.median(sides)))
-        channels = channels or (1 if all(grey) else 3)
-    return image_size, channels
-
-
-def find(root: str | Path) -> Samples:
-    """List a labelled folder of images.
+def check_colour(name: str) -> None:
+    """Refuse a colour that Pillow does not know.
 
     Raises:
-        Mistake: The folder is missing, holds no images, or fewer than two classes.
+        Mistake: It is none.
     """
-    root = Path(root)
-    if not root.is_dir():
+    try:
+        ImageColor.getrgb(name)
+    except ValueError as error:
         raise Mistake(
-            f"--data.root={str(root)!r} is not a folder, so there is nothing to train on; "
-            "give the folder that holds one folder of images per class."
-        )
-    paths = list_images(root)
-    top = {path.split("/", 1)[0] for path in paths if "/" in path}
-    is_split = "train" in top and top <= set(GIVEN_SPLITS)
-    depth = 1 if is_split else 0
-    paths = [path for path in paths if path.count("/") > depth]
-    if not paths:
-        raise Mistake(
-            f"--data.root={str(root)!r} holds no images in class folders, so there is nothing to train on; "
-            f"it must look like ROOT/CLASS/IMAGE with images of the types {' '.join(sorted(EXTENSIONS))}."
-        )
-    names = [path.split("/", depth + 1)[depth] for path in paths]
-    if len(set(names)) < 2:
-        raise Mistake(
-            f"--data.root={str(root)!r} holds one class, {names[0]!r}, so there is nothing to tell apart; "
-            "give the folder above it, or add a second class."
-        )
-    given = [GIVEN_SPLITS[path.split("/", 1)[0]] for path in paths] if is_split else None
-    return Samples.labelled(paths, names, given)
+            f"--data.background={name!r} is no colour, so transparent parts would have none; give white, black or "
+            "'#808080'."
+        ) from error
 
 
-def look(path: str | Path) -> tuple[int, bool]:
-    """Return the shorter side of an image in pixels, and whether it is grey.
+class Look(NamedTuple):
+    """What a look at an image file tells.
+
+    Args:
+        width: In pixels, upright or not.
+        height: In pixels.
+        is_grey: Whether it has no colour.
+        values: The least and the greatest value, where it has more than 8 bits of grey.
+        is_transparent: Whether it has transparent parts.
+        pages: How many it has.
+    """
+
+    width: int
+    height: int
+    is_grey: bool
+    values: tuple[float, float] | None
+    is_transparent: bool
+    pages: int
+
+
+def look(path: str | Path) -> Look:
+    """Look at an image.
 
     Raises:
         Mistake: The file is no image.
     """
     try:
         with opened(path) as image:
-            return min(image.size), image.mode in ("1", "L") or image.mode.startswith("I")
+            grey = image.mode in ("1", "L") or is_deep(image)
+            pages = getattr(image, "n_frames", 1)
+            limits = image.getextrema() if is_deep(image) else None
+            return Look(*image.size, grey, limits, image.has_transparency_data, pages)  # pyright: ignore
     except Unreadable as error:
         raise _refused(error) from error
 
 
-def read(path: str | Path, channels: int, size: int) -> np.ndarray:
+# Where the values of an image of more than 8 bits usually end: of floats 1, else a number of bits.
+RANGES = [(0.0, 1.0), (-1.0, 1.0), *((0.0, 2.0**bits - 1) for bits in (8, 10, 12, 14, 16))]
+
+
+def look_at(root: Path, paths: list[str], most: int = 32) -> list[Look]:
+    """Look at a few of many images, the same ones each time."""
+    picked = np.unique(np.linspace(0, len(paths) - 1, most).astype(int))
+    return [look(root / paths[i]) for i in picked]
+
+
+def settled(
+    looks: list[Look], image_size: int | None, channels: int | None, value_range: Sequence[float] | None
+) -> tuple[int, int, tuple[float, float]]:
+    """Choose what is not given: the side of the network's input, the channels, and the value range.
+
+    The side is the median of the shorter sides, up to 64 pixels. The channels are 1 where all are grey. The range is
+    the least usual one that holds all that was seen; (0, 255) of images of 8 bits.
+    """
+    side = image_size or min(64, int(np.median([min(look.width, look.height) for look in looks])))
+    if value_range is not None:
+        limits = value_range[0], value_range[1]
+    elif seen := [look.values for look in looks if look.values is not None]:
+        low, high = min(values[0] for values in seen), max(values[1] for values in seen)
+        usual = (limits for limits in RANGES if limits[0] <= low and high <= limits[1])
+        limits = next(usual, (low, high if high > low else low + 1))
+    else:
+        limits = 0, 255
+    return side, channels or (1 if all(look.is_grey for look in looks) else 3), limits
+
+
+def remarks(looks: list[Look], decoding: Decoding, given_range: bool) -> list[str]:
+    """Say what of the images is lost or was inferred, from a look at some of them."""
+    said, count = [], len(looks)
+    deep = sum(x.values is not None for x in looks)
+    several = sum(x.pages > 1 for x in looks)
+    lost = float(np.median([1 - min(x.width, x.height) / max(x.width, x.height) for x in looks]))
+    if deep and not given_range:
+        low, high = decoding.value_range
+        said.append(
+            f"{deep} of {count} images that were looked at have more than 8 bits of grey: values from {low:g} to "
+            f"{high:g} become black to white; --data.value_range '[LOW, HIGH]' gives other ends"
+        )
+    if lost > 0.25 and decoding.fit == "crop":
+        said.append(
+            f"the median image loses {lost:.0%} at its longer sides by --data.fit crop; --data.fit pad and --data.fit "
+            "stretch keep them"
+        )
+    transparent = sum(x.is_transparent for x in looks)
+    if transparent:
+        said.append(
+            f"{transparent} of {count} images that were looked at have transparent parts, which turn "
+            f"{decoding.background}; --data.background gives another colour"
+        )
+    if several:
+        said.append(f"{several} of {count} images that were looked at have several pages, of which the first is read")
+    return said
+
+
+def read(path: str | Path, decoding: Decoding) -> np.ndarray:
     """Read an image as ``decode`` does.
 
     Raises:
         Mistake: The file cannot be read to its end as an image.
     """
     try:
-        return decode(path, channels, size)
+        return decode(path, *decoding)
     except Unreadable as error:
         raise _refused(error) from error
 
@@ -125,8 +165,7 @@ class ImageDataset(Dataset[Batch]):
         root: The folder that ``paths`` are relative to.
         paths: One path per sample.
         targets: One target per sample.
-        channels: 1 for grey, 3 for RGB.
-        size: The side in pixels at which an image is decoded.
+        decoding: How a file becomes pixels.
         view: Takes an image (HWC, uint8) and a seed; None, the deterministic view, for an unseeded sample.
         decoded: The images by position, where they need no decoding.
     """
@@ -136,14 +175,12 @@ class ImageDataset(Dataset[Batch]):
         root: str | Path,
         paths: list[str],
         targets: np.ndarray,
-        channels: int,
-        size: int,
+        decoding: Decoding,
         view: Callable[[np.ndarray, int | None], np.ndarray],
         decoded: Indexable | None = None,
     ) -> None:
         self.root, self.paths, self.targets = Path(root), paths, targets
-        self.channels, self.size = channels, size
-        self.view, self.decoded = view, decoded
+        self.decoding, self.view, self.decoded = decoding, view, decoded
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -151,11 +188,12 @@ class ImageDataset(Dataset[Batch]):
     def _image(self, key: int | tuple[int, int]) -> tuple[np.ndarray, int]:
         # Lightning's overfit_batches swaps our sampler for one that yields plain integers.
         index, seed = key if isinstance(key, tuple) else (key, None)
-        if self.decoded is None:
-            image = read(self.root / self.paths[index], self.channels, self.size)
-        else:
-            image = self.decoded[index]
-        return self.view(image, seed).transpose(2, 0, 1), index
+        return self.view(self._decoded(index), seed).transpose(2, 0, 1), index
+
+    def _decoded(self, index: int) -> np.ndarray:
+        if self.decoded is not None:
+            return self.decoded[index]
+        return read(self.root / self.paths[index], self.decoding)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Batch:
         image, index = self._image(key)

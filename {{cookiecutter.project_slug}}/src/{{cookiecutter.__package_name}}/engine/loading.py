@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from .mistakes import Mistake, require
 from .sampling import EpochSampler, TrainLoader, run_seed
 from .schema import Schema
-from .splits import Manifest, Samples, draw_splits, group, stratified_part
+from .splits import Manifest, Samples, check_conflicts, draw_splits, group, stratified_part
 from .targets import Balance, Classes, Correction
 
 
@@ -52,6 +52,7 @@ class SplitData(LightningDataModule):
         manifest: A manifest.json to take the splits from instead of drawing them.
         balance: Against rare classes: draw them as often as others (sampler), or weigh their loss by the inverse of
             their number (class_weights) or of their effective number (effective_weights, Cui et al. 2019).
+        allow_conflicts: Whether samples of equal content may have different targets, and class names may look alike.
         num_workers: Loader processes per device; null chooses by the machine's cores.
     """
 
@@ -67,12 +68,14 @@ class SplitData(LightningDataModule):
         train_fraction: float = 1.0,
         manifest: str | None = None,
         balance: Correction = "none",
+        allow_conflicts: bool = False,
         num_workers: int | None = None,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
         self.train_fraction = train_fraction
         self.correction: Correction = balance
+        self.allow_conflicts = allow_conflicts
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.split_seed = split_seed
         self.group_pattern = group_pattern
@@ -84,6 +87,8 @@ class SplitData(LightningDataModule):
         require(0 < train_fraction <= 1, "--data.train_fraction", train_fraction, "0 < x ≤ 1", "there is no such part")
         require(split_seed is None or split_seed >= 0, "--data.split_seed", split_seed, "x ≥ 0", "nothing is drawn")
         self.manifest: Manifest | None = None
+        self.left_out = ""  # of the data set, for people
+        self.remarks: list[str] = []  # what of the samples is lost or was inferred, likewise
         self.fingerprint = ""  # of the whole data set; known after setup("fit")
 
     def samples(self) -> Samples:
@@ -160,7 +165,10 @@ class SplitData(LightningDataModule):
                 manifest = Manifest.load(self.manifest_path)
             else:
                 samples = self.samples()
-                groups = self.groups(samples.keys)
+                same = self.same(samples.keys)
+                if not self.allow_conflicts:
+                    check_conflicts(samples, same)
+                groups = group(samples.keys, self.group_pattern, same)
                 manifest = draw_splits(samples, self.val_fraction, self.test_fraction, self.seed, groups)
             keys, targets = manifest.splits["train"]
             schema = Schema(self.inputs(keys), manifest.target)
@@ -172,9 +180,19 @@ class SplitData(LightningDataModule):
             self.before_reading(training=stage == "fit")
             self.train = self.dataset(keys, targets)
         if stage == "fit" and not self.fingerprint:
-            self.fingerprint = self.fingerprint_of(samples or self.samples())
+            samples = samples or self.samples()
+            self.fingerprint, self.left_out = self.fingerprint_of(samples), samples.left_out
         if stage == "predict":
             self.predict = self.unlabelled()
+
+    def summary(self) -> str:
+        """Say what there is to train on and to score. Known after ``setup``."""
+        assert self.manifest is not None
+        splits = {**self.manifest.splits, "train": (self.train_keys, self.train_targets)}
+        sizes = ", ".join(f"{len(keys)} {split}" for split, (keys, _) in splits.items())
+        lines = [f"data: {sizes}", self.target.table({split: targets for split, (_, targets) in splits.items()})]
+        lines += [f"left out: {self.left_out}"] if self.left_out else []
+        return "\n".join([*lines, *self.remarks])
 
     def split(self, name: str) -> tuple[list[str], np.ndarray]:
         """Return the keys and targets of the validation or test split.

@@ -49,7 +49,7 @@ MACHINE = (
     "trainer.num_nodes",
     "trainer.strategy",
 )
-FOLLOW_THE_DATA = ("data.channels", "data.image_size", "data.stored_size")
+FOLLOW_THE_DATA = ("data.channels", "data.image_size", "data.stored_size", "data.value_range")
 
 
 def implied() -> bool:

@@ -31,19 +31,23 @@ class Samples:
         targets: One target per sample.
         target: What the targets mean.
         given: The split that the data set itself names for each sample, or None where it names none.
+        left_out: What was passed over, for people.
     """
 
     keys: list[str]
     targets: np.ndarray
     target: Classes
     given: list[str] | None = None
+    left_out: str = ""
 
     @classmethod
-    def labelled(cls, keys: Iterable[str], names: Iterable[str], given: list[str] | None = None) -> "Samples":
+    def labelled(
+        cls, keys: Iterable[str], names: Iterable[str], given: list[str] | None = None, left_out: str = ""
+    ) -> "Samples":
         """Return samples of which each has the name of its class."""
         written = list(names)
         target = Classes(sorted(set(written)))
-        return cls(list(keys), target.read(written), target, given)
+        return cls(list(keys), target.read(written), target, given, left_out)
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,27 @@ def draw_splits(samples: Samples, val_fraction: float, test_fraction: float, see
     splits = {split: _rows(samples.keys, samples.targets, result == split) for split in SPLITS}
     _check(splits, samples.target, wanted)
     return Manifest(Schema({}, samples.target), splits, seed)
+
+
+def check_conflicts(samples: Samples, same: Iterable[Sequence[int]]) -> None:
+    """Refuse equal samples with different targets: whatever is learned of one is wrong of the other.
+
+    Args:
+        samples: The data set.
+        same: Positions of samples that are equal, for each such set.
+
+    Raises:
+        Mistake: There are some.
+    """
+    conflicts = [group for group in same if len({int(samples.targets[i]) for i in group}) > 1]
+    if conflicts:
+        first = conflicts[0][0]
+        other = next(i for i in conflicts[0] if samples.targets[i] != samples.targets[first])
+        shown = [f"{samples.keys[i]} ({samples.target.write(int(samples.targets[i]))})" for i in (first, other)]
+        raise Mistake(
+            f"{shown[0]} and {shown[1]} are the same content under two labels ({len(conflicts)} such), so a score "
+            "would count one of them wrong; take away the wrong one, or give --data.allow_conflicts true."
+        )
 
 
 def _rows(keys: list[str], targets: np.ndarray, mask: np.ndarray) -> tuple[list[str], np.ndarray]:

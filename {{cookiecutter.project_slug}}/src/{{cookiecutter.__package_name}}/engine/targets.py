@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+FEW = 20  # classes that are listed one by one
 Correction = Literal["none", "sampler", "class_weights", "effective_weights"]
 
 
@@ -68,6 +69,16 @@ class Classes:
         """Return the confusion matrix, (K, K): a row for each true class, a column for each predicted one."""
         count = len(self.names)
         return np.bincount(target_N * count + label_N, minlength=count**2).reshape(count, count)
+
+    def table(self, targets: dict[str, np.ndarray]) -> str:
+        """Write the samples of each class in each split, a line a class, or of many classes a summary."""
+        counts = {split: self.counts(target_N).tolist() for split, target_N in targets.items()}
+        if len(self.names) > FEW:
+            ranges = (f"{min(count_K)} to {max(count_K)} {split}" for split, count_K in counts.items())
+            return f"  {len(self.names)} classes, each of {', '.join(ranges)}: {self.names[0]} … {self.names[-1]}"
+        width = max(map(len, self.names))
+        rows = zip(self.names, *counts.values(), strict=True)
+        return "\n".join(f"  {name:<{width}}  {' / '.join(map(str, numbers))}" for name, *numbers in rows)
 
     def balance(self, target_N: np.ndarray | None, correction: Correction = "none") -> Balance:
         """Return the loss weight of each class, with mean 1 over samples, and its share.

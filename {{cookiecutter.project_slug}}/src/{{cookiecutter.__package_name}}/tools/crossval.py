@@ -33,7 +33,7 @@ from ..cli import CLI
 from ..engine import PACKAGE, resume, runs
 from ..engine.commands import Options
 from ..engine.files import write
-from ..engine.images import list_images
+from ..engine.folders import list_images
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.sampling import run_seed
 from ..engine.splits import Manifest, folds, rows_of_folds
@@ -121,7 +121,7 @@ class CrossValidation:
             raise Mistake(f"--callbacks.{options.score}=null {unscored}")
         self._draw(cli.datamodule)
         self._vary(args, cli)
-        if options.predict and not list_images(Path(options.predict)):
+        if options.predict and not list_images(Path(options.predict)).paths:
             raise Mistake(
                 f"--predict={options.predict} holds no images, so there is nothing to predict; give a folder of images."
             )

@@ -1,0 +1,285 @@
+"""Folders of images: which files count, which class and split each has, and what is left out.
+
+A data set is ``root/class/**/image.jpg``, or ``root/{train,val,test}/class/**/image.jpg`` where the splits are given.
+What could be read in two ways is refused, for a wrong guess trains the wrong thing in silence.
+"""
+
+import functools
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from .decoding import formats
+from .mistakes import Mistake
+from .splits import Samples
+
+Layout = Literal["auto", "classes", "splits"]
+
+# How people call their splits, in any case.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trainset", "train_set"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "valset", "val_set"), "val"),
+    **dict.fromkeys(("test", "testing", "testset", "test_set", "eval", "evaluation", "holdout"), "test"),
+}
+# Folders that systems put beside the images: thumbnails, recycle bins, snapshots, the remains of archives.
+SYSTEM_FOLDERS = {
+    *("@eadir", "#recycle", "@recycle", "$recycle.bin", "recycler", "recycled", "#snapshot", "@tmp"),
+    *("@recently-snapshot", "system volume information", "__macosx", "lost+found", "_vti_cnf", "found.000"),
+}
+NEEDED = {".heic": "pillow-heif", ".heif": "pillow-heif", ".dcm": "a conversion", ".nii": "a conversion"}
+FEW = 20  # classes that are listed one by one
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """Return the suffixes of the files that the installed Pillow reads as images."""
+    read = set(formats())
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in read)
+
+
+@dataclass
+class Listing:
+    """The images below a folder.
+
+    Args:
+        paths: Relative to the folder and sorted.
+        left_out: What was passed over, and how often.
+        other_files: For each folder the files in it that are no images, by suffix.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    other_files: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def said(self) -> str:
+        """Say what was left out, in one line; nothing where nothing was."""
+        return ", ".join(f"{count} {what}" for what, count in self.left_out.most_common())
+
+
+def list_images(root: Path) -> Listing:
+    """List the images below a folder; hidden files, folders of the system and other files are left out and counted.
+
+    Links to folders are followed, but each real folder is listed once.
+
+    Raises:
+        Mistake: A folder cannot be read, or a name is no UTF-8.
+    """
+    listing, seen, links = Listing(), set(), [("", str(root))]
+    while links:
+        prefix, path = links.pop(0)
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if (found.st_dev, found.st_ino) in seen:
+            listing.left_out["links to a folder that is listed already"] += 1
+            continue
+        links += _list(path, prefix, listing, seen)
+        links.sort()  # real folders come first; what only links lead to follows in the order of its names
+    listing.paths.sort()
+    return listing
+
+
+def _list(path: str, prefix: str, listing: Listing, seen: set[tuple[int, int]]) -> list[tuple[str, str]]:
+    """List one folder and the real ones below it; returns the links to folders, with their prefix."""
+    links, folders = [], [(prefix, path)]
+    while folders:
+        prefix, path = folders.pop()
+        found = os.stat(path)
+        seen.add((found.st_dev, found.st_ino))
+        try:
+            entries = list(os.scandir(path))
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if own := _written_by_us({entry.name for entry in entries}):
+            listing.left_out[own] += 1
+            continue
+        for entry in entries:
+            name = entry.name
+            if not name.isascii():
+                _check_utf8(name, path)
+            if name.startswith("."):
+                listing.left_out["hidden"] += 1
+            elif entry.is_dir():
+                if name.casefold() in SYSTEM_FOLDERS:
+                    listing.left_out[f"system folder ({name})"] += 1
+                else:
+                    (links if entry.is_symlink() else folders).append((f"{prefix}{name}/", entry.path))
+            elif not entry.is_file():
+                listing.left_out["broken links" if entry.is_symlink() else "no plain files"] += 1
+            elif (suffix := os.path.splitext(name)[1].casefold()) in suffixes():
+                listing.paths.append(prefix + name)
+            else:
+                needs = f" (needs {NEEDED[suffix]})" if suffix in NEEDED else ""
+                listing.left_out[f"{suffix or 'without a suffix'}{needs}"] += 1
+                listing.other_files.setdefault(prefix, Counter())[suffix or "without a suffix"] += 1
+    return links
+
+
+def _written_by_us(names: set[str]) -> str:
+    """Tell what of a project's own a folder is, by the names in it; nothing for a folder of a data set."""
+    if "CACHEDIR.TAG" in names:
+        return "cache folder"
+    is_run = "unfinished.lock" in names or {"config.yaml", "environment.txt"} <= names
+    return "folder of a run" if is_run else ""
+
+
+def _unreadable(path: str, error: OSError) -> Mistake:
+    return Mistake(
+        f"{path} cannot be read ({error.strerror}), so its images would be missing; give yourself the right to read it."
+    )
+
+
+def _check_utf8(name: str, folder: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise Mistake(
+            f"a name in {folder!r}, {os.fsencode(name)!r}, is no UTF-8 (of a zip from Windows?), so it could not be "
+            "written into any table; rename it, for example with convmv."
+        ) from error
+
+
+def find(root: str | Path, layout: Layout = "auto", allow_conflicts: bool = False) -> Samples:
+    """List a labelled folder of images.
+
+    Args:
+        root: The folder.
+        layout: Whether its folders are "classes" or "splits"; "auto" sees it, where there is one way to see it.
+        allow_conflicts: Whether names of classes may look alike.
+
+    Raises:
+        Mistake: The folder is missing, holds no images, fewer than two classes, or could be read in two ways.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise Mistake(
+            f"--data.root={str(root)!r} is not a folder, so there is nothing to train on; give the folder that holds "
+            "one folder of images per class."
+        )
+    listing = list_images(root)
+    by_split = layout == "splits" or (layout == "auto" and _is_split(root, listing.paths))
+    depth = 1 if by_split else 0
+    loose = [path for path in listing.paths if path.count("/") <= depth]
+    if loose:
+        listing.left_out[f"in no class folder (such as {loose[0]})"] = len(loose)
+    paths = [path for path in listing.paths if path.count("/") > depth]
+    listing.paths = paths
+    if not paths:
+        raise Mistake(
+            f"--data.root={str(root)!r} holds no images in class folders, so there is nothing to train on; it must "
+            f"look like ROOT/CLASS/IMAGE{_left_out(listing)}."
+        )
+    names = [path.split("/", depth + 1)[depth] for path in paths]
+    _check_empty(listing, depth, set(names))
+    names = [name if name.isascii() else unicodedata.normalize("NFC", name) for name in names]
+    classes = sorted(set(names))
+    if not allow_conflicts:
+        _check_alike(classes)
+    if len(classes) < 2:
+        inner = sorted({path.split("/")[depth + 1] for path in paths if path.count("/") > depth + 1})
+        remedy = (
+            f"give the folder of the classes, --data.root={str(root / names[0])!r}" if inner else "add a second class"
+        )
+        raise Mistake(
+            f"--data.root={str(root)!r} holds one class, {classes[0]!r}, so there is nothing to tell apart; {remedy}."
+        )
+    given = [_split_of(path) for path in paths] if by_split else None
+    return Samples.labelled(paths, names, given, listing.said())
+
+
+def _check_alike(classes: list[str]) -> None:
+    """Refuse names of classes that people take for one another."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(unicodedata.normalize("NFKC", name).strip().casefold(), name)
+        if other != name:
+            raise Mistake(
+                f"the class folders {other!r} and {name!r} look alike, so one class would be learned as two; join "
+                "them, or give --data.allow_conflicts true."
+            )
+
+
+def _left_out(listing: Listing) -> str:
+    return f" (left out: {listing.said()})" if listing.left_out else ""
+
+
+def _split_of(path: str) -> str:
+    return SPLIT_NAMES[path.split("/", 1)[0].casefold().strip()]
+
+
+def _is_split(root: Path, paths: list[str]) -> bool:
+    """Tell whether the folders at the top are splits.
+
+    Raises:
+        Mistake: They could be both.
+    """
+    inner: dict[str, set[str]] = {}  # of each folder at the top, the folders in it that hold images
+    flat: set[str] = set()  # folders at the top that hold images themselves
+    for path in paths:
+        parts = path.split("/", 2)
+        if len(parts) == 2:
+            flat.add(parts[0])
+        if len(parts) > 1:
+            inner.setdefault(parts[0], set()).update(parts[1:2] if len(parts) > 2 else ())
+    called = {top: SPLIT_NAMES[top.casefold().strip()] for top in inner if top.casefold().strip() in SPLIT_NAMES}
+    nested = {top for top in inner if inner[top]}
+    if called and not nested & called.keys():
+        if len(called) == len(inner):
+            raise _ambiguous(root, f"{_some(called)} hold images and no class folders", sorted(called))
+        return False  # a class may be called so, as the train beside bus and car
+    if len(called) == len(inner) and called:
+        if "train" not in called.values():
+            raise _ambiguous(root, f"there is {_some(called)} and no train", sorted(called))
+        if len(set(called.values())) < len(called):
+            raise _ambiguous(root, f"{_some(called)} name one split twice", sorted(called))
+        return True
+    if called:
+        others = sorted(inner.keys() - called.keys())
+        raise _ambiguous(root, f"{_some(called)} are called like splits and {_some(others)} not", sorted(called))
+    for top in sorted(nested - flat):
+        if len(inner[top] & inner.keys()) > 1:
+            raise _ambiguous(root, f"{top} holds the folders that lie beside it, {_some(inner[top])}", [top])
+    alike = [top for top in nested - flat if len(inner[top]) > 1 and _is_shared(inner[top], inner, top)]
+    if len(alike) > 1 and len(alike) == len(inner):
+        what = f"{_some(alike)} hold the same folders, {_some(inner[alike[0]])}"
+        raise _ambiguous(root, what, sorted(alike))
+    return False
+
+
+def _is_shared(folders: set[str], inner: dict[str, set[str]], top: str) -> bool:
+    return any(folders == others for other, others in inner.items() if other != top)
+
+
+def _ambiguous(root: Path, what: str, tops: list[str]) -> Mistake:
+    return Mistake(
+        f"in --data.root={str(root)!r} {what}, so it is not clear which folders are the classes and a wrong guess "
+        f"would train the wrong thing; did you mean --data.root={str(root / tops[0])!r}? Splits are called train, val "
+        "and test; --data.layout classes or --data.layout splits decides."
+    )
+
+
+def _some(names: Iterator[str] | dict[str, str] | list[str] | set[str]) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
+
+
+def _check_empty(listing: Listing, depth: int, names: set[str]) -> None:
+    """Refuse a class folder that has files of which none counts: its class would vanish in silence."""
+    of_class: dict[str, Counter[str]] = {}
+    for prefix, counts in listing.other_files.items():
+        parts = prefix.split("/")
+        if len(parts) > depth + 1:
+            of_class.setdefault(parts[depth], Counter()).update(counts)
+    for name in sorted(of_class.keys() - names):
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in of_class[name].most_common(3))
+        raise Mistake(
+            f"the class folder {name!r} holds {kinds} and no image that can be read, so the class would be missing; "
+            "convert them, or take the folder away."
+        )

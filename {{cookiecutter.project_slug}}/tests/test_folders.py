@@ -1,0 +1,213 @@
+"""Folders as people have them: what is read, what is left out and said, what is refused because it means two things."""
+
+import itertools
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from project_package.data import ImageData
+from project_package.engine.folders import find, list_images
+from project_package.engine.mistakes import Mistake
+
+numbers = itertools.count()
+
+
+def draw(path: Path, image_format: str | None = None) -> Path:
+    """Draw an image that is like no other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(next(numbers)).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, image_format)
+    return path
+
+
+def tree(root: Path, *folders: str, images: int = 4) -> Path:
+    """Draw images into folders."""
+    for folder in folders:
+        for number in range(images):
+            draw(root / folder / f"{number}.png")
+    return root
+
+
+def split_tree(root: Path, *splits: str) -> Path:
+    return tree(root, *(f"{split}/{name}" for split in splits for name in ("cat", "dog")))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train", "val", "test"), ("Training", "Testing"), ("TRAIN", "Valid"), ("train ", "dev"), ("trainset", "testset")],
+)
+def test_splits_are_known_by_the_names_that_people_give_them(names, tmp_path):
+    samples = find(split_tree(tmp_path, *names))
+    assert samples.target.names == ["cat", "dog"]
+    assert samples.given is not None
+    assert len(set(samples.given)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (("val/cat", "val/dog", "test/cat", "test/dog"), "no train"),
+        (("train/cat", "train/dog", "val/cat", "val/dog", "extra/cat", "extra/dog"), "extra"),
+        (("train/cat", "train/dog", "valid/cat", "validation/cat"), "name one split twice"),
+        (("train", "test"), "no class folders"),
+        (("part1/cat", "part1/dog", "part2/cat", "part2/dog"), "hold the same folders"),
+        (("cat", "dog", "animals/cat", "animals/dog"), "lie beside it"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_could_be_splits_or_classes_is_refused_and_a_flag_decides(folders, words, tmp_path):
+    with pytest.raises(Mistake, match=words) as refusal:
+        find(tree(tmp_path, *folders))
+    assert "did you mean --data.root=" in str(refusal.value)
+    assert "--data.layout classes" in str(refusal.value)
+    tops = {folder.split("/")[0] for folder in folders}
+    assert set(find(tmp_path, "classes").target.names) == tops
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path):
+    assert find(tree(tmp_path, "car", "bus", "train")).target.names == ["bus", "car", "train"]
+
+
+def test_folders_within_classes_are_of_the_class(tmp_path):
+    samples = find(tree(tmp_path, "cat/2021", "cat/2022", "dog/2022/june"))
+    assert samples.target.names == ["cat", "dog"]
+
+
+def test_one_folder_too_high_names_the_right_one(tmp_path):
+    with pytest.raises(Mistake, match=f"--data.root='{tmp_path}/pets'"):
+        find(tree(tmp_path, "pets/cat", "pets/dog"))
+
+
+def test_images_outside_of_class_folders_are_counted(tmp_path):
+    split_tree(tmp_path, "train", "test")
+    draw(tmp_path / "train/loose.png")
+    draw(tmp_path / "lost.png")
+    assert "2 in no class folder" in find(tmp_path).left_out
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "avif", "webp", "tif", "JPEG", "jp2", "tga", "PPM"])
+def test_what_pillow_reads_counts(suffix, tmp_path):
+    tree(tmp_path, "dog")
+    draw(tmp_path / f"cat/one.{suffix}")
+    samples = find(tmp_path)
+    assert samples.target.names == ["cat", "dog"]
+    assert not samples.left_out
+
+
+def test_other_files_are_left_out_and_counted(tmp_path):
+    tree(tmp_path, "cat", "dog")
+    for name in ("cat/a.heic", "cat/b.HEIC", "cat/c.heic", "dog/notes.txt", "dog/readme", "dog/.hidden.png"):
+        (tmp_path / name).write_bytes(b"-")
+    said = find(tmp_path).left_out
+    for words in ("3 .heic (needs pillow-heif)", "1 .txt", "1 without a suffix", "1 hidden"):
+        assert words in said
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.eps", "a.npy", "a.txt"])
+def test_a_class_folder_of_which_no_file_counts_is_refused(name, tmp_path):
+    tree(tmp_path, "cat", "dog")
+    (tmp_path / "bird").mkdir()
+    (tmp_path / "bird" / name).write_bytes(b"-")
+    with pytest.raises(Mistake, match=r"'bird' holds 1 \.\w+"):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", "System Volume Information"])
+def test_folders_of_other_systems_are_no_data(name, tmp_path):
+    tree(tmp_path, "cat", "dog", f"cat/{name}/0.png", name)
+    samples = find(tmp_path)
+    assert len(samples.keys) == 8
+    assert f"2 system folder ({name})" in samples.left_out
+
+
+def test_each_real_folder_is_listed_once_whatever_links_lead_to_it(tmp_path):
+    tree(tmp_path / "root", "cat", "dog")
+    (tmp_path / "root/cat/loop").symlink_to("..")
+    (tmp_path / "root/a-cat-again").symlink_to("cat")
+    samples = find(tmp_path / "root")
+    assert samples.target.names == ["cat", "dog"]
+    assert len(samples.keys) == 8
+    assert "2 links to a folder that is listed already" in samples.left_out
+
+
+def test_a_root_of_links_is_read(tmp_path):
+    tree(tmp_path / "store", "x", "y")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/cat").symlink_to(tmp_path / "store/x")
+    (tmp_path / "root/dog").symlink_to(tmp_path / "store/y")
+    assert len(find(tmp_path / "root").keys) == 8
+
+
+def test_what_is_no_plain_file_is_left_out(tmp_path):
+    tree(tmp_path, "cat", "dog")
+    os.mkfifo(tmp_path / "cat/pipe.png")
+    (tmp_path / "cat/zero.png").symlink_to("/dev/zero")
+    (tmp_path / "cat/gone.png").symlink_to("nowhere.png")
+    listing = list_images(tmp_path)
+    assert len(listing.paths) == 8
+    assert sum(listing.left_out.values()) == 3
+
+
+def test_names_that_are_not_utf8_are_refused_by_name(tmp_path):
+    tree(tmp_path, "cat", "dog")
+    os.rename(os.fsencode(tmp_path / "cat/0.png"), os.fsencode(tmp_path / "cat") + b"/gr\xfcn.png")
+    with pytest.raises(Mistake, match=r"gr\\xfcn\.png"):
+        find(tmp_path)
+
+
+def test_one_class_in_two_unicode_forms_is_one(tmp_path):
+    composed, parted = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    tree(tmp_path, composed, parted, "tea")
+    samples = find(tmp_path)
+    assert samples.target.names == [composed, "tea"]
+    assert len(samples.keys) == 12
+
+
+@pytest.mark.parametrize("other", ["Cat", "cat ", "CAT", "ｃａｔ"])
+def test_class_names_that_look_alike_are_refused_unless_they_are_meant(other, tmp_path):
+    tree(tmp_path, "cat", other)
+    with pytest.raises(Mistake, match="look alike"):
+        find(tmp_path)
+    assert len(find(tmp_path, allow_conflicts=True).target.names) == 2
+
+
+def test_equal_content_under_two_labels_is_refused_unless_it_is_meant(tmp_path):
+    root = tree(tmp_path / "root", "cat", "dog", images=12)
+    (root / "dog/copy.png").write_bytes((root / "cat/3.png").read_bytes())
+    options = {"num_workers": 0, "batch_size": 2}
+    with pytest.raises(Mistake, match=r"cat/3\.png \(cat\) and dog/copy\.png \(dog\) are the same content"):
+        ImageData(str(root), **options).setup("fit")
+    ImageData(str(root), allow_conflicts=True, **options).setup("fit")
+
+
+def test_a_run_in_the_folder_of_the_images_is_no_data_for_the_next(run, tmp_path):
+    tree(tmp_path, "cat", "dog", images=12)
+    for _ in range(2):
+        assert run("fit", "--data.root=.", "--data.batch_size=4", "--trainer.max_epochs=1") == 0
+
+
+def test_what_is_there_and_what_is_left_out_is_said_before_training(run, shapes, tmp_path, capsys):
+    (tmp_path / "shapes").symlink_to(shapes)
+    assert run("fit", "--config=debug") == 0
+    said = capsys.readouterr().out
+    assert "data: 48 train, 12 val, 12 test" in said
+    assert "  left    16 / 4 / 4" in said
+
+
+def test_many_classes_are_summed_up(tmp_path):
+    tree(tmp_path, *(f"class{number:02d}" for number in range(25)))
+    data = ImageData(str(tmp_path), num_workers=0, val_fraction=0.25, test_fraction=0.25)
+    data.setup("fit")
+    assert "25 classes, each of 2 to 2 train, 1 to 1 val, 1 to 1 test: class00 … class24" in data.summary()
+
+
+def test_a_single_file_is_predicted(run, shapes):
+    assert run("fit", "--trainer.max_epochs=1") == 0
+    assert run("predict", f"--data.predict_root={shapes / 'left/000.png'}") == 0
+    rows = Path("runs/small/version_0/predictions.csv").read_text().splitlines()
+    assert len(rows) == 2
+    assert rows[1].startswith("000.png,")
