@@ -15,21 +15,18 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from . import PACKAGE, checkpoints, loggers, resume, runs
+from . import PACKAGE, checkpoints, guard, loggers, resume, runs
+from .configs import CONFIGS, DEFAULTS, config_text, flat, named_configs, read_config, settings_of, with_home
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import option_strings
 from .keepers import BestCheckpoint
 from .metrics import MONITOR, direction
-from .mistakes import Mistake, unknown
+from .mistakes import Mistake
 from .predictions import PredictionWriter
 from .resume import Source
 from .runs import Run
 from .splits import Manifest
-
-CONFIGS = Path(__file__).parent.parent / "configs"
-# Every config starts from these, each over the one before; `--config NAME` lays another over them.
-DEFAULTS = [CONFIGS / "presets" / "standard.yaml", CONFIGS / "base.yaml", CONFIGS / "logger.yaml"]
 
 
 class Parser(LightningArgumentParser):
@@ -38,8 +35,18 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the arguments of a class, none of which is read from a file that its value names."""
+        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a config file: within bounds, and under the names of today."""
+        return self.parse_string(config_text(Path(path)), str(path), *args, **kwargs)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         text = " ".join(str(message).split())
+        if name := guard.denied(text):
+            fail(str(guard.refused(name, "the run's config")))
         if match := re.search(r"unrecognized arguments: (\S+)", text, re.IGNORECASE):
             flag = match.group(1).split("=")[0]
             near = difflib.get_close_matches(flag, option_strings(self), n=3)
@@ -74,38 +81,6 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def packaged() -> dict[str, Path]:
-    """Return the presets and recipes that ``--config NAME`` knows."""
-    return {path.stem: path for folder in ("presets", "recipes") for path in sorted((CONFIGS / folder).glob("*.yaml"))}
-
-
-def named_configs(args: list[str]) -> list[str]:
-    """Replace the NAME of every ``--config NAME`` by its file.
-
-    Raises:
-        Mistake: There is neither such a file nor such a name.
-    """
-    joined = []
-    for position, arg in enumerate(args):
-        flag, sign, value = arg.partition("=")
-        if flag in ("--config", "-c") and sign:
-            joined.append(f"{flag}={_config(value)}")
-        elif position and args[position - 1] in ("--config", "-c"):
-            joined.append(str(_config(arg)))
-        else:
-            joined.append(arg)
-    return joined
-
-
-def _config(name: str) -> Path:
-    known = packaged()
-    if name in known:
-        return known[name]
-    if Path(name).is_file():
-        return Path(name)
-    raise Mistake(unknown("--config", name, [*known, "a file"]))
-
-
 class Addressed(argparse.ArgumentParser):
     """Reads which run a command is about: the parser proper needs that run's config before it can read anything."""
 
@@ -130,7 +105,7 @@ def _shown_defaults() -> dict[str, Any]:
     """Return what ``--help`` shows as this project's defaults: of the configs what is no class with arguments."""
     shown: dict[str, Any] = {}
     for path in DEFAULTS:
-        settings = resume.flat(resume.read_config(path))
+        settings = flat(read_config(path))
         shown |= {key: value for key, value in settings if not re.search(r"\.(class_path|init_args)\b", key)}
     return shown
 
@@ -139,7 +114,7 @@ class _Layer(argparse.Action):
     """Lays the plain values of a config file over those of before."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        content = resume.read_config(Path(values))
+        content = read_config(Path(values))
         content["manifest"] = (content.get("data") or {}).get("manifest")
         vars(namespace).update({key: str(item) for key, item in content.items() if isinstance(item, str | int)})
 
@@ -165,7 +140,7 @@ class Commands(LightningCLI):
     trusted: ClassVar[tuple[str, ...]] = ()  # packages, beside torch, torchvision, lightning and this one
 
     def __init_subclass__(cls) -> None:
-        checkpoints.trust(cls.trusted)
+        guard.trust(cls.trusted)
 
     def __init__(self, args: list[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> None:
         self.callbacks = callbacks
@@ -173,7 +148,7 @@ class Commands(LightningCLI):
         self.source: Source | None = None  # what the command starts from
         self.run: Run | None = None  # where its files go
         self.lock: resume.Lock | None = None
-        args = named_configs(args)
+        typed = args = named_configs([with_home(arg) for arg in args])
         missing = [str(path) for path in DEFAULTS if not path.is_file()]
         if missing:
             raise Mistake(f"{missing[0]} is missing, so the defaults are unknown; install the package again.")
@@ -185,17 +160,20 @@ class Commands(LightningCLI):
             files = [str(self.source.run.config)] if self.source else files
             # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
+        # A run's folder may be anybody's; what is typed is the user's word.
+        packages = guard.TRUSTED | guard.packages_in(settings_of(typed)) if self.source else None
         try:
-            super().__init__(
-                self.task,
-                self.data_module,
-                save_config_callback=None,  # RunFiles writes it
-                seed_everything_default=0,
-                parser_class=Parser,
-                auto_configure_optimizers=False,
-                args=args,
-                run=run,
-            )
+            with guard.open_to(packages):
+                super().__init__(
+                    self.task,
+                    self.data_module,
+                    save_config_callback=None,  # RunFiles writes it
+                    seed_everything_default=0,
+                    parser_class=Parser,
+                    auto_configure_optimizers=False,
+                    args=args,
+                    run=run,
+                )
         except Exception as error:
             self._leave(error)
             raise
@@ -243,7 +221,6 @@ class Commands(LightningCLI):
                 f"--ckpt_path={str(source.checkpoint)!r} lies in no run's folder (no {config}), so its data and splits "
                 "are unknown; keep checkpoints in the folder of their run."
             )
-        checkpoints.check_class_paths(resume.read_config(config), str(config))
         if runs.is_rank_zero():
             print(f"{command}: {source.checkpoint} with the config and splits of {source.run}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
@@ -309,6 +286,7 @@ class Commands(LightningCLI):
             # Lightning would let the checkpoint's values override the model's flags in silence (PL#21455); it gets the
             # path when the flags are settled.
             self.own.ckpt_path = None
+            guard.check_specs(self.own, str(self.source.run.config))
 
     @property
     def own(self) -> Any:
@@ -372,7 +350,6 @@ class Commands(LightningCLI):
             config.data.cache_gb = 0
             return
         plain = self.plain()
-        checkpoints.check_class_paths(plain, "the config")
         if self.source is not None:
             changes = resume.check_changes(self.source.run.config, plain)
             if changes and runs.is_rank_zero():
@@ -381,8 +358,18 @@ class Commands(LightningCLI):
             self.run = self.source.run
         else:
             self.run = self._new_run(Path(config.run_root), config.name)
+            self._say_what_is_outside(config)
         if runs.is_rank_zero():
             self.lock = resume.Lock(self.run)
+
+    @staticmethod
+    def _say_what_is_outside(config: Any) -> None:
+        if names := guard.outside(config) if runs.is_rank_zero() else []:
+            package = names[0].partition(".")[0]
+            print(
+                f"note: {', '.join(names)} is of no package that cli.py trusts, so test, predict and resume of this "
+                f"run will refuse it unless a flag names it again; if it is yours, add {package!r} to `trusted` there."
+            )
 
     @staticmethod
     def _new_run(root: Path, name: str) -> Run:

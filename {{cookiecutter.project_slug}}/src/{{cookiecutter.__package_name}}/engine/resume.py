@@ -2,13 +2,11 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import yaml
-
 from . import checkpoints
+from .configs import as_typed, differences, read_config
 from .mistakes import Mistake
 from .runs import Run, is_rank_zero, runs_of
 
@@ -99,24 +97,6 @@ def find(root: Path, name: str) -> Source | None:
     return None
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a config file.
-
-    Raises:
-        Mistake: It cannot be read, or is no mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise Mistake(
-            f"config {str(path)!r} cannot be read ({' '.join(str(error).split())}), so its settings are unknown; "
-            "mend it."
-        ) from error
-    if not isinstance(content, dict):
-        raise Mistake(f"config {str(path)!r} is no mapping of flags to values, so it has no effect; mend it.")
-    return content
-
-
 def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
     """Compare a run's config with the one that it is to go on with; returns the accepted changes, for people.
 
@@ -135,28 +115,6 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
         part = ".".join(key.split(".")[:2])
         accepted.append(f"{key} {old} → {new}" if key == part else part)
     return list(dict.fromkeys(accepted))
-
-
-def as_typed(key: str) -> str:
-    """Return the flag of a setting: --model.optimizer.lr of model.optimizer.init_args.lr."""
-    return "--" + key.replace(".init_args", "").removesuffix(".class_path")
-
-
-def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the settings that differ between two configs: the dotted name, the value before and the one after."""
-    old, new = dict(flat(before)), dict(flat(after))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            yield key, old.get(key), new.get(key)
-
-
-def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings of a config by their dotted names."""
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from flat(item, f"{prefix}.{key}" if prefix else key)
-    else:
-        yield prefix, value
 
 
 class Lock:

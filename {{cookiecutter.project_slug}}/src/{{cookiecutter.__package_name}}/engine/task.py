@@ -19,7 +19,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 
-from . import checkpoints
+from . import checkpoints, guard
 from .factories import recipe, written
 from .faults import NumericalFaults
 from .internals import INSTANTIATE, INSTANTIATOR
@@ -341,8 +341,11 @@ class Task(LightningModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a model as Lightning does, of a checkpoint that ``checkpoints.read`` finds harmless."""
-        checkpoints.read(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **kwargs})
+        hparams = dict(checkpoints.read(checkpoint_path)["hyper_parameters"])
+        hparams.pop(INSTANTIATOR, None)
+        with guard.open_to(guard.TRUSTED):
+            guard.check_hyper_parameters(cls, hparams, f"checkpoint {str(checkpoint_path)!r}")
+            return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
 
 
 def _read_schema(content: dict[str, Any]) -> Schema:
