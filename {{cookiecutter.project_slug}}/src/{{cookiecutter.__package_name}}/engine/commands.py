@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from . import PACKAGE, checkpoints, guard, loggers, resume, runs
-from .configs import CONFIGS, DEFAULTS, config_text, flat, named_configs, read_config, settings_of, with_home
+from .configs import CONFIGS, DEFAULTS, config_text, flat, holds, named_configs, read_config, settings_of, with_home
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import option_strings
@@ -32,6 +32,8 @@ from .splits import Manifest
 class Parser(LightningArgumentParser):
     """A parser whose errors are one line, exit code 2, and that does not guess at shortened flags."""
 
+    files: ClassVar[list[Path]] = []  # the configs of this command
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
@@ -41,18 +43,39 @@ class Parser(LightningArgumentParser):
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a config file: within bounds, and under the names of today."""
+        self.files.append(Path(path))
         return self.parse_string(config_text(Path(path)), str(path), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        text = " ".join(str(message).split())
+        fail(self._worded(" ".join(str(message).split())))
+
+    def _worded(self, text: str) -> str:
+        """Say in one line what the parser found: value, consequence, remedy; what is not known here stays as it is."""
         if name := guard.denied(text):
-            fail(str(guard.refused(name, "the run's config")))
+            return str(guard.refused(name, "the run's config"))
         if match := re.search(r"unrecognized arguments: (\S+)", text, re.IGNORECASE):
             flag = match.group(1).split("=")[0]
             near = difflib.get_close_matches(flag, option_strings(self), n=3)
-            text = f"{flag} is not a flag, so it would have no effect; "
-            text += f"did you mean {', '.join(near)}?" if near else "--help lists all."
-        fail(text)
+            meant = f"did you mean {', '.join(near)}?" if near else "--help lists all."
+            return f"{flag} is not a flag, so it would have no effect; {meant}"
+        if match := re.search(r"[Oo]ption '([^']*)'(?: is not accepted|$)", text):
+            setting = match.group(1)
+            file = next((file for file in self.files if holds(file, setting)), "a flag")
+            return (
+                f"{file} sets {setting!r}, which nothing here takes, so it would have no effect; take it out, or, if it "
+                "is a name of an earlier version, add it to RENAMED in engine/configs.py."
+            )
+        if match := re.search(r"Parser key \"([\w.]+)\": Expected a dot import path string: (\S+)", text):
+            return (
+                f"--{match.group(1)}={match.group(2)} is no class that is known here, so there is nothing to use; give "
+                "the path of one: package.module.Class."
+            )
+        if match := re.search(r"module '[\w.]+' has no attribute '\w+'|No module named '[\w.]+'", text):
+            return (
+                f"{match.group()}, so what a config or a flag names is not here; give one that is, or start a new run "
+                "from the weights of that one: --model.weights CHECKPOINT."
+            )
+        return text
 
 
 class Options(argparse.ArgumentParser):
@@ -148,6 +171,7 @@ class Commands(LightningCLI):
         self.source: Source | None = None  # what the command starts from
         self.run: Run | None = None  # where its files go
         self.lock: resume.Lock | None = None
+        Parser.files.clear()
         typed = args = named_configs([with_home(arg) for arg in args])
         missing = [str(path) for path in DEFAULTS if not path.is_file()]
         if missing:
@@ -358,17 +382,20 @@ class Commands(LightningCLI):
             self.run = self.source.run
         else:
             self.run = self._new_run(Path(config.run_root), config.name)
-            self._say_what_is_outside(config)
+            self._trust_what_is_typed(config)
         if runs.is_rank_zero():
             self.lock = resume.Lock(self.run)
 
     @staticmethod
-    def _say_what_is_outside(config: Any) -> None:
-        if names := guard.outside(config) if runs.is_rank_zero() else []:
-            package = names[0].partition(".")[0]
+    def _trust_what_is_typed(config: Any) -> None:
+        """Trust the packages of a fresh run's config in this process, and say that others will not."""
+        names = guard.outside(config)
+        packages = sorted({name.partition(".")[0] for name in names})
+        guard.trust(packages)
+        if names and runs.is_rank_zero():
             print(
-                f"note: {', '.join(names)} is of no package that cli.py trusts, so test, predict and resume of this "
-                f"run will refuse it unless a flag names it again; if it is yours, add {package!r} to `trusted` there."
+                f"note: {', '.join(names)}: of no package that cli.py trusts, so test and predict will refuse this run "
+                f"unless a flag names it again; if it is yours, add {', '.join(map(repr, packages))} to `trusted` there."
             )
 
     @staticmethod

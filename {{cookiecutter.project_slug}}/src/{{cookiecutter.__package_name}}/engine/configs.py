@@ -103,6 +103,8 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         ) from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise Mistake(f"config {str(path)!r} is no mapping of flags to values, so it has no effect; mend it.")
+    if content.pop("config", None):
+        raise Mistake(f"config {str(path)!r} names another one, which is not read; give both: --config A --config B.")
     for old, new in RENAMED.items():
         _rename(content, old, new)
     return content, text
@@ -133,6 +135,12 @@ def with_home(arg: str) -> str:
     """Return an argument with the ~ in --flag=~/path written out, which a shell leaves as it stands."""
     flag, sign, value = arg.partition("=")
     return f"{flag}={expanded(value)}" if sign and flag.startswith("-") else arg
+
+
+def holds(path: Path, setting: str) -> bool:
+    """Tell whether a config file sets something."""
+    found = (as_typed(key) for key, _ in flat(read_config(path)))
+    return any(key.endswith((f"-{setting}", f".{setting}")) for key in found)
 
 
 def as_typed(key: str) -> str:

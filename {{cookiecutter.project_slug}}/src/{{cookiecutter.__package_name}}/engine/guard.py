@@ -68,9 +68,13 @@ def packages_in(settings: Any) -> set[str]:
 def refused(name: str, source: str) -> Mistake:
     """Word that a package is not trusted."""
     package = name.partition(".")[0]
+    if package in ("torch", "torchvision", "lightning"):
+        package = name.rpartition(".")[0]
+    remedy = "take it out"
+    if not denied_by_default(package):
+        remedy = f"if it is yours, add {package!r} to `trusted` in cli.py (a script imports that file)"
     return Mistake(
-        f"{source} names {name!r}, of no package that this project trusts, so loading it could run anything; if it is "
-        f"yours, add {package!r} to `trusted` in cli.py (a script imports that file)."
+        f"{source} names {name!r}, of no package that this project trusts, so loading it could run anything; {remedy}."
     )
 
 
@@ -137,8 +141,8 @@ def specs_of(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list | tuple | set):
         for item in value:
             yield from specs_of(item)
-    elif callable(value):
-        yield getattr(value, "__qualname__", repr(value)), value
+    elif inspect.isroutine(value) or isinstance(value, type):
+        yield f"{value.__module__}.{value.__qualname__}", value
 
 
 def _loaded(name: str) -> Any:

@@ -338,6 +338,20 @@ class Task(LightningModule):
             self.resumed = checkpoint.get("resume", {})
             checkpoint["callbacks"].pop("Timer", None)  # max_time is that of one launch
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Take over weights, as torch does.
+
+        Raises:
+            Mistake: They are those of another network.
+        """
+        try:
+            return super().load_state_dict(*args, **kwargs)
+        except RuntimeError as error:
+            raise Mistake(
+                f"the checkpoint does not fit the model ({' '.join(str(error).split())[:300]} …), so its code or its "
+                "config is no longer that of the run; bring it back."
+            ) from error
+
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a model as Lightning does, of a checkpoint that ``checkpoints.read`` finds harmless."""
