@@ -164,12 +164,12 @@ def test_out_of_memory_names_the_flags_that_help(run, capfd, monkeypatch):
 def test_a_checkpoint_that_could_run_code_runs_none(trained, run):
     content = torch.load(LAST, weights_only=True)
     hostile = RUN / "checkpoints/hostile.ckpt"
-    network = {"class_path": "antigravity.Network", "init_args": {}}
+    network = {"class_path": "elsewhere.Network", "init_args": {}}
     torch.save({**content, "hyper_parameters": {**content["hyper_parameters"], "network": network}}, hostile)
-    with pytest.raises(ValueError, match=r"antigravity.*trusted"):
+    with pytest.raises(ValueError, match=r"elsewhere.*trusted"):
         Classifier.load_from_checkpoint(hostile)
     assert run("test", f"--ckpt_path={hostile}") == 0  # which makes the model from the config
-    assert "antigravity" not in sys.modules
+    assert "elsewhere" not in sys.modules
     with zipfile.ZipFile(io.BytesIO(LAST.read_bytes())) as source, zipfile.ZipFile(hostile, "w") as target:
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry), zipfile.ZIP_DEFLATED)

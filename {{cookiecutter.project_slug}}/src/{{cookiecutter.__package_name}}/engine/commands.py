@@ -62,7 +62,7 @@ class Parser(LightningArgumentParser):
             setting = match.group(1)
             file = next((file for file in self.files if holds(file, setting)), "a flag")
             return (
-                f"{file} sets {setting!r}, which nothing here takes, so it would have no effect; take it out, or, if it "
+                f"{file} sets {setting!r}, which nothing here takes, so it would have no effect; take it out, or if it "
                 "is a name of an earlier version, add it to RENAMED in engine/configs.py."
             )
         if match := re.search(r"Parser key \"([\w.]+)\": Expected a dot import path string: (\S+)", text):
@@ -395,7 +395,7 @@ class Commands(LightningCLI):
         if names and runs.is_rank_zero():
             print(
                 f"note: {', '.join(names)}: of no package that cli.py trusts, so test and predict will refuse this run "
-                f"unless a flag names it again; if it is yours, add {', '.join(map(repr, packages))} to `trusted` there."
+                f"unless a flag names it again; add {', '.join(map(repr, packages))} to `trusted` there if it is yours."
             )
 
     @staticmethod
