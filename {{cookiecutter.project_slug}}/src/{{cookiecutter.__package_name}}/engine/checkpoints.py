@@ -1,14 +1,16 @@
 """Checkpoints that can be relied on: written whole or not at all, read without running what is in them."""
 
+import contextlib
 import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentError
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from .guard import check_size
+from .guard import check_hyper_parameters, check_size
 from .internals import INSTANTIATE, INSTANTIATOR
 from .mistakes import Mistake, RunFailed
 
@@ -43,16 +45,17 @@ class WholeFile(TorchCheckpointIO):
             ) from error
 
 
-def read(path: str | Path, to_go_on: bool = False) -> dict[str, Any]:
-    """Read a checkpoint as plain values, running nothing that it holds.
+def read(path: str | Path, kind: type, to_go_on: bool = False) -> dict[str, Any]:
+    """Read a checkpoint as plain values, running nothing that it holds; ``guard.open_to`` must be in force.
 
     Args:
         path: The file.
+        kind: The class of the model in it.
         to_go_on: Whether a run is to go on from it, which takes more than weights.
 
     Raises:
-        Mistake: The file is not local, damaged, compressed (it could fill the memory) or holds code; or a run cannot
-            go on from it.
+        Mistake: The file is not local, damaged, compressed (it could fill the memory), holds code, or names a
+            class of a package that is not trusted; or a run cannot go on from it.
     """
     given, path = path, Path(path)
     if not path.is_file():
@@ -84,6 +87,8 @@ def read(path: str | Path, to_go_on: bool = False) -> dict[str, Any]:
             f"checkpoint {str(path)!r} would be made by {strings or made_by!r}, so loading it could run code; "
             "give one that this project wrote."
         )
+    with contextlib.suppress(ArgumentError):  # of another version: its config tells
+        check_hyper_parameters(kind, hparams, f"checkpoint {str(path)!r}")
     if to_go_on and not {"optimizer_states", "lr_schedulers", "callbacks"} <= content.keys():
         raise Mistake(
             f"checkpoint {str(path)!r} holds weights alone, so nothing can go on from it; start a new run from them: "

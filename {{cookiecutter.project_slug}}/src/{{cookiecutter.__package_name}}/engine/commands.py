@@ -172,20 +172,21 @@ class Commands(LightningCLI):
         self.run: Run | None = None  # where its files go
         self.lock: resume.Lock | None = None
         Parser.files.clear()
-        typed = args = named_configs([with_home(arg) for arg in args])
+        args = named_configs([with_home(arg) for arg in args])
         missing = [str(path) for path in DEFAULTS if not path.is_file()]
         if missing:
             raise Mistake(f"{missing[0]} is missing, so the defaults are unknown; install the package again.")
         files = [str(path) for path in DEFAULTS]
         self.helps = bool({"-h", "--help"} & set(args))
+        typed = guard.TRUSTED | guard.packages_in(settings_of(args))  # the user's word
         if not self.helps:
             self.asked = Addressed().read(args)
-            self.source = self._find_source(args) if run else None
+            with guard.open_to(typed):
+                self.source = self._find_source(args) if run else None
             files = [str(self.source.run.config)] if self.source else files
             # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
-        # A run's folder may be anybody's; what is typed is the user's word.
-        packages = guard.TRUSTED | guard.packages_in(settings_of(typed)) if self.source else None
+        packages = typed if self.source else None  # a run's folder may be anybody's
         try:
             with guard.open_to(packages):
                 super().__init__(
@@ -238,7 +239,7 @@ class Commands(LightningCLI):
                 choice = source.checkpoint
             else:
                 source = Source(Run.of(choice), Path(choice))
-            checkpoints.read(choice, to_go_on=command == "fit")
+            checkpoints.read(choice, self.task, to_go_on=command == "fit")
         config = source.run.config
         if not config.is_file():
             raise Mistake(
@@ -258,7 +259,7 @@ class Commands(LightningCLI):
         if launched_by_lightning and "RUN_RESUMED" in os.environ:
             chosen = os.environ["RUN_RESUMED"].split("\n")
             return Source(Run(chosen[0]), Path(chosen[1]), int(chosen[2])) if len(chosen) == 3 else None
-        source = resume.find(root, name)
+        source = resume.find(root, name, self.task)
         os.environ["RUN_RESUMED"] = "\n".join(map(str, source or ()))
         if source is None and runs.is_rank_zero():
             print(f"resume: no unfinished run in {root / name} has a checkpoint, so a fresh one begins")

@@ -58,7 +58,7 @@ def _named(name: str) -> Path:
 
 
 def settings_of(args: list[str]) -> Iterator[Any]:
-    """Yield what the flags of a command line set: the value of each, and what the configs that they name hold."""
+    """Yield what a command line sets of what is made of classes: values of flags, and parts of the configs it names."""
     for position, arg in enumerate(args):
         flag, sign, value = arg.partition("=")
         if not flag.startswith("-"):
@@ -66,8 +66,9 @@ def settings_of(args: list[str]) -> Iterator[Any]:
         if not sign:
             value = "".join(args[position + 1 : position + 2])
         if flag in ("--config", "-c"):
-            yield read_config(Path(value))
-        elif flag.startswith(("--model.", "--data.", "--trainer.", "--callbacks.")):
+            content = read_config(Path(value))
+            yield [content.get(part) for part in ("model", "trainer", "callbacks")]
+        elif flag.startswith(("--model.", "--trainer.", "--callbacks.")):
             with contextlib.suppress(yaml.YAMLError):
                 yield yaml.safe_load(value)
 

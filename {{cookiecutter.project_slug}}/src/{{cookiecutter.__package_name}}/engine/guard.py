@@ -26,7 +26,7 @@ from .mistakes import Mistake
 
 # What a run's config or a checkpoint may name; `trusted` in cli.py adds to it.
 TRUSTED = {PACKAGE, "lightning.fabric", "lightning.pytorch", "torch.nn", "torch.optim", "torchvision.models"}
-IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+CLASS_PATH = re.compile(r"([A-Za-z_]\w*\.)+[A-Z]\w*")  # a file, such as weights.pth, is none
 DENIED = re.compile(r"Importing '([^']*)' is not allowed")
 LARGEST = 200_000  # values in a config or in the hyper-parameters of a checkpoint
 
@@ -54,10 +54,10 @@ def open_to(packages: Iterable[str] | None) -> Iterator[None]:
 
 
 def packages_in(settings: Any) -> set[str]:
-    """Return the packages that a user's own settings name, at any depth."""
+    """Return the packages of the classes that a user's own settings name, at any depth."""
     if isinstance(settings, str):
         package = settings.partition(".")[0]
-        return {package} if IMPORT_PATH.fullmatch(settings) and not denied_by_default(package) else set()
+        return {package} if CLASS_PATH.fullmatch(settings) and not denied_by_default(package) else set()
     if isinstance(settings, dict):
         settings = settings.values()
     elif not isinstance(settings, Iterable):
@@ -107,7 +107,8 @@ def check_hyper_parameters(kind: type, hyper_parameters: dict[str, Any], source:
         source: The checkpoint.
 
     Raises:
-        Mistake: They do, or they do not fit.
+        Mistake: They do.
+        ArgumentError: They do not fit, as those of another version.
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, "module", fail_untyped=False)
@@ -116,10 +117,7 @@ def check_hyper_parameters(kind: type, hyper_parameters: dict[str, Any], source:
     except ArgumentError as error:
         if name := denied(str(error)):
             raise refused(name, source) from error
-        raise Mistake(
-            f"{source} does not fit {kind.__name__} ({' '.join(str(error).split())[:300]}), so it was made by another "
-            "version; start a new run from its weights: --model.weights CHECKPOINT."
-        ) from error
+        raise
     check_specs(parsed, source)
 
 

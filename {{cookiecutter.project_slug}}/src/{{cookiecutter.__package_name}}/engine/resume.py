@@ -69,11 +69,11 @@ class Source(NamedTuple):
     step: int | None = None
 
 
-def find(root: Path, name: str) -> Source | None:
+def find(root: Path, name: str, kind: type) -> Source | None:
     """Return the newest run of a name that neither ended nor runs, its newest readable checkpoint, and the step.
 
     ``last.ckpt`` comes before ``best.ckpt``. What is passed over is said. A scheduler that starts a command again means
-    the newest run and no other.
+    the newest run and no other. ``kind`` is the class of the model.
     """
     found = runs_of(root, name)
     for run in found[:1] if implied() else found:
@@ -86,7 +86,7 @@ def find(root: Path, name: str) -> Source | None:
             if not path.is_file():
                 continue
             try:
-                content = checkpoints.read(path, to_go_on=True)
+                content = checkpoints.read(path, kind, to_go_on=True)
                 if not content.get("resume", {}).get("between_steps", True):
                     raise Mistake(f"{path} was saved between the accumulated batches of a step")
             except Mistake as error:

@@ -355,10 +355,8 @@ class Task(LightningModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a model as Lightning does, of a checkpoint that ``checkpoints.read`` finds harmless."""
-        hparams = dict(checkpoints.read(checkpoint_path)["hyper_parameters"])
-        hparams.pop(INSTANTIATOR, None)
         with guard.open_to(guard.TRUSTED):
-            guard.check_hyper_parameters(cls, hparams, f"checkpoint {str(checkpoint_path)!r}")
+            checkpoints.read(checkpoint_path, cls)
             return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
 
 
