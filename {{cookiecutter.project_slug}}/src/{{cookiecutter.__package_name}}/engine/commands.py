@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
@@ -21,11 +20,12 @@ from .fast import Fast, NoProfiler
 from .internals import option_strings
 from .keepers import BestCheckpoint
 from .metrics import MONITOR, direction
-from .mistakes import Mistake, unknown
+from .mistakes import Maker, Mistake, said_by, telling, unknown
 from .predictions import PredictionWriter
 from .resume import Source
 from .runs import Run
 from .splits import Manifest
+from .steps import is_out_of_time
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Every config starts from these, each over the one before; `--config NAME` lays another over them.
@@ -39,7 +39,10 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        text = " ".join(str(message).split())
+        text = telling(str(message))
+        key = re.match(r"[\w.]+(?=[=:])", text)
+        if key and {f"--{key.group()}", "--config"} <= {*option_strings(self)}:  # else it is an argument of a class
+            text = f"--{text}"
         if match := re.search(r"unrecognized arguments: (\S+)", text, re.IGNORECASE):
             flag = match.group(1).split("=")[0]
             near = difflib.get_close_matches(flag, option_strings(self), n=3)
@@ -248,7 +251,7 @@ class Commands(LightningCLI):
             print(f"{command}: {source.checkpoint} with the config and splits of {source.run}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
             if overrides and command != "fit":  # fit compares the configs
-                print(f"changed by flags: {' '.join(args[1:])}")
+                print(f"changed by flags: {runs.masked(' '.join(args[1:]))}")
         return source
 
     def _find_unfinished(self, root: Path, name: str) -> Source | None:
@@ -300,6 +303,7 @@ class Commands(LightningCLI):
         for target in ("callbacks.best.init_args.mode", "callbacks.early_stopping.init_args.mode"):
             parser.link_arguments(("monitor", "mode"), target, direction)
         parser.link_arguments(("monitor", "mode"), "model.mode", direction)
+        parser.link_arguments("run_root", "trainer.logger.init_args.save_dir")  # nobody is asked for it; see loggers
         if self.helps:
             parser.set_defaults(_shown_defaults())
 
@@ -407,6 +411,20 @@ class Commands(LightningCLI):
         config.trainer.logger = loggers.specs(_plain(config.trainer.logger), run, name, step)
         self.files = runs.RunFiles(run, as_given, self.plain, str(config.ckpt_path or ""))
 
+    def instantiate_classes(self) -> None:
+        maker = Maker()
+        self.parser.add_instantiator(maker, object)
+        try:
+            super().instantiate_classes()
+            return
+        except (TypeError, ValueError) as error:
+            if maker.raised is None or not said_by(error, "jsonargparse"):
+                raise
+        if maker.kind.__module__.startswith("lightning.pytorch.loggers.") and not isinstance(maker.raised, Mistake):
+            reason = " ".join(str(maker.raised).split())
+            raise Mistake(f"--trainer.logger={maker.kind.__name__} cannot be made: {reason}") from maker.raised
+        raise maker.raised
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         made: Any = self.config_init[self.subcommand] if self.subcommand else self.config_init
         extra = [*made.callbacks.items, *self.callbacks]
@@ -414,6 +432,8 @@ class Commands(LightningCLI):
             if self.own.fast and self.source is None:
                 extra.append(Fast(self.files.config))
             extra += [self.files, runs.Timing(self.run)]
+        if self.subcommand in ("fit", "test") and self.run is not None:
+            extra.append(loggers.TellLoggers(self.run))
         if self.subcommand in ("test", "predict") and self.run is not None:
             extra.append(PredictionWriter(self.run))
         options = {**vars(made.trainer), **kwargs}
@@ -442,9 +462,7 @@ class Commands(LightningCLI):
         """Say what came out and what to do next."""
         if self.run is None or self.lock is None:
             return
-        remaining = [timer.time_remaining() for timer in self.trainer.callbacks if isinstance(timer, Timer)]  # pyright: ignore
-        out_of_time = any(seconds is not None and seconds <= 0 for seconds in remaining)
-        if not out_of_time:
+        if not is_out_of_time(self.trainer):
             self.lock.run_ended()
         print()
         best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
