@@ -26,7 +26,7 @@ ENGINE = """
 """.split()
 
 TEST_FILES = (
-    *("conftest", "suites", "test_data", "test_internals", "test_losses", "test_mistakes", "test_model"),
+    *("conftest", "suites", "test_data", "test_internals", "test_loggers", "test_losses", "test_mistakes", "test_model"),
     *("test_resume", "test_run", "test_schedules", "test_speed", "test_techniques"),
 )
 TOOL_FILES = """
