@@ -49,7 +49,7 @@ def telling(message: str) -> str:
     causes = [cause for cause in causes if cause and not cause.startswith("expected ")]
     causes = causes or [f"expected {' or '.join(types)}".replace("NoneType", "null")]
     key = re.search(r'Parser key "([^"]+)"', message)
-    value = re.search(r"(?:Given|Got) value: (\w.{0,80})$", message, re.MULTILINE)
+    value = re.search(r"(?:Given|Got) value: (\w[^(\n]{0,80})$", message, re.MULTILINE)
     setting = f"{key.group(1) if key else ''}{f'={value.group(1)}' if value else ''}"
     return f"{setting}: {' '.join(dict.fromkeys(causes))}".removeprefix(": ")
 
