@@ -82,6 +82,7 @@ def read(path: str | Path, kind: type, to_go_on: bool = False) -> dict[str, Any]
     hparams = dict(content["hyper_parameters"])
     made_by = hparams.pop(INSTANTIATOR, INSTANTIATE)
     strings = [name for name in FACTORIES if isinstance(hparams.get(name), str)]
+    strings += ["_class_path"] if "_class_path" in hparams else []
     if made_by != INSTANTIATE or strings:
         raise Mistake(
             f"checkpoint {str(path)!r} would be made by {strings or made_by!r}, so loading it could run code; "

@@ -1,107 +1,30 @@
 """The command line: LightningCLI with the run's folder, packaged configs, and errors in one line."""
 
 import argparse
-import difflib
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from . import PACKAGE, checkpoints, guard, loggers, resume, runs
-from .configs import CONFIGS, DEFAULTS, config_text, flat, holds, named_configs, read_config, settings_of, with_home
+from .configs import CONFIGS, DEFAULTS, flat, named_configs, read_config, settings_of, with_home
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
-from .internals import option_strings
 from .keepers import BestCheckpoint
 from .metrics import MONITOR, direction
-from .mistakes import Mistake
+from .mistakes import Mistake, said_by
+from .parser import Maker, Parser, fail
 from .predictions import PredictionWriter
 from .resume import Source
 from .runs import Run
 from .splits import Manifest
-
-
-class Parser(LightningArgumentParser):
-    """A parser whose errors are one line, exit code 2, and that does not guess at shortened flags."""
-
-    files: ClassVar[list[Path]] = []  # the configs of this command
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def add_class_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Add the arguments of a class, none of which is read from a file that its value names."""
-        return super().add_class_arguments(*args, **{**kwargs, "sub_configs": False})
-
-    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Parse a config file: within bounds, and under the names of today."""
-        self.files.append(Path(path))
-        return self.parse_string(config_text(Path(path)), str(path), *args, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        fail(self._worded(" ".join(str(message).split())))
-
-    def _worded(self, text: str) -> str:
-        """Say in one line what the parser found: value, consequence, remedy; what is not known here stays as it is."""
-        if name := guard.denied(text):
-            return str(guard.refused(name, "the run's config"))
-        if match := re.search(r"unrecognized arguments: (\S+)", text, re.IGNORECASE):
-            flag = match.group(1).split("=")[0]
-            near = difflib.get_close_matches(flag, option_strings(self), n=3)
-            meant = f"did you mean {', '.join(near)}?" if near else "--help lists all."
-            return f"{flag} is not a flag, so it would have no effect; {meant}"
-        if match := re.search(r"[Oo]ption '([^']*)'(?: is not accepted|$)", text):
-            setting = match.group(1)
-            file = next((file for file in self.files if holds(file, setting)), "a flag")
-            return (
-                f"{file} sets {setting!r}, which nothing here takes, so it would have no effect; take it out, or if it "
-                "is a name of an earlier version, add it to RENAMED in engine/configs.py."
-            )
-        if match := re.search(r"Parser key \"([\w.]+)\": Expected a dot import path string: (\S+)", text):
-            return (
-                f"--{match.group(1)}={match.group(2)} is no class that is known here, so there is nothing to use; give "
-                "the path of one: package.module.Class."
-            )
-        if match := re.search(r"module '[\w.]+' has no attribute '\w+'|No module named '[\w.]+'", text):
-            return (
-                f"{match.group()}, so what a config or a flag names is not here; give one that is, or start a new run "
-                "from the weights of that one: --model.weights CHECKPOINT."
-            )
-        return text
-
-
-class Options(argparse.ArgumentParser):
-    """The flags of a tool's own; what it does not know is left to the CLI.
-
-    Args:
-        module: The tool's ``__name__``.
-        description: Its docstring, for ``--help``.
-    """
-
-    def __init__(self, module: str, description: str | None) -> None:
-        super().__init__(
-            f"python -m {PACKAGE} {module.rpartition('.')[2].replace('_', '-')}",
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        fail(message)
-
-
-def fail(message: str) -> NoReturn:
-    """End the command as a user's mistake."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+from .steps import is_out_of_time
 
 
 class Addressed(argparse.ArgumentParser):
@@ -250,7 +173,7 @@ class Commands(LightningCLI):
             print(f"{command}: {source.checkpoint} with the config and splits of {source.run}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
             if overrides and command != "fit":  # fit compares the configs
-                print(f"changed by flags: {' '.join(args[1:])}")
+                print(f"changed by flags: {runs.masked(' '.join(args[1:]))}")
         return source
 
     def _find_unfinished(self, root: Path, name: str) -> Source | None:
@@ -302,6 +225,7 @@ class Commands(LightningCLI):
         for target in ("callbacks.best.init_args.mode", "callbacks.early_stopping.init_args.mode"):
             parser.link_arguments(("monitor", "mode"), target, direction)
         parser.link_arguments(("monitor", "mode"), "model.mode", direction)
+        parser.link_arguments("run_root", "trainer.logger.init_args.save_dir")  # nobody is asked for it; see loggers
         if self.helps:
             parser.set_defaults(_shown_defaults())
 
@@ -422,6 +346,20 @@ class Commands(LightningCLI):
         config.trainer.logger = loggers.specs(_plain(config.trainer.logger), run, name, step)
         self.files = runs.RunFiles(run, as_given, self.plain, str(config.ckpt_path or ""))
 
+    def instantiate_classes(self) -> None:
+        maker = Maker()
+        self.parser.add_instantiator(maker, object)
+        try:
+            super().instantiate_classes()
+            return
+        except (TypeError, ValueError) as error:
+            if maker.raised is None or not said_by(error, "jsonargparse"):
+                raise
+        if maker.kind.__module__.startswith("lightning.pytorch.loggers.") and not isinstance(maker.raised, Mistake):
+            reason = " ".join(str(maker.raised).split())
+            raise Mistake(f"--trainer.logger={maker.kind.__name__} cannot be made: {reason}") from maker.raised
+        raise maker.raised
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         made: Any = self.config_init[self.subcommand] if self.subcommand else self.config_init
         extra = [*made.callbacks.items, *self.callbacks]
@@ -429,6 +367,8 @@ class Commands(LightningCLI):
             if self.own.fast and self.source is None:
                 extra.append(Fast(self.files.config))
             extra += [self.files, runs.Timing(self.run)]
+        if self.subcommand in ("fit", "test") and self.run is not None:
+            extra.append(loggers.TellLoggers(self.run))
         if self.subcommand in ("test", "predict") and self.run is not None:
             extra.append(PredictionWriter(self.run))
         options = {**vars(made.trainer), **kwargs}
@@ -457,9 +397,7 @@ class Commands(LightningCLI):
         """Say what came out and what to do next."""
         if self.run is None or self.lock is None:
             return
-        remaining = [timer.time_remaining() for timer in self.trainer.callbacks if isinstance(timer, Timer)]  # pyright: ignore
-        out_of_time = any(seconds is not None and seconds <= 0 for seconds in remaining)
-        if not out_of_time:
+        if not is_out_of_time(self.trainer):
             self.lock.run_ended()
         print()
         best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)

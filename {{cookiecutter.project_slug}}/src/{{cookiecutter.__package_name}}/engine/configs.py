@@ -65,6 +65,8 @@ def settings_of(args: list[str]) -> Iterator[Any]:
             continue
         if not sign:
             value = "".join(args[position + 1 : position + 2])
+        if flag in ("--config", "-c") and not value:
+            continue  # which the parser says
         if flag in ("--config", "-c"):
             content = read_config(Path(value))
             yield [content.get(part) for part in ("model", "trainer", "callbacks")]

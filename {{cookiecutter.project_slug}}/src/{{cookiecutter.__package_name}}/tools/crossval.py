@@ -31,11 +31,11 @@ from tqdm import tqdm
 
 from ..cli import CLI
 from ..engine import PACKAGE, resume, runs
-from ..engine.commands import Options
 from ..engine.configs import differences, flat, read_config
 from ..engine.files import write
 from ..engine.folders import list_images
 from ..engine.mistakes import Mistake, RunFailed, require
+from ..engine.parser import Options
 from ..engine.sampling import run_seed
 from ..engine.splits import Manifest, folds, rows_of_folds
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page

@@ -30,11 +30,11 @@ from tqdm import tqdm
 
 from ..cli import CLI
 from ..engine import PACKAGE, resume, runs
-from ..engine.commands import Options
 from ..engine.configs import differences, flat, read_config
 from ..engine.files import write
 from ..engine.metrics import direction
 from ..engine.mistakes import Mistake, RunFailed, require
+from ..engine.parser import Options
 from ..engine.sampling import derived_seed, run_seed
 from ._page import Section, aligned, check_packages, figure, figures, png, table, write_page
 from ._results import Run, hush, not_by_torchrun
