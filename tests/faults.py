@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from bakes import fuzz
 from conftest import HUNG, TEMPLATE, Command, Result, bake, rows
 from PIL import Image
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
@@ -686,6 +687,11 @@ def loggers(arena: Arena) -> list[bool]:
     return [goes_on and set(parts) == {identity} and len(list(run.glob("events.out*"))) == 2 and resumed.run == run]
 
 
+def answers(arena: Arena) -> list[bool]:
+    """Random and hostile answers."""
+    return fuzz(arena.place(), arena.seed, 25 if arena.one_of_each else 1000)
+
+
 def alive(arena: Arena) -> list[bool]:
     """A run that another process works on is left alone."""
     place = arena.place()
@@ -781,6 +787,11 @@ ROWS = [
     ),
     Row("images or classes changed on resume", "refused", changed_data),
     Row("hostile checkpoints, for every command", "refused in one line, nothing is run", hostile_checkpoints),
+    Row(
+        "projects baked from random and hostile answers",
+        "refused in one line with nothing left behind, or whole, each answer as it was given",
+        answers,
+    ),
     Row(
         "evaluation on 1, 2, 3 ranks, batches of 1, 6, 30",
         "accuracy, macro F1, AUROC and loss equal scikit-learn's to 1e-6; every sample once",

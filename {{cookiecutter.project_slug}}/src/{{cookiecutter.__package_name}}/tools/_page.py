@@ -160,5 +160,7 @@ def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
     import jinja2
 
     source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
-    write(path, template.render(title=title, sections=sections))
+    marks = {"variable_start_string": "[[", "variable_end_string": "]]"}  # not those of the project's own template
+    marks |= {"block_start_string": "[%", "block_end_string": "%]"}
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, **marks)
+    write(path, environment.from_string(source).render(title=title, sections=sections))
