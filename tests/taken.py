@@ -41,10 +41,11 @@ def imports_and_commands() -> set[str]:
             continue  # of another system
         found |= {entry.name for entry in distribution.entry_points if entry.group.endswith("_scripts")}
         for file in distribution.files or ():
-            if ".." in file.parts:  # to the folders of commands, manuals and headers
-                found |= {file.name} if file.parts[-2] in ("bin", "Scripts") else set()
-            elif len(file.parts) > 1 or file.suffix == ".py":
-                found.add(file.parts[0].removesuffix(".py"))
+            first, *inner = file.parts
+            if first == "..":  # to the folders of commands, manuals and headers
+                found |= {file.name} if file.parent.name in ("bin", "Scripts") else set()
+            elif inner or file.suffix == ".py":
+                found.add(first.removesuffix(".py"))
     return {plain(name) for name in found if not re.search(r"\.(dist-info|libs|data)$|^__pycache__$", name)}
 
 

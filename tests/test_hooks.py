@@ -23,8 +23,16 @@ NOTHING = {"ci": "none", "tools": "no"}
 
 def bake_over(folder: Path, **answers: str) -> Path:
     """Bake over what is there, and skip files that exist: ``cookiecutter -f -s``."""
-    options = {"overwrite_if_exists": True, "skip_if_file_exists": True}
-    return Path(cookiecutter(str(TEMPLATE), no_input=True, extra_context=answers, output_dir=str(folder), **options))
+    return Path(
+        cookiecutter(
+            str(TEMPLATE),
+            no_input=True,
+            extra_context=answers,
+            output_dir=str(folder),
+            overwrite_if_exists=True,
+            skip_if_file_exists=True,
+        )
+    )
 
 
 def git(folder: Path, *args: str) -> str:
@@ -106,7 +114,7 @@ def test_a_template_named_from_the_working_folder_is_found_too(tmp_path):
     assert not (project / "src/my_project/tools").exists()
 
 
-def run_hook(name: str, folder: Path, changed: tuple[str, str] = ("", ""), **answers: object) -> tuple[int, str]:
+def run_hook(name: str, folder: Path, changed: tuple[str, str] = ("", ""), **answers: str) -> tuple[int, str]:
     """Run a hook as cookiecutter does, from a process that stands elsewhere; returns its exit code and output."""
     standard = json.loads((TEMPLATE / "cookiecutter.json").read_text())
     known = {key: value[0] if isinstance(value, list) else value for key, value in standard.items()}
@@ -145,7 +153,7 @@ def test_a_fresh_project_is_whole_where_the_template_cannot_be_found(tmp_path):
     project = tmp_path / "my-project"
     shutil.copytree(SOURCE, project)
     next(project.glob("src/*")).rename(project / "src/my_project")
-    code, said = run_hook("post_gen_project", project, **NOTHING)
+    code, said = run_hook("post_gen_project", project, ci="none", tools="no")
     assert code == 0, said
     assert not (project / ".github").exists()
     assert not (project / "src/my_project/tools").exists()
