@@ -21,8 +21,8 @@ YOURS = """
 """.split()
 ENGINE = """
     __init__ backbone builtin cache checkpoints commands contents decoding endings factories fast faults files folders
-    images internals keepers loading loggers metrics mistakes optimizers predictions resume rules runs sampling schema
-    splits stages steps targets task watching weights
+    images internals keepers loading loggers metrics mistakes moved optimizers predictions resume rules runs sampling
+    schema splits stages steps targets task watching weights
 """.split()
 
 TEST_FILES = (
