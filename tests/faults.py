@@ -35,6 +35,7 @@ import attacks
 import numpy as np
 import torch
 import yaml
+from bakes import fuzz
 from conftest import HUNG, TEMPLATE, Command, Result, bake, rows
 from PIL import Image
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
@@ -719,6 +720,11 @@ def loggers(arena: Arena) -> list[bool]:
     return [goes_on and set(parts) == {identity} and len(list(run.glob("events.out*"))) == 2 and resumed.run == run]
 
 
+def answers(arena: Arena) -> list[bool]:
+    """Random and hostile answers."""
+    return fuzz(arena.place(), arena.seed, 25 if arena.one_of_each else 1000)
+
+
 def alive(arena: Arena) -> list[bool]:
     """A run that another process works on is left alone."""
     place = arena.place()
@@ -814,10 +820,13 @@ ROWS = [
     ),
     Row("images or classes changed on resume", "refused", changed_data),
     Row("hostile checkpoints, for every command", "refused in one line, nothing is run", hostile_checkpoints),
-    Row(
-        "hostile configs of runs, by hand", "refused in one line, nothing is run, imported or fetched", hostile_configs
-    ),
+    Row("hostile configs of runs, by hand", "refused in one line, nothing is run or imported", hostile_configs),
     Row("hostile configs of runs, by a fuzzer", "nothing is run or imported", fuzzed_configs),
+    Row(
+        "projects baked from random and hostile answers",
+        "refused in one line with nothing left behind, or whole, each answer as it was given",
+        answers,
+    ),
     Row(
         "evaluation on 1, 2, 3 ranks, batches of 1, 6, 30",
         "accuracy, macro F1, AUROC and loss equal scikit-learn's to 1e-6; every sample once",

@@ -16,6 +16,7 @@ from torch import nn
 
 from project_package.data import ImageData
 from project_package.engine import internals
+from project_package.engine.mistakes import not_compiled
 from project_package.model import Classifier
 
 
@@ -133,3 +134,27 @@ def test_whether_batch_norm_is_synchronised():
         options = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "logger": False}
         trainer = Trainer(sync_batchnorm=asked, enable_checkpointing=False, **options)
         assert internals.synchronises_batch_norm(trainer.strategy) is asked
+
+
+def test_a_failure_of_the_compiler_is_told_from_one_of_the_network():
+    def broken(graph, inputs):
+        raise OSError("no compiler")
+
+    class Network(nn.Linear):
+        def forward(self, x):
+            if x.shape[0] == 3:
+                raise ValueError("mine")
+            return super().forward(x)
+
+    def raised_by(backend, *shape):
+        network = Network(4, 2)
+        network.compile(backend=backend)
+        with pytest.raises(Exception) as caught:  # noqa: PT011  (of any class)
+            network(torch.ones(*shape))
+        return caught.value
+
+    failure = raised_by(broken, 2, 4)
+    assert internals.is_compilers_failure(failure)
+    assert "(OSError: no compiler)" in str(not_compiled(failure))
+    assert not internals.is_compilers_failure(raised_by("eager", 3, 4))
+    assert not internals.is_compilers_failure(raised_by("eager", 2, 5))

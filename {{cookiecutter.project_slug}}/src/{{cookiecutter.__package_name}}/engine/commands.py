@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
@@ -16,9 +17,10 @@ from . import PACKAGE, checkpoints, guard, loggers, resume, runs
 from .configs import CONFIGS, DEFAULTS, flat, named_configs, read_config, settings_of, with_home
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
+from .internals import is_compilers_failure
 from .keepers import BestCheckpoint
 from .metrics import MONITOR, direction
-from .mistakes import Mistake, said_by
+from .mistakes import Mistake, not_compiled, said_by
 from .parser import Maker, Parser, fail
 from .predictions import PredictionWriter
 from .resume import Source
@@ -123,8 +125,11 @@ class Commands(LightningCLI):
                     run=run,
                 )
         except Exception as error:
-            self._leave(error)
-            raise
+            refusal = not_compiled(error) if is_compilers_failure(error) and self.model.hparams.compile else None
+            self._leave(refusal or error)
+            if refusal is None:
+                raise
+            raise refusal from error
         finally:
             if self.lock is not None:
                 self.lock.release()
@@ -374,6 +379,7 @@ class Commands(LightningCLI):
         options = {**vars(made.trainer), **kwargs}
         given = options["callbacks"] or []
         options["callbacks"] = [*(given if isinstance(given, list) else [given]), *extra]
+        refuse_finders(options["callbacks"])
         try:
             trainer: Any = Trainer(**options)
         except (TypeError, ValueError) as error:
@@ -409,6 +415,28 @@ class Commands(LightningCLI):
             print(f"next:          python -m {PACKAGE} test --ckpt_path {path}")
         else:
             print(f"run folder:    {self.run}")
+
+
+def refuse_finders(callbacks: Sequence[Callback]) -> None:
+    """Refuse Lightning's own searches for a rate or a batch size: they set what this project's models do not have.
+
+    Raises:
+        Mistake: There is one.
+    """
+    lr_range = CONFIGS.parent / "tools" / "lr_range.py"
+    instead = f"run python -m {PACKAGE} lr-range" if lr_range.is_file() else "try rates by --model.optimizer.lr"
+    for callback in callbacks:
+        name = type(callback).__name__
+        if isinstance(callback, LearningRateFinder):
+            raise Mistake(
+                f"the callback {name} sets an attribute of the model that its optimizer does not look at, so the run "
+                f"would train at another rate than it says; leave it out and {instead}."
+            )
+        if isinstance(callback, BatchSizeFinder):
+            raise Mistake(
+                f"the callback {name} would change the batch of an optimizer step, and so the experiment; leave it out "
+                "and give --data.batch_size, and where memory does not hold it, --trainer.accumulate_grad_batches 2."
+            )
 
 
 def _plain(value: Any) -> Any:

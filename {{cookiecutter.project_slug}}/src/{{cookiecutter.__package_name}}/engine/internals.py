@@ -76,3 +76,13 @@ def finds_unused_parameters(strategy: Any) -> bool:
 def synchronises_batch_norm(strategy: Any) -> bool:
     """Tell whether BatchNorm counts over all devices (``_layer_sync``, lightning 2.6.6)."""
     return getattr(strategy, "_layer_sync", None) is not None
+
+
+def is_compilers_failure(error: BaseException) -> bool:
+    """Tell whether an error is of the compiler behind torch.compile, and none of the network's own (torch 2.15).
+
+    By name, for importing ``torch._dynamo.exc`` takes a second.
+    """
+    return any(
+        (c.__module__, c.__name__) == ("torch._dynamo.exc", "BackendCompilerFailed") for c in type(error).__mro__
+    )

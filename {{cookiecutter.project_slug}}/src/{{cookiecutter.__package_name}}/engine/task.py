@@ -25,7 +25,7 @@ from .faults import NumericalFaults
 from .internals import INSTANTIATE, INSTANTIATOR
 from .loading import Batch
 from .metrics import MONITOR
-from .mistakes import Mistake, require
+from .mistakes import Mistake, not_compiled, require
 from .optimizers import ScheduleFactory, StepPlateau, make_optimizer, parameter_groups, with_warmup
 from .rules import Rule, check
 from .sampling import derived_seed, run_seed
@@ -196,7 +196,10 @@ class Task(LightningModule):
         if hparams.channels_last:
             self.network.to(memory_format=torch.channels_last)
         if hparams.compile:
-            self.network.compile()  # in place: a wrapper would change the names in checkpoints
+            try:
+                self.network.compile()  # in place: a wrapper would change the names in checkpoints
+            except RuntimeError as error:  # torch.compile does not know this Python, or this system
+                raise not_compiled(error) from error
 
     def _name_stages(self) -> None:
         """Say which stages a flag acts on."""
