@@ -8,7 +8,8 @@ from PIL import Image
 
 from project_package.data import ImageData
 from project_package.engine.decoding import Unreadable, decode
-from project_package.engine.images import Decoding, look_at, remarks, settled
+from project_package.engine.images import Decoding
+from project_package.engine.looks import look_at, remarks, settled
 
 
 def save(path: Path, values: np.ndarray) -> Path:

@@ -438,6 +438,12 @@ class Commands(LightningCLI):
             self.datamodule.setup("fit")
             print(self.datamodule.summary(), flush=True)
 
+    def after_predict(self) -> None:
+        """Fail where not all could be read."""
+        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, PredictionWriter):
+                callback.check_all_were_read()
+
     def after_fit(self) -> None:
         """Say what came out and what to do next."""
         if self.run is None or self.lock is None:

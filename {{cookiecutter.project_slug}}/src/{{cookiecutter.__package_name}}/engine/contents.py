@@ -24,6 +24,36 @@ def file_stats(root: str | Path, paths: list[str]) -> np.ndarray:
     return stats
 
 
+def is_gone(error: BaseException | None) -> bool:
+    """Tell whether an error says that a file is not there, and not that it cannot be read."""
+    return isinstance(error, FileNotFoundError | NotADirectoryError)
+
+
+def check_there(root: str | Path, paths: list[str]) -> None:
+    """Refuse a manifest's files that are gone, all at once and before any is read.
+
+    Raises:
+        Mistake: The root or some files are not there.
+    """
+    if paths and not os.path.lexists(root):
+        raise Mistake(
+            f"--data.root={str(root)!r} is not there, so the images of the run's splits cannot be read; if the folder "
+            "was moved, give its new place: --data.root NEW."
+        )
+    prefix, gone = os.path.join(root, ""), []
+    for path in paths:
+        try:
+            os.stat(prefix + path)
+        except OSError as error:
+            gone += [path] if is_gone(error) else []  # what cannot be read is said when it is read
+    if gone:
+        raise Mistake(
+            f"{len(gone)} of {len(paths)} images of the run's splits are not there, the first is {prefix}{gone[0]}, so "
+            "they can be neither trained on nor scored; bring them back, or give the folder that holds them all: "
+            "--data.root NEW."
+        )
+
+
 def fingerprint(samples: Samples, root: str | Path) -> str:
     """Return a hash of the paths, targets and sizes in bytes of a data set."""
     digest = hashlib.sha256()
@@ -84,8 +114,11 @@ def content_hashes(root: str | Path, paths: list[str], stats: np.ndarray, index:
             with open(prefix + paths[i], "rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()[:16]
         except OSError as error:
+            what, remedy = f"cannot be read ({error.strerror})", "give yourself the right to read it, or remove it"
+            if is_gone(error):
+                what, remedy = "is not there", "bring it back, or start again without it"
             raise Mistake(
-                f"{prefix}{paths[i]} cannot be read ({error}), so nothing is known of it; remove it."
+                f"{prefix}{paths[i]} {what}, so it is not known whether it is a copy of another; {remedy}."
             ) from error
 
     fresh = np.flatnonzero(~found)

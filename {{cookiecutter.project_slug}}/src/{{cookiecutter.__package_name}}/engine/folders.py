@@ -6,6 +6,7 @@ What could be read in two ways is refused, for a wrong guess trains the wrong th
 
 import functools
 import os
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -158,11 +159,7 @@ def find(root: str | Path, layout: Layout = "auto", allow_conflicts: bool = Fals
         Mistake: The folder is missing, holds no images, fewer than two classes, or could be read in two ways.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise Mistake(
-            f"--data.root={str(root)!r} is not a folder, so there is nothing to train on; give the folder that holds "
-            "one folder of images per class."
-        )
+    _check_folder(root)
     listing = list_images(root)
     by_split = layout == "splits" or (layout == "auto" and _is_split(root, listing.paths))
     depth = 1 if by_split else 0
@@ -192,6 +189,61 @@ def find(root: str | Path, layout: Layout = "auto", allow_conflicts: bool = Fals
         )
     given = [_split_of(path) for path in paths] if by_split else None
     return Samples.labelled(paths, names, given, listing.said())
+
+
+def new_images(flag: str, root: str | Path | None) -> tuple[Path, Listing]:
+    """List the images that are to be predicted: those below a folder, or one file, whatever its suffix.
+
+    Args:
+        flag: The flag that named them.
+        root: What it named.
+
+    Returns:
+        A folder, and what is below it.
+
+    Raises:
+        Mistake: There are none.
+    """
+    if root is None:
+        raise Mistake(f"{flag} is not given, so there is nothing to predict; give a folder of images or one image.")
+    path = Path(root)
+    if path.is_file():
+        _check_utf8(path.name, str(path.parent))
+        return path.parent, Listing([path.name])
+    if not path.is_dir():
+        what = "neither a folder nor a plain file" if os.path.exists(path) else "not there"
+        raise Mistake(
+            f"{flag}={str(root)!r} is {what}, so there is nothing to predict; give a folder of images or one image."
+        )
+    listing = list_images(path)
+    if not listing.paths:
+        raise Mistake(
+            f"{flag}={str(root)!r} holds no images{_left_out(listing)}, so there is nothing to predict; give a folder "
+            "of images or one image."
+        )
+    return path, listing
+
+
+def _check_folder(root: Path) -> None:
+    """Refuse a root that is no folder, and tell one that is gone from one that cannot be read.
+
+    Raises:
+        Mistake: It is none.
+    """
+    try:
+        is_folder = stat.S_ISDIR(os.stat(root).st_mode)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Mistake(
+            f"--data.root={str(root)!r} is not there, so there is nothing to train on; give the folder that holds one "
+            "folder of images per class, or if it was moved its new place: --data.root FOLDER."
+        ) from error
+    except OSError as error:
+        raise _unreadable(str(root), error) from error
+    if not is_folder:
+        raise Mistake(
+            f"--data.root={str(root)!r} is not a folder, so there is nothing to train on; give the folder that holds "
+            "one folder of images per class."
+        )
 
 
 def _check_alike(classes: list[str]) -> None:

@@ -56,7 +56,7 @@ IMAGE_SIZE = {image_size}  # and its centre of this size is what the network tak
 
 def preprocess(path: str | Path) -> np.ndarray:
     """Read an image file as the network takes it: (C, H, W), uint8."""
-    image_HWC = decode(path, CHANNELS, STORED_SIZE, {fit!r}, {background!r}, {value_range})
+    image_HWC = decode(path, CHANNELS, STORED_SIZE, {fit!r}, {background!r}, {value_range}, {max_megapixels})
     edge = (STORED_SIZE - IMAGE_SIZE) // 2
     return image_HWC[edge : edge + IMAGE_SIZE, edge : edge + IMAGE_SIZE].transpose(2, 0, 1)
 '''
@@ -101,6 +101,7 @@ def facts(cli: CLI) -> dict[str, Any]:
         "fit": data.fit,
         "background": data.background,
         "value_range": data.value_range,
+        "max_megapixels": data.max_megapixels,
         "stored_size": data.stored_size,  # a file is scaled to this, then its centre cut out
         "normalisation": {"mean": mean, "std": std},  # of pixels from 0 to 255, inside the models
         "network": model.hparams.network,
