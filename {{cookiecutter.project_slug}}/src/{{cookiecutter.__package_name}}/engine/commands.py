@@ -22,7 +22,7 @@ from .internals import option_strings
 from .keepers import BestCheckpoint
 from .metrics import MONITOR, direction
 from .mistakes import Mistake, unknown
-from .predictions import PredictionWriter
+from .predictions import PredictionWriter, SomeUnread
 from .resume import Source
 from .runs import Run
 from .splits import Manifest
@@ -441,8 +441,10 @@ class Commands(LightningCLI):
     def after_predict(self) -> None:
         """Fail where not all could be read."""
         for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-            if isinstance(callback, PredictionWriter):
-                callback.check_all_were_read()
+            if isinstance(callback, PredictionWriter) and callback.unread:
+                if not self.trainer.is_global_zero:  # which says it for all
+                    raise SystemExit(1)
+                raise SomeUnread(callback.unread, callback.count, callback.run.predictions)
 
     def after_fit(self) -> None:
         """Say what came out and what to do next."""

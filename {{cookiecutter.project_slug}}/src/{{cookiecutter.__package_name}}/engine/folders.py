@@ -169,26 +169,56 @@ def find(root: str | Path, layout: Layout = "auto", allow_conflicts: bool = Fals
     paths = [path for path in listing.paths if path.count("/") > depth]
     listing.paths = paths
     if not paths:
+        higher = _one_higher(root) if loose else ""
         raise Mistake(
-            f"--data.root={str(root)!r} holds no images in class folders, so there is nothing to train on; it must "
-            f"look like ROOT/CLASS/IMAGE{_left_out(listing)}."
+            f"--data.root={str(root)!r} holds no images in class folders, so there is nothing to train on; "
+            f"{higher}it must look like ROOT/CLASS/IMAGE{_left_out(listing)}."
         )
     names = [path.split("/", depth + 1)[depth] for path in paths]
+    if len(set(names)) < 2:
+        raise _one_class(root, paths, depth)
     _check_empty(listing, depth, set(names))
     names = [name if name.isascii() else unicodedata.normalize("NFC", name) for name in names]
     classes = sorted(set(names))
     if not allow_conflicts:
         _check_alike(classes)
     if len(classes) < 2:
-        inner = sorted({path.split("/")[depth + 1] for path in paths if path.count("/") > depth + 1})
-        remedy = (
-            f"give the folder of the classes, --data.root={str(root / names[0])!r}" if inner else "add a second class"
-        )
-        raise Mistake(
-            f"--data.root={str(root)!r} holds one class, {classes[0]!r}, so there is nothing to tell apart; {remedy}."
-        )
+        raise _one_class(root, paths, depth)
     given = [_split_of(path) for path in paths] if by_split else None
     return Samples.labelled(paths, names, given, listing.said())
+
+
+def _one_higher(root: Path) -> str:
+    """Say which folder may be meant where one of a class was given; nothing where none lies beside it."""
+    here = Path(os.path.abspath(root))
+    above = here.parent
+    if above.name.casefold() in SPLIT_NAMES:
+        above = above.parent
+    beside = [entry.name for entry in os.scandir(here.parent) if entry.is_dir() and not entry.name.startswith(".")]
+    if len(beside) < 2:
+        return ""
+    given = str(above) if root.is_absolute() else os.path.relpath(above)
+    return f"if this is the folder of one class, give the one above, --data.root={given!r}; "
+
+
+def _one_class(root: Path, paths: list[str], depth: int) -> Mistake:
+    """Word that all images are in one folder: of the one class, or a step above the classes."""
+    folders = [path.split("/", depth)[depth].rpartition("/")[0] for path in paths]
+    shared = os.path.commonpath(folders).split("/")
+    called = [name.casefold().strip() in SPLIT_NAMES for name in shared]
+    if True in called[1:]:  # the folder that holds splits is the right one, even where it holds but one
+        shared = shared[: called.index(True, 1)]
+    inner = sorted({folder.split("/")[len(shared)] for folder in folders if folder.count("/") >= len(shared)})
+    if len(inner) < 2 and True not in called[1:]:
+        remedy = "add a second class"
+    elif depth:
+        remedy = f"if {_some(inner)} are the classes, move them up, to {root / paths[0].split('/')[0]}/CLASS"
+    else:
+        remedy = f"if {_some(inner)} are the classes or splits, give the folder that holds them, "
+        remedy += f"--data.root={str(root.joinpath(*shared))!r}"
+    return Mistake(
+        f"--data.root={str(root)!r} holds one class, {shared[0]!r}, so there is nothing to tell apart; {remedy}."
+    )
 
 
 def new_images(flag: str, root: str | Path | None) -> tuple[Path, Listing]:
@@ -302,6 +332,10 @@ def _is_split(root: Path, paths: list[str]) -> bool:
     if len(alike) > 1 and len(alike) == len(inner):
         what = f"{_some(alike)} hold the same folders, {_some(inner[alike[0]])}"
         raise _ambiguous(root, what, sorted(alike))
+    for top in sorted(nested - flat):
+        splits = {SPLIT_NAMES.get(name.casefold().strip()) for name in inner[top]}
+        if "train" in splits and None not in splits and len(inner) > 1:
+            raise _ambiguous(root, f"{top} holds folders called like splits, {_some(inner[top])}", [top])
     return False
 
 

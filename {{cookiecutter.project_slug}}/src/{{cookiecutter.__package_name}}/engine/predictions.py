@@ -120,15 +120,6 @@ class PredictionWriter(Callback):
         if data.left_out:
             print(f"left out: {data.left_out}")
 
-    def check_all_were_read(self) -> None:
-        """Let the command fail, now that all that could be read is written.
-
-        Raises:
-            SomeUnread: Something could not be read.
-        """
-        if self.unread:
-            raise SomeUnread(self.unread, self.count, self.run.predictions)
-
 
 def written(predictions: list[float]) -> list[str]:
     """Write numbers with the digits that float32 has."""
