@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -49,8 +50,6 @@ def too_large(path: Path) -> None:
 
 
 def float_colours(path: Path) -> None:
-    import cv2
-
     assert cv2.imwrite("float.tif", np.zeros((16, 16, 3), np.float32))
     Path("float.tif").rename(path)
 

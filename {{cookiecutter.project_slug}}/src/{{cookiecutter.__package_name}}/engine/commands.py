@@ -19,7 +19,7 @@ from . import PACKAGE, checkpoints, loggers, resume, runs
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import option_strings
-from .keepers import BestCheckpoint
+from .keepers import BestCheckpoint, LastCheckpoint
 from .metrics import MONITOR, direction
 from .mistakes import Mistake, unknown
 from .predictions import PredictionWriter, SomeUnread
@@ -455,15 +455,22 @@ class Commands(LightningCLI):
         if not out_of_time:
             self.lock.run_ended()
         print()
-        best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+        callbacks = self.trainer.checkpoint_callbacks
+        best = next((callback for callback in callbacks if isinstance(callback, BestCheckpoint)), None)
+        last = next((callback for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
+        path = last.path if last is not None and last.path.is_file() else None
         if best is not None and best.best_model_score is not None:
-            path = os.path.relpath(best.best_model_path)
+            path = best.best_model_path
             print(f"best {best.monitor}: {best.best_model_score:.4f}")
-            print(f"checkpoint:    {path}")
-            print(f"run folder:    {self.run}")
-            print(f"next:          python -m {PACKAGE} test --ckpt_path {path}")
-        else:
-            print(f"run folder:    {self.run}")
+        elif best is not None:
+            print("no validation ran, so there is no best checkpoint")
+        if path is not None:
+            print(f"checkpoint:    {os.path.relpath(path)}")
+        print(f"run folder:    {self.run}")
+        if path is not None:
+            has_test = self.datamodule.manifest.splits["test"][0]
+            command = "test" if has_test else "predict --data.predict_root FOLDER"
+            print(f"next:          python -m {PACKAGE} {command} --ckpt_path {os.path.relpath(path)}")
 
 
 def _plain(value: Any) -> Any:

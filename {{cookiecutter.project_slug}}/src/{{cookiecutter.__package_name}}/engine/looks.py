@@ -49,12 +49,18 @@ def look(path: str | Path, max_megapixels: float = MEGAPIXELS, command: str = "f
             is_wide = not deep and any(";16" in str(tile) for tile in tiles)
             pages = getattr(image, "n_frames", 1)
             stated = _stated(image) if deep else None
-            limits: Any = image.getextrema() if deep else None
+            limits = _extremes(np.asarray(image)) if deep else None
             colours = max(high for _, high in image.convert("RGB").getextrema()) if is_wide else None  # pyright: ignore
             grey = image.mode in ("1", "L") or deep
             return Look(*image.size, grey, limits, stated, colours, image.has_transparency_data, pages)
     except Unreadable as error:
         raise refusal(error, command) from error
+
+
+def _extremes(values: np.ndarray) -> tuple[float, float]:
+    """Return the least and the greatest value; Pillow's own getextrema does not know every mode, and stops at NaN."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
 
 
 def _stated(image: Image.Image) -> tuple[float, float] | None:
