@@ -21,14 +21,14 @@ YOURS = """
 """.split()
 ENGINE = """
     __init__ backbone builtin cache checkpoints commands contents decoding endings factories fast faults files folders
-    image_files images internals keepers loading loggers looks metrics mistakes optimizers predictions resume rules runs sampling schema splits
-    stages steps targets task watching weights
+    image_files images internals keepers loading loggers looks metrics mistakes optimizers predictions resume rules runs
+    sampling schema splits stages steps targets task watching weights
 """.split()
 
-TEST_FILES = (
-    *("conftest", "suites", "test_data", "test_folders", "test_internals", "test_losses", "test_mistakes"),
-    *("test_model", "test_pixels", "test_reading", "test_resume", "test_run", "test_schedules", "test_speed", "test_techniques"),
-)
+TEST_FILES = """
+    conftest suites test_data test_folders test_internals test_losses test_mistakes test_model test_pixels test_reading
+    test_resume test_run test_schedules test_speed test_techniques
+""".split()
 TOOL_FILES = """
     __init__.py _example.py _page.py _results.py _space.py crossval.py diagnose.py export.py lr_range.py page.html
     page.mplstyle preview.py report.py smote.py space.yaml tune.py
