@@ -262,3 +262,13 @@ def test_what_is_missing_is_said_in_one_line(edited, command, tmp_path):
     absent.unlink()
     assert "onnxscript" in done.refusal
     assert "[export]" in done.refusal
+
+
+def test_a_run_that_was_trained_on_everything_is_exported(images, project, command, tmp_path):
+    everything = ("--data.val_fraction=0", "--data.test_fraction=0", "--trainer.limit_val_batches=0")
+    fitted = command(project, tmp_path, "fit", "--data.root", images, *TINY, *everything)
+    assert fitted.code == 0, fitted.output
+    done = command(project, tmp_path, "export", "--ckpt_path=last", "--no-int8")
+    assert done.code == 0, done.output
+    assert "train accuracy" in done.output
+    assert json.loads((tmp_path / RUN / "export/metadata.json").read_text())["parity"]

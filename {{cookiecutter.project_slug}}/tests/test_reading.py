@@ -97,7 +97,9 @@ def test_predict_writes_what_it_can_read_and_names_the_rest(workers, trained, ru
         assert [float(row[name]) for name in row] == pytest.approx([float(expected[name]) for name in row], abs=1e-6)
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
-    assert f"{len(BROKEN)} of {24 + len(BROKEN)} could not be read, the first is left/000-truncated.jpg" in errors[0]
+    assert (
+        f"{len(BROKEN)} of {24 + len(BROKEN)} images could not be read, the first: left/000-truncated.jpg" in errors[0]
+    )
 
 
 def test_predict_of_broken_images_alone_says_so_of_each(trained, run, tmp_path):

@@ -22,7 +22,7 @@ from .internals import option_strings
 from .keepers import BestCheckpoint, LastCheckpoint
 from .metrics import MONITOR, direction
 from .mistakes import Mistake, unknown
-from .predictions import PredictionWriter, SomeUnread
+from .predictions import PredictionWriter
 from .resume import Source
 from .runs import Run
 from .splits import Manifest
@@ -438,13 +438,29 @@ class Commands(LightningCLI):
             self.datamodule.setup("fit")
             print(self.datamodule.summary(), flush=True)
 
+    def before_validate(self) -> None:
+        """Refuse to end well with nothing scored."""
+        if self.trainer.limit_val_batches == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            raise Mistake(
+                "--trainer.limit_val_batches=0, which the run's config may hold, leaves nothing to score; give "
+                "--trainer.limit_val_batches 1.0."
+            )
+
+    def before_test(self) -> None:
+        """Refuse to end well with nothing scored."""
+        if self.trainer.limit_test_batches == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            raise Mistake(
+                "--trainer.limit_test_batches=0, which the run's config may hold, leaves nothing to score; give "
+                "--trainer.limit_test_batches 1.0."
+            )
+
     def after_predict(self) -> None:
         """Fail where not all could be read."""
         for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
             if isinstance(callback, PredictionWriter) and callback.unread:
                 if not self.trainer.is_global_zero:  # which says it for all
                     raise SystemExit(1)
-                raise SomeUnread(callback.unread, callback.count, callback.run.predictions)
+                raise callback.unread
 
     def after_fit(self) -> None:
         """Say what came out and what to do next."""
@@ -463,7 +479,7 @@ class Commands(LightningCLI):
             path = best.best_model_path
             print(f"best {best.monitor}: {best.best_model_score:.4f}")
         elif best is not None:
-            print("no validation ran, so there is no best checkpoint")
+            print(f"no validation ran, so there is no best checkpoint{'' if path else ', and no last one'}")
         if path is not None:
             print(f"checkpoint:    {os.path.relpath(path)}")
         print(f"run folder:    {self.run}")

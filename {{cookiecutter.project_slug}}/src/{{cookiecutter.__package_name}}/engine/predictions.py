@@ -29,14 +29,14 @@ class SomeUnread(RunFailed):
 
     Args:
         unread: The path and the reason of each.
-        count: How many were to be read.
+        of: How many of what were to be read.
         file: Where the predictions are.
     """
 
-    def __init__(self, unread: Sequence[str], count: int, file: Path) -> None:
+    def __init__(self, unread: Sequence[str], of: str, file: Path) -> None:
         super().__init__(
-            f"{len(unread)} of {count} could not be read, the first is {unread[0]}; their rows in {file} hold but the "
-            "reason, in the column error, the others are whole."
+            f"{len(unread)} of {of} could not be read, the first: {unread[0]}; {file} names each, with the reason in "
+            "the column error, and holds the predictions of all others."
         )
 
 
@@ -56,8 +56,7 @@ class PredictionWriter(Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         self.rows: list[Row] = []
-        self.unread: list[str] = []  # of what predict could not read, path and reason; known on every rank
-        self.count = 0  # what predict was to read
+        self.unread: SomeUnread | None = None  # what predict could not read; known on every rank
 
     def _collect(self, outputs: dict[str, torch.Tensor], errors: Sequence[str] = ()) -> None:
         index = outputs["position"].tolist()
@@ -104,7 +103,8 @@ class PredictionWriter(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows, data = self._gathered(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         paths = data.predict.paths
-        self.count, self.unread = len(rows), [f"{paths[row.position]} {row.error}" for row in rows if row.error]
+        if unread := [f"{paths[row.position]} {row.error}" for row in rows if row.error]:
+            self.unread = SomeUnread(unread, f"{len(rows)} {data.noun}", self.run.predictions)
         if not trainer.is_global_zero:
             return
         target: Classes = data.target

@@ -118,6 +118,8 @@ class CrossValidation:
         unscored = f"keeps no {options.score}.ckpt, so there would be nothing to score; leave it out."
         if cli.trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             raise Mistake(f"--trainer.fast_dev_run {unscored}")
+        if cli.trainer.limit_val_batches == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            raise Mistake("--trainer.limit_val_batches=0 leaves nothing to score; leave it out.")
         if self.config.callbacks[options.score] is None:
             raise Mistake(f"--callbacks.{options.score}=null {unscored}")
         self._draw(cli.datamodule)
@@ -297,7 +299,7 @@ class CrossValidation:
         write_csv(file, ["path", "label", *classes, *(["error"] if errors else [])], means)
         print(f"predictions: {file}")
         if errors:
-            raise SomeUnread([f"{path} {why}" for path, why in errors.items()], len(paths), file)
+            raise SomeUnread([f"{path} {why}" for path, why in errors.items()], f"{len(paths)} images", file)
 
     def notes(self) -> list[str]:
         """Say what the numbers are, and what they are not."""
