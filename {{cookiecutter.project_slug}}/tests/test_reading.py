@@ -144,6 +144,22 @@ def test_a_file_without_permission_has_its_row_and_is_not_called_damaged(trained
     assert "give yourself the right to read it" in capfd.readouterr().err
 
 
+def test_a_folder_that_may_not_be_looked_into_is_not_called_gone(trained, run, images, monkeypatch, capfd):
+    real = os.stat
+
+    def guarded(path, *args, **kwargs):
+        if str(path).startswith(str(images)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", guarded)
+    for command in (["predict", f"--data.predict_root={images}"], ["predict", f"--data.predict_root={images}/x.png"]):
+        assert run(*command) == 2
+        assert "cannot be read (Permission denied)" in capfd.readouterr().err
+    assert run("fit", f"--data.root={images}") == 2
+    assert "give yourself the right to read it" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["one.jpg", "one.unknown", "one", "ünï.png"])
 def test_a_single_image_is_predicted_whatever_its_name(name, trained, run, shapes):
     shutil.copy(shapes / "left/000.png", name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .files import is_gone
 from .mistakes import Mistake
 from .splits import Samples
 
@@ -24,28 +25,27 @@ def file_stats(root: str | Path, paths: list[str]) -> np.ndarray:
     return stats
 
 
-def is_gone(error: BaseException | None) -> bool:
-    """Tell whether an error says that a file is not there, and not that it cannot be read."""
-    return isinstance(error, FileNotFoundError | NotADirectoryError)
-
-
 def check_there(root: str | Path, paths: list[str]) -> None:
     """Refuse a manifest's files that are gone, all at once and before any is read.
 
     Raises:
         Mistake: The root or some files are not there.
     """
-    if paths and not os.path.lexists(root):
+
+    def lacks(path: str | Path) -> bool:
+        try:
+            os.stat(path)
+        except OSError as error:
+            return is_gone(error)  # what cannot be read is said when it is read
+        return False
+
+    if paths and lacks(root):
         raise Mistake(
             f"--data.root={str(root)!r} is not there, so the images of the run's splits cannot be read; if the folder "
             "was moved, give its new place: --data.root NEW."
         )
-    prefix, gone = os.path.join(root, ""), []
-    for path in paths:
-        try:
-            os.stat(prefix + path)
-        except OSError as error:
-            gone += [path] if is_gone(error) else []  # what cannot be read is said when it is read
+    prefix = os.path.join(root, "")
+    gone = [path for path in paths if lacks(prefix + path)]
     if gone:
         raise Mistake(
             f"{len(gone)} of {len(paths)} images of the run's splits are not there, the first is {prefix}{gone[0]}, so "

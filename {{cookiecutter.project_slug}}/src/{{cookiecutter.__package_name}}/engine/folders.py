@@ -17,6 +17,7 @@ from typing import Literal
 from PIL import Image
 
 from .decoding import formats
+from .files import is_gone
 from .mistakes import Mistake
 from .splits import Samples
 
@@ -159,7 +160,17 @@ def find(root: str | Path, layout: Layout = "auto", allow_conflicts: bool = Fals
         Mistake: The folder is missing, holds no images, fewer than two classes, or could be read in two ways.
     """
     root = Path(root)
-    _check_folder(root)
+    kind = _kind(root)
+    if kind == "none":
+        raise Mistake(
+            f"--data.root={str(root)!r} is not there, so there is nothing to train on; give the folder that holds one "
+            "folder of images per class, or if it was moved its new place: --data.root FOLDER."
+        )
+    if kind != "folder":
+        raise Mistake(
+            f"--data.root={str(root)!r} is not a folder, so there is nothing to train on; give the folder that holds "
+            "one folder of images per class."
+        )
     listing = list_images(root)
     by_split = layout == "splits" or (layout == "auto" and _is_split(root, listing.paths))
     depth = 1 if by_split else 0
@@ -237,11 +248,12 @@ def new_images(flag: str, root: str | Path | None) -> tuple[Path, Listing]:
     if root is None:
         raise Mistake(f"{flag} is not given, so there is nothing to predict; give a folder of images or one image.")
     path = Path(root)
-    if path.is_file():
+    kind = _kind(path)
+    if kind == "file":
         _check_utf8(path.name, str(path.parent))
         return path.parent, Listing([path.name])
-    if not path.is_dir():
-        what = "neither a folder nor a plain file" if os.path.exists(path) else "not there"
+    if kind != "folder":
+        what = "not there" if kind == "none" else "neither a folder nor a plain file"
         raise Mistake(
             f"{flag}={str(root)!r} is {what}, so there is nothing to predict; give a folder of images or one image."
         )
@@ -254,26 +266,19 @@ def new_images(flag: str, root: str | Path | None) -> tuple[Path, Listing]:
     return path, listing
 
 
-def _check_folder(root: Path) -> None:
-    """Refuse a root that is no folder, and tell one that is gone from one that cannot be read.
+def _kind(path: Path) -> Literal["folder", "file", "other", "none"]:
+    """Tell what lies at a path.
 
     Raises:
-        Mistake: It is none.
+        Mistake: It may not be looked at.
     """
     try:
-        is_folder = stat.S_ISDIR(os.stat(root).st_mode)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise Mistake(
-            f"--data.root={str(root)!r} is not there, so there is nothing to train on; give the folder that holds one "
-            "folder of images per class, or if it was moved its new place: --data.root FOLDER."
-        ) from error
+        mode = os.stat(path).st_mode
     except OSError as error:
-        raise _unreadable(str(root), error) from error
-    if not is_folder:
-        raise Mistake(
-            f"--data.root={str(root)!r} is not a folder, so there is nothing to train on; give the folder that holds "
-            "one folder of images per class."
-        )
+        if is_gone(error):
+            return "none"
+        raise _unreadable(str(path), error) from error
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
 def _check_alike(classes: list[str]) -> None:

@@ -10,8 +10,8 @@ from PIL import ImageColor
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from .contents import is_gone
 from .decoding import MEGAPIXELS, BeyondLimit, Unreadable, decode
+from .files import is_gone
 from .loading import Batch
 from .mistakes import Mistake
 
