@@ -122,6 +122,12 @@ def test_a_folder_too_low_names_the_one_above(given, right, tmp_path, monkeypatc
     find(tmp_path / right)
 
 
+def test_splits_beside_the_root_are_said_to_be_left_out(tmp_path):
+    split_tree(tmp_path, "train", "Valid", "test")
+    assert "2 folders beside it that are called like splits (Valid, test)" in find(tmp_path / "train").left_out
+    assert "beside" not in find(tmp_path).left_out
+
+
 def test_loose_images_with_nothing_beside_them_are_not_sent_higher(tmp_path):
     tree(tmp_path / "alone", ".")
     with pytest.raises(Mistake, match="it must look like ROOT/CLASS/IMAGE") as refusal:

@@ -4,6 +4,7 @@ A data set is ``root/class/**/image.jpg``, or ``root/{train,val,test}/class/**/i
 What could be read in two ways is refused, for a wrong guess trains the wrong thing in silence.
 """
 
+import contextlib
 import functools
 import os
 import stat
@@ -174,6 +175,8 @@ def find(root: str | Path, layout: Layout = "auto", allow_conflicts: bool = Fals
     listing = list_images(root)
     by_split = layout == "splits" or (layout == "auto" and _is_split(root, listing.paths))
     depth = 1 if by_split else 0
+    if beside := _splits_beside(root):
+        listing.left_out[f"folders beside it that are called like splits ({_some(beside)})"] = len(beside)
     loose = [path for path in listing.paths if path.count("/") <= depth]
     if loose:
         listing.left_out[f"in no class folder (such as {loose[0]})"] = len(loose)
@@ -199,13 +202,26 @@ def find(root: str | Path, layout: Layout = "auto", allow_conflicts: bool = Fals
     return Samples.labelled(paths, names, given, listing.said())
 
 
+def _splits_beside(root: Path) -> list[str]:
+    """Return the splits that lie beside a root which is one itself, as the test beside ROOT/train."""
+    here = Path(os.path.abspath(root))
+    if here.name.casefold() not in SPLIT_NAMES:
+        return []
+    with contextlib.suppress(OSError):
+        entries = [entry.name for entry in os.scandir(here.parent) if entry.is_dir() and entry.name != here.name]
+        return [name for name in entries if name.casefold().strip() in SPLIT_NAMES]
+    return []
+
+
 def _one_higher(root: Path) -> str:
     """Say which folder may be meant where one of a class was given; nothing where none lies beside it."""
     here = Path(os.path.abspath(root))
     above = here.parent
     if above.name.casefold() in SPLIT_NAMES:
         above = above.parent
-    beside = [entry.name for entry in os.scandir(here.parent) if entry.is_dir() and not entry.name.startswith(".")]
+    beside = []
+    with contextlib.suppress(OSError):  # nothing is known of what lies there
+        beside = [entry.name for entry in os.scandir(here.parent) if entry.is_dir() and not entry.name.startswith(".")]
     if len(beside) < 2:
         return ""
     given = str(above) if root.is_absolute() else os.path.relpath(above)

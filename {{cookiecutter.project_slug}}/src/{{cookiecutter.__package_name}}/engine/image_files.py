@@ -35,7 +35,8 @@ class ImageFiles(SplitData):
         channels: 1 for grey, 3 for RGB; null follows the images.
         fit: What is done to an image that is not square: crop its longer sides, pad its shorter ones, or stretch it.
         background: The colour behind transparent parts and beside padded images: white, black, '#808080'.
-        value_range: The values that become black and white, of greys of more than 8 bits; null follows the images.
+        value_range: The values that become black and white, of greys of more than 8 bits; null follows the files' tags,
+            or else the images.
         max_megapixels: Millions of pixels that an image may have; more are refused, for a small file may unpack to more
             than the memory holds.
         cache_gb: Gigabytes that decoded images may take on the disk, see engine/cache.py; null is half of the memory
