@@ -11,7 +11,10 @@ import torch
 import yaml
 
 from project_package.engine import PACKAGE, guard
+from project_package.engine.checkpoints import WholeFile
 from project_package.engine.configs import RENAMED, read_config
+from project_package.engine.files import append, write
+from project_package.engine.loggers import MetricsFile
 from project_package.engine.mistakes import Mistake
 from project_package.model import Classifier
 
@@ -198,3 +201,53 @@ def test_the_home_folder_is_written_out(run, monkeypatch, capfd):
     assert run("fit", "--config=~/mine.yaml", "--data.cache_root=~/cache") == 2
     assert run("fit", "--data.root=~/nowhere") == 2
     assert capfd.readouterr().err.count(f"{Path.cwd()}/nowhere") == 2
+
+
+LINKS = [
+    *("predictions.csv", ".predictions.csv.unfinished", "test_predictions.csv", "confusion_matrix.csv"),
+    *("failure.txt", ".config.yaml.unfinished", "environment.txt", ".manifest.json.unfinished", "unfinished.lock"),
+]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_no_command_writes_through_a_link_in_a_runs_folder(name, trained, run, shapes):
+    victim = Path("victim")
+    victim.write_text("as it was")
+    (trained / name).unlink(missing_ok=True)
+    (trained / name).symlink_to(victim.absolute())
+    if name != "unfinished.lock":
+        (trained / "unfinished.lock").touch()
+    best = f"--ckpt_path={trained}/checkpoints/best.ckpt"
+    run("test", best, "--trainer.limit_test_batches=1")
+    run("predict", best, f"--data.predict_root={shapes}/left")
+    run("fit", "--resume=auto")
+    assert victim.read_text() == "as it was"
+
+
+def test_files_that_go_on_are_no_links_and_no_pipes(tmp_path):
+    victim, link, pipe = tmp_path / "victim", tmp_path / "link", tmp_path / "pipe"
+    victim.write_text("as it was")
+    link.symlink_to(victim)
+    os.mkfifo(pipe)
+    for place in (link, pipe, Path("/dev/null")):
+        with pytest.raises(Mistake, match="no plain file"):
+            append(place, "more")
+        with pytest.raises(Mistake, match="no plain file"):
+            logged = MetricsFile(str(place))
+            logged.columns = ["step"]
+            logged.log_metrics({}, 1)
+            logged.save()
+    write(link, "new")
+    assert (link.read_text(), link.is_symlink(), victim.read_text()) == ("new", False, "as it was")
+    append(link, " and more")
+    assert link.read_text() == "new and more"
+
+
+@pytest.mark.parametrize("name", [".best.ckpt.unfinished", "best.ckpt"])
+def test_a_checkpoint_is_not_saved_through_a_link(name, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("as it was")
+    (tmp_path / name).symlink_to(victim)
+    WholeFile().save_checkpoint({"a": 1}, tmp_path / "best.ckpt")
+    assert victim.read_text() == "as it was"
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True) == {"a": 1}

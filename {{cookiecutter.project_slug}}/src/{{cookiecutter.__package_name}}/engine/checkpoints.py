@@ -10,6 +10,7 @@ import torch
 from jsonargparse import ArgumentError
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from .files import made_anew
 from .guard import check_hyper_parameters, check_size
 from .internals import INSTANTIATE, INSTANTIATOR
 from .mistakes import Mistake, RunFailed
@@ -28,7 +29,7 @@ class WholeFile(TorchCheckpointIO):
         unfinished = path.with_name(f".{path.name}.unfinished")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished.open("wb") as file:
+            with made_anew(unfinished) as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())

@@ -1,7 +1,18 @@
-"""Files: written whole or not at all; those that are gone are told from those that cannot be read."""
+"""Files of a run: written whole or not at all, and never through a link.
 
+What is gone is told from what cannot be read.
+"""
+
+import csv
+import errno
+import io
 import os
+import stat
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
+
+from .mistakes import Mistake
 
 
 def is_gone(error: BaseException | None) -> bool:
@@ -9,8 +20,51 @@ def is_gone(error: BaseException | None) -> bool:
     return isinstance(error, FileNotFoundError | NotADirectoryError)
 
 
-def write(path: Path, text: str) -> None:
+def made_anew(path: Path) -> BinaryIO:
+    """Open a file in place of what has its name; where that is a link, what it leads to stays as it is."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
+
+
+def opened(path: Path, flags: int) -> int:
+    """Open a file that goes on, such as one of rows that are appended; returns its descriptor.
+
+    Raises:
+        Mistake: It is a link, a pipe or a device: what is written would go elsewhere.
+    """
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return file
+        os.close(file)
+    raise Mistake(f"{path} is no plain file, so what is written there would go elsewhere; remove it.")
+
+
+def append(path: Path, text: str) -> None:
+    """Write at the end of a file."""
+    with os.fdopen(opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8", newline="") as file:
+        file.write(text)
+
+
+def write(path: Path, content: str | bytes) -> None:
     """Write a file so that a kill leaves the old one or the new one."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8", newline="")
+    with made_anew(unfinished) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
     os.replace(unfinished, path)
+
+
+def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table as CSV."""
+    write(path, csv_text(rows))
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as CSV."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()

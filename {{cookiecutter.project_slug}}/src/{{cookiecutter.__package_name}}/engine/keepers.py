@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, TQDMProgressBar, WeightAveraging
 
 from . import checkpoints
+from .files import write
 from .internals import validates_after_this_batch
 from .metrics import MONITOR
 from .mistakes import Mistake, require
@@ -55,7 +56,7 @@ def _prepare(trainer: Trainer, stage: str, folder: str | Path) -> None:
     probe = Path(folder) / ".probe"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"\0" * 4096)
+        write(probe, b"\0" * 4096)
         probe.unlink()
     except OSError as error:
         raise Mistake(

@@ -4,7 +4,6 @@ import csv
 import importlib
 import importlib.util
 import inspect
-import io
 import netrc
 import os
 import secrets
@@ -18,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from .configs import flat, read_config
-from .files import write
+from .files import append, csv_text, write
 from .keepers import BestCheckpoint
 from .mistakes import Mistake
 from .runs import Run, is_rank_zero, made
@@ -78,8 +77,7 @@ class MetricsFile(Logger):
             earlier = read_rows(self.file)
             self.columns = sorted({*self.columns, *new})
             write(self.file, _csv(self.columns, earlier))
-        with self.file.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.columns).writerows(self.rows)
+        append(self.file, csv_text([[row.get(name, "") for name in self.columns] for row in self.rows]))
         self.rows = []
 
     @rank_zero_only
@@ -103,11 +101,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _csv(columns: list[str], rows: list[dict[str, str]]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text([columns, *([row.get(name, "") for name in columns] for row in rows)])
 
 
 def forget(path: Path, step: int) -> None:
@@ -261,7 +255,7 @@ TELL: dict[type[Logger], Callable[[Told], dict[str, Any]]] = {
 def _identity(file: Path, given: str | None, size: int) -> str:
     """Return by what a service knows the run: on disk before it starts, so that test and a resumed run go on there."""
     if given or not file.exists():
-        file.write_text(given or secrets.token_hex(size))
+        write(file, given or secrets.token_hex(size))
     return file.read_text().strip()
 
 

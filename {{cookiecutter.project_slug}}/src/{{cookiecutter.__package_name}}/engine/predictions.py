@@ -1,6 +1,5 @@
 """What ``test`` and ``predict`` write: a row for each sample."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from .files import write_rows
 from .mistakes import RunFailed
 from .runs import Run
 from .targets import Classes
@@ -86,18 +86,16 @@ class PredictionWriter(Callback):
             return
         target: Classes = data.target
         keys, _ = data.split("test")
-        header = ["path", "label", "target", *target.columns]
-        with self.run.test_predictions.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            for index, true, predicted, _ in rows:
-                writer.writerow([keys[index], target.decide(predicted), target.write(true), *written(predicted)])
+        rows_of_csv = [
+            [keys[index], target.decide(predicted), target.write(true), *written(predicted)]
+            for index, true, predicted, _ in rows
+        ]
+        write_rows(self.run.test_predictions, [["path", "label", "target", *target.columns], *rows_of_csv])
         print(f"predictions: {self.run.test_predictions}")
         label_N = np.array([np.argmax(row.predicted) for row in rows])
         counts_KK = target.confusion(np.array([row.target for row in rows]), label_N)
-        with self.run.confusion_matrix.open("w", newline="", encoding="utf-8") as file:
-            named = ([name, *row] for name, row in zip(target.names, counts_KK.tolist(), strict=True))
-            csv.writer(file).writerows([["target", *target.names], *named])
+        named = [[name, *row] for name, row in zip(target.names, counts_KK.tolist(), strict=True)]
+        write_rows(self.run.confusion_matrix, [["target", *target.names], *named])
         show(trainer, "test/confusion", matrix(counts_KK, target.names))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -108,14 +106,13 @@ class PredictionWriter(Callback):
         if not trainer.is_global_zero:
             return
         target: Classes = data.target
-        with self.run.predictions.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "label", *target.columns, *(["error"] if self.unread else [])])
-            for index, _, predicted, error in rows:
-                cells = [target.decide(predicted), *written(predicted)]
-                if self.unread:
-                    cells = [*([""] * len(cells) if error else cells), error]
-                writer.writerow([paths[index], *cells])
+        table = [["path", "label", *target.columns, *(["error"] if self.unread else [])]]
+        for index, _, predicted, error in rows:
+            cells = [target.decide(predicted), *written(predicted)]
+            if self.unread:
+                cells = [*([""] * len(cells) if error else cells), error]
+            table.append([paths[index], *cells])
+        write_rows(self.run.predictions, table)
         print(f"predictions: {self.run.predictions}")
         if data.left_out:
             print(f"left out: {data.left_out}")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from . import checkpoints
 from .configs import as_typed, differences, read_config
+from .files import opened
 from .mistakes import Mistake
 from .runs import Run, is_rank_zero, runs_of
 
@@ -133,7 +134,7 @@ class Lock:
 
     def __init__(self, run: Run) -> None:
         self.path = run.lock
-        self.file = os.open(self.path, os.O_RDWR | os.O_CREAT)
+        self.file = opened(self.path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released with the process, not inherited by workers
         except OSError as error:
@@ -158,7 +159,7 @@ class Lock:
         """Tell whether a process of another launch works on a run."""
         if run.lock.resolve() in cls.held:
             return True
-        with run.lock.open("r+", encoding="utf-8") as file:
+        with os.fdopen(opened(run.lock, os.O_RDWR), "r+", encoding="utf-8") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

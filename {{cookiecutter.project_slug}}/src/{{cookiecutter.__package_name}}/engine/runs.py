@@ -19,7 +19,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from .files import write
+from .files import append, write
 from .mistakes import Mistake, RunFailed
 from .steps import is_log_point
 
@@ -276,7 +276,7 @@ class Timing(Callback):
         self._start_anew()
         self.mark = time.perf_counter()
         if trainer.is_global_zero and not self.file.exists():
-            self.file.write_text(self.COLUMNS)
+            write(self.file, self.COLUMNS)
 
     def _start_anew(self) -> None:
         self.waited = self.worked = 0.0
@@ -297,8 +297,8 @@ class Timing(Callback):
         self.worked += now - self.mark
         self.samples += len(batch[0]) * trainer.world_size
         if is_log_point(trainer) and trainer.is_global_zero:
-            with self.file.open("a") as file:
-                file.write(f"{trainer.global_step},{self.waited + self.worked:.6f},{self.waited:.6f},{self.samples}\n")
+            seconds = f"{self.waited + self.worked:.6f},{self.waited:.6f}"
+            append(self.file, f"{trainer.global_step},{seconds},{self.samples}\n")
             self._start_anew()
         self.mark = time.perf_counter()
 

@@ -143,7 +143,9 @@ def note(text: str) -> str:
 
 def png(drawn: Any, path: Path) -> None:
     """Write a figure as PNG on white."""
-    drawn.savefig(path, dpi=150, facecolor="white")
+    file = io.BytesIO()
+    drawn.savefig(file, format="png", dpi=150, facecolor="white")
+    write(path, file.getvalue())
 
 
 def facts(*given: tuple[str, str, str]) -> str:

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from ..cli import CLI
 from ..engine import PACKAGE, resume, runs
 from ..engine.configs import differences, flat, read_config
-from ..engine.files import write
+from ..engine.files import write, write_rows
 from ..engine.folders import new_images
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.parser import Options
@@ -297,7 +297,7 @@ class CrossValidation:
                 cells = [*([""] * len(cells) if path in errors else cells), errors.get(path, "")]
             means.append([path, *cells])
         file = runs.Run(self.folder).predictions
-        write_csv(file, ["path", "label", *classes, *(["error"] if errors else [])], means)
+        write_rows(file, [["path", "label", *classes, *(["error"] if errors else [])], *means])
         print(f"predictions: {file}")
         if errors:
             raise SomeUnread([f"{path} {why}" for path, why in errors.items()], f"{len(paths)} images", file)
@@ -378,20 +378,13 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
         if not rows:
             continue
         header, cells = list(rows[0]), [list(row.values()) for row in rows]
-        write_csv(cross.results / f"{name}.csv", header, cells)
+        write_rows(cross.results / f"{name}.csv", [header, *cells])
         sections.append(Section(name.capitalize(), table(header, cells)))
         if name != "runs":
             print(f"\n{name}\n{aligned(header, cells)}")
     page = cross.results / "crossval.html"
     write_page(page, f"Cross-validation: {cross.name}", sections)
     print("", *notes, f"page: {page}", sep="\n")
-
-
-def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    """Write rows as CSV; columns by position, for a class may be called "label"."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write(path, text.getvalue())
 
 
 def main(args: list[str]) -> None:

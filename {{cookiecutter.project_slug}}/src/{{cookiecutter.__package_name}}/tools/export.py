@@ -185,7 +185,7 @@ def write_models(model: Any, about: dict[str, Any], folder: Path) -> None:
     if written != about["opset"]:
         raise Mistake(_no_opset(about["opset"], f"torch wrote {written} instead"))
     weights = {name: value.contiguous().clone() for name, value in model.network.state_dict().items()}
-    (folder / "model.safetensors").write_bytes(save(weights, metadata=texts))
+    write(folder / "model.safetensors", save(weights, metadata=texts))
 
 
 def _no_opset(opset: int, reason: str) -> str:
@@ -347,7 +347,9 @@ def folder_beside(export: Path) -> Iterator[Path]:
 
 def take_the_place(folder: Path, target: Path) -> None:
     """Let a folder take the place of another."""
-    if target.exists():
+    if target.is_symlink():
+        target.unlink()
+    elif target.exists():
         target.rename(folder / "earlier")
     folder.rename(target)
     shutil.rmtree(target / "earlier", ignore_errors=True)

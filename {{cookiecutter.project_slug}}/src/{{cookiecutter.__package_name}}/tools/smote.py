@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..cli import CLI
+from ..engine.files import made_anew
 from ..engine.loading import collate
 from ..engine.mistakes import Mistake
 from ..engine.stages import last_layer
@@ -88,6 +89,7 @@ def main(args: list[str]) -> None:
     checkpoint = torch.load(cli.source.checkpoint, map_location="cpu", weights_only=True)
     checkpoint["state_dict"] |= {f"network.{name}.{key}": value for key, value in head.state_dict().items()}
     target = cli.source.checkpoint.with_name("smote.ckpt")
-    torch.save(checkpoint, target)
+    with made_anew(target) as file:
+        torch.save(checkpoint, file)
     print(f"{len(y_N)} images of {len(data.target.names)} classes; the new last layer is in {target}")
     print(f"next: test --ckpt_path {target}")

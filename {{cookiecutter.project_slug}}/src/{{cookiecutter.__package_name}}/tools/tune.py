@@ -10,6 +10,7 @@ Writes best.yaml, a recipe for fit, and tune.html and its figures as PNG beside 
 import argparse
 import contextlib
 import fcntl
+import os
 import re
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ from tqdm import tqdm
 from ..cli import CLI
 from ..engine import PACKAGE, resume, runs
 from ..engine.configs import differences, flat, read_config
-from ..engine.files import write
+from ..engine.files import opened, write
 from ..engine.metrics import direction
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.parser import Options
@@ -110,7 +111,7 @@ class Search:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Let other workers wait."""
-        with (runs.made(self.folder) / ".lock").open("w") as file:
+        with os.fdopen(opened(runs.made(self.folder) / ".lock", os.O_RDWR | os.O_CREAT), "r+b") as file:
             fcntl.lockf(file, fcntl.LOCK_EX)
             yield
 
@@ -225,7 +226,8 @@ class Search:
         """
         args = ["fit", *self.flags, *as_flags(assigned), f"--name={self.options.study}/{folder.name}"]
         watch = Watch(trial, self.monitor, not self.fidelity, self.bar.set_postfix_str)
-        with (folder / "output.txt").open("a+", encoding="utf-8") as output:
+        file = opened(folder / "output.txt", os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        with os.fdopen(file, "a+", encoding="utf-8") as output:
             try:
                 if self.base.trainer.world_size > 1:  # Lightning starts the command again for every device
                     command = [sys.executable, "-m", PACKAGE, *args, "--report=false"]
