@@ -232,10 +232,10 @@ def test_files_that_go_on_are_no_links_and_no_pipes(tmp_path):
     for place in (link, pipe, Path("/dev/null")):
         with pytest.raises(Mistake, match="no plain file"):
             append(place, "more")
+        logged = MetricsFile(str(place))
+        logged.columns = ["step"]
+        logged.log_metrics({}, 1)
         with pytest.raises(Mistake, match="no plain file"):
-            logged = MetricsFile(str(place))
-            logged.columns = ["step"]
-            logged.log_metrics({}, 1)
             logged.save()
     write(link, "new")
     assert (link.read_text(), link.is_symlink(), victim.read_text()) == ("new", False, "as it was")
