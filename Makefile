@@ -37,8 +37,10 @@ bench: .venv/installed  ## speed beside a raw loop, bare Lightning and others' l
 	.venv/bin/python benchmarks/speed.py
 	.venv/bin/python benchmarks/digits.py
 
-lock: $(UV)  ## resolve pyproject.toml anew into requirements.lock
+lock: $(UV)  ## resolve pyproject.toml anew into requirements.lock, and the names that no project may have
 	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade pyproject.toml -o requirements.lock
+	$(MAKE) --no-print-directory .venv/installed
+	.venv/bin/python tests/taken.py
 
 $(UV):
 	$(PYTHON) -m venv .cache/bootstrap

@@ -1,34 +1,115 @@
-"""Remove what the answers leave out, name the package in the tests, start a git repository, say what comes next."""
+"""Remove what the answers leave out, name the package in the tests, start a git repository, say what comes next.
+
+The folder may hold a project already (``cookiecutter -f -s``). Only what is the template's, letter by letter, is
+removed or rewritten; all else is its owner's.
+"""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
+# cookiecutter would leave this script, and the answers in it, in the folder of temporary files.
+if Path(__file__).stem != "post_gen_project":
+    Path(__file__).unlink()
+
 ANSWERS = json.loads(r"""{{ cookiecutter | jsonify }}""")
+PACKAGE = f"src/{ANSWERS['__package_name']}"
 REMOVALS = {
     ".github": ANSWERS["ci"] != "github",
-    f"src/{ANSWERS['__package_name']}/tools": ANSWERS["tools"] == "no",
+    f"{PACKAGE}/tools": ANSWERS["tools"] == "no",
     "docs/tools.md": ANSWERS["tools"] == "no",
 }
 
-for path, unwanted in REMOVALS.items():
-    if unwanted and Path(path).is_dir():
+
+def find_template():
+    """Return the folder of the template, or None; cookiecutter names it from where it was started."""
+    started = Path(os.environ.get("PWD", "/")), Path(f"/proc/{os.getppid()}/cwd")
+    folders = (started[0] / ANSWERS.get("_repo_dir", ""), started[1])
+    return next((folder for folder in folders if (folder / "hooks/post_gen_project.py").is_file()), None)
+
+
+TEMPLATE = find_template()
+
+
+def is_the_templates(path):
+    """Tell whether a file is as the template has it. Without a template to look at the folder was empty before."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    if TEMPLATE is None:
+        return True
+    sources = next(TEMPLATE.glob("*cookiecutter.project_slug*"))
+    source = sources / path
+    if path.is_relative_to(PACKAGE):
+        source = next(sources.glob("src/*")) / path.relative_to(PACKAGE)
+    if not source.is_file():
+        return False
+    content = source.read_bytes()
+    answers = re.compile(rb"\{\{ cookiecutter\.(\w+) \}\}")
+    baked = answers.sub(lambda match: str(ANSWERS[match[1].decode()]).encode(), content)
+    return path.read_bytes() in (content, baked)
+
+
+def remove(path):
+    """Remove the template's files at a path and the folders that are empty then; returns what stays."""
+    if path.name == "__pycache__":
         shutil.rmtree(path)
-    elif unwanted:
-        Path(path).unlink()
+        return []
+    if path.is_dir() and not path.is_symlink():
+        kept = [file for inner in sorted(path.iterdir()) for file in remove(inner)]
+        if not any(path.iterdir()):
+            path.rmdir()
+        return kept
+    if not is_the_templates(path):
+        return [path]
+    path.unlink()
+    return []
 
-# The tests hold no Jinja, so that they can be checked before they are baked: they import `project_package`.
+
+def start_repository():
+    """Start a git repository, unless the folder has one or would be a part of another; returns what to say of it."""
+    here = Path.cwd()
+    if (here / ".git").exists():
+        return ""
+    if shutil.which("git") is None:
+        return "git is not installed, so the project has no repository yet."
+    # A hook of git's, or a git alias, that runs cookiecutter hands on GIT_DIR: the repository of others.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+
+    def git(*args):
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.run(["git", *args], env=environment, timeout=30, check=False, **quiet).returncode
+
+    outer = next((folder for folder in here.parents if is_repository(folder)), None)
+    try:
+        if outer is not None and git("check-ignore", "--quiet", "."):
+            return f"It lies in the git repository {outer}, so it has none of its own; for one: git init"
+        # The branch that the workflow listens to, also where git's own default is another.
+        failed = git("init", "--quiet") or git("symbolic-ref", "HEAD", "refs/heads/main")
+    except (OSError, subprocess.TimeoutExpired):
+        failed = True
+    return "git could not start a repository; for one: git init" if failed else ""
+
+
+def is_repository(folder):
+    """Tell whether git would take a folder for a repository: of a submodule and a worktree .git is a file."""
+    return (folder / ".git").is_file() or (folder / ".git/HEAD").is_file()
+
+
+kept = [file for path, unwanted in REMOVALS.items() if unwanted and Path(path).exists() for file in remove(Path(path))]
+
+# The tests hold no package's name, so that they can be checked before they are baked: they import `project_package`.
 for path in Path("tests").glob("*.py"):
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("project_package", ANSWERS["__package_name"]), encoding="utf-8")
-
-if shutil.which("git"):
-    subprocess.run(["git", "init", "--quiet"], check=False)
-    # The branch that the workflow listens to, also where git's own default is another.
-    subprocess.run(["git", "symbolic-ref", "HEAD", "refs/heads/main"], check=False)
+    if is_the_templates(path):
+        text = path.read_bytes()
+        path.write_bytes(text.replace(b"project_package", ANSWERS["__package_name"].encode()))
 
 slug = ANSWERS["project_slug"]
+said = [start_repository()]
+if kept:
+    said.append(f"Kept, though the answers leave it out, because it is yours: {', '.join(map(str, kept))}")
 print(f"""
 Your project is in {slug}. Next:
 
@@ -36,3 +117,5 @@ Your project is in {slug}. Next:
     .venv/bin/{slug} fit
     .venv/bin/{slug} test
 """)
+for line in filter(None, said):
+    print(line)

@@ -264,6 +264,35 @@ def test_what_is_missing_is_said_in_one_line(edited, command, tmp_path):
     assert "[export]" in done.refusal
 
 
+def test_another_opset_is_written_and_said(trained, images, project, command, tmp_path):
+    shutil.copytree(trained / RUN, tmp_path / RUN)
+    done = command(project, tmp_path, "export", "--no-int8", "--opset", "18", "--data.root", images)
+    assert done.code == 0, done.output
+    models = {opset: folder / RUN / "export/model.onnx" for opset, folder in ((20, trained), (18, tmp_path))}
+    for opset, file in models.items():
+        assert [entry.version for entry in onnx.load(file).opset_import if not entry.domain] == [opset]
+        assert facts(file)["opset"] == opset
+    images_NCHW = np.random.default_rng(0).integers(0, 256, (8, 3, 8, 8), dtype=np.uint8)
+    assert np.allclose(run_model(models[18], images_NCHW), run_model(models[20], images_NCHW), atol=1e-5)
+
+
+def test_an_opset_that_torch_or_onnxruntime_does_not_take_is_refused_and_nothing_is_lost(trained, project, command):
+    before = sorted((trained / RUN).rglob("*"))
+    newest = onnx.defs.onnx_opset_version()
+    flag = "--opset"
+    wrong = {
+        ("export", flag, str(value)): f"--opset={value} is out of range" for value in (-1, 0, 7, 17, newest + 1, 999)
+    }
+    wrong |= {("export", f"{flag}={value}"): "--opset: invalid int value" for value in ("x", "18.0", "")}
+    wrong |= {("export", flag, str(newest)): f"--opset={newest} cannot be exported"}  # onnx is ahead of onnxruntime
+    for done in command.refuses(project, trained, wrong)[:6]:
+        assert f"18 ≤ x ≤ {newest}, or leave it out for 20" in done.refusal
+    assert sorted((trained / RUN).rglob("*")) == before
+    said = command(project, trained, "export", "--help").output
+    assert "--opset N" in said
+    assert "default: 20" in said
+
+
 def test_a_run_that_was_trained_on_everything_is_exported(images, project, command, tmp_path):
     everything = ("--data.val_fraction=0", "--data.test_fraction=0", "--trainer.limit_val_batches=0")
     fitted = command(project, tmp_path, "fit", "--data.root", images, *TINY, *everything)

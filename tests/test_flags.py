@@ -1,5 +1,6 @@
 """Lightning's Trainer flags work as documented, on one device and on two."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import HUNG, RUN, TINY, draw_images
+from conftest import HUNG, RUN, TINY, bake, draw_images
 from conftest import rows as read
 from PIL import Image
 from sklearn.metrics import f1_score, log_loss
@@ -91,15 +92,6 @@ def test_the_folder_of_one_class_with_eight_of_600_images_trains_with_one_flag(p
     assert done.code == 0, done.output
     config = yaml.safe_load((tmp_path / RUN / "config.yaml").read_text())
     assert (config["data"]["image_size"], config["data"]["channels"]) == (20, 3)
-
-
-def test_wandb_goes_offline_without_a_key_and_says_so(project, command, images, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    done = command(project, tmp_path, "fit", "--data.root", images, *TINY, "--trainer.logger=WandbLogger")
-    assert done.code == 0, done.output
-    assert "wandb: no API key found, logging offline" in done.output
-    assert list((tmp_path / RUN / "wandb").glob("offline-run-*"))
-    assert (tmp_path / RUN / "metrics.csv").is_file()
 
 
 def test_the_resolved_config_reaches_every_logger(fitted):
@@ -193,3 +185,45 @@ def test_two_ranks_predict_what_they_can_read_and_say_once_what_they_cannot(fitt
 def test_checkpoints_hold_plain_values(fitted):
     content = torch.load(fitted[0] / RUN / "checkpoints/last.ckpt", weights_only=True)
     assert content["hyper_parameters"]["schema"]["target"]["names"] == ["blue", "green", "red"]
+
+
+def test_lightnings_own_finders_are_refused_and_the_way_to_go_is_named(project, command, images, tmp_path):
+    (tmp_path / "finder.yaml").write_text(
+        "trainer: {callbacks: [{class_path: BatchSizeFinder, init_args: {mode: binsearch}}]}"
+    )
+    full = "lightning.pytorch.callbacks.LearningRateFinder"
+    both = json.dumps([{"class_path": "ModelSummary", "init_args": {"max_depth": 2}}, {"class_path": full}])
+    begin = ("fit", "--data.root", images, *TINY)
+    rate, batch = "python -m my_project lr-range", "--trainer.accumulate_grad_batches"
+    wrong = {
+        (*begin, "--trainer.callbacks=LearningRateFinder"): rate,
+        (*begin, "--trainer.callbacks+=LearningRateFinder", "--trainer.fast_dev_run=true"): rate,
+        (*begin, "--trainer.callbacks", both): rate,
+        (*begin, "--trainer.callbacks=BatchSizeFinder"): batch,
+        (*begin, "--config=finder.yaml"): batch,
+    }
+    command.refuses(project, tmp_path, wrong)
+    assert not (tmp_path / "data").exists()
+    assert not list(tmp_path.rglob("version_*"))
+
+
+def test_a_finder_among_the_owners_callbacks_is_refused_and_names_no_command_that_is_not_there(
+    command, images, tmp_path
+):
+    project = bake(tmp_path / "baked", tools="no")
+    path = project / "src/my_project/callbacks.py"
+    text = path.read_text()
+    for old, new in (
+        ("import DeviceStatsMonitor,", "import DeviceStatsMonitor, LearningRateFinder,"),
+        (
+            "        best: BestCheckpoint |",
+            "        finder: LearningRateFinder | None = None,\n        best: BestCheckpoint |",
+        ),
+        ("given = (best,", "given = (finder, best,"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    done = command(project, tmp_path, "fit", "--data.root", images, *TINY, "--callbacks.finder=LearningRateFinder")
+    assert "try rates by --model.optimizer.lr" in done.refusal
+    assert "lr-range" not in done.refusal

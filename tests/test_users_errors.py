@@ -89,6 +89,13 @@ FAULTS = {
     "data: view": Fault("data.py", *before("return Augment(", ASSERT), "AssertionError: mine"),
     "networks: constructor": Fault("networks.py", "self.features = nn.Sequential()", VALUE, "ValueError: mine"),
     "networks: forward": Fault("networks.py", "self.head(self.features(x_NCHW))", "self.head(x_NCHW)", SHAPE),
+    "networks: forward, compiled": Fault(
+        "networks.py",
+        "self.head(self.features(x_NCHW))",
+        "self.head(x_NCHW)",
+        "must have same reduction dim",
+        ("--model.compile=true",),
+    ),
     "losses: constructor": Fault("losses.py", "self.label_smoothing = label_smoothing", KEY, "KeyError: 'mine'"),
     "losses: forward": Fault("losses.py", *before("return F.cross_entropy(", ASSERT), "AssertionError: mine"),
     "optim: constructor": Fault(

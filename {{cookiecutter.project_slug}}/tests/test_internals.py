@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import instantiate_module
 from lightning.pytorch.plugins import MixedPrecision
@@ -15,6 +16,7 @@ from torch import nn
 
 from project_package.data import ImageData
 from project_package.engine import internals
+from project_package.engine.mistakes import not_compiled
 from project_package.model import Classifier
 
 
@@ -54,6 +56,20 @@ def test_the_flags_of_a_parser():
     parser = argparse.ArgumentParser()
     parser.add_argument("--flag", "-f")
     assert {"--flag", "-f"} <= set(internals.option_strings(parser))
+
+
+def test_parsing_settings_are_those_of_before_afterwards():
+    settings = internals.jsonargparse_common.parsing_settings
+    before = dict(settings)
+    with internals.parsing_settings_restored():
+        set_parsing_settings(import_path_denylist=["*"])
+        assert settings != before
+    assert settings == before
+
+
+def test_what_runs_commands_is_denied_by_default():
+    assert all(internals.denied_by_default(package) for package in ("os", "subprocess", "pickle", "importlib"))
+    assert not any(internals.denied_by_default(package) for package in ("torch", "lightning", "elsewhere"))
 
 
 def test_a_validation_that_follows_a_batch_is_foreseen(shapes):
@@ -118,3 +134,27 @@ def test_whether_batch_norm_is_synchronised():
         options = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "logger": False}
         trainer = Trainer(sync_batchnorm=asked, enable_checkpointing=False, **options)
         assert internals.synchronises_batch_norm(trainer.strategy) is asked
+
+
+def test_a_failure_of_the_compiler_is_told_from_one_of_the_network():
+    def broken(graph, inputs):
+        raise OSError("no compiler")
+
+    class Network(nn.Linear):
+        def forward(self, x):
+            if x.shape[0] == 3:
+                raise ValueError("mine")
+            return super().forward(x)
+
+    def raised_by(backend, *shape):
+        network = Network(4, 2)
+        network.compile(backend=backend)
+        with pytest.raises(Exception) as caught:  # noqa: PT011  (of any class)
+            network(torch.ones(*shape))
+        return caught.value
+
+    failure = raised_by(broken, 2, 4)
+    assert internals.is_compilers_failure(failure)
+    assert "(OSError: no compiler)" in str(not_compiled(failure))
+    assert not internals.is_compilers_failure(raised_by("eager", 3, 4))
+    assert not internals.is_compilers_failure(raised_by("eager", 2, 5))

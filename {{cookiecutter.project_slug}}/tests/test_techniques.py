@@ -18,7 +18,7 @@ from project_package.combinations import RULES
 from project_package.data import ImageData
 from project_package.engine.optimizers import parameter_groups
 from project_package.engine.stages import stages
-from project_package.engine.weights import initialise, load_weights
+from project_package.engine.weights import initialise
 from project_package.losses import CrossEntropy, Focal, LogitAdjusted
 from project_package.model import Classifier
 from project_package.networks import ACTIVATIONS, Backbone, SmallCNN, SmallMLP
@@ -136,24 +136,6 @@ def test_unfreezing_goes_stage_by_stage_and_survives_a_resume(shapes, pretrained
     assert {n.split(".")[0] + n.split(".")[1] for n, has in again.gradients[0].items() if has} == {
         "head3", "features2", "features1", "features0",
     }  # fmt: skip
-
-
-def test_weights_of_other_classes_keep_all_but_the_head(tmp_path, capsys):
-    torch.manual_seed(1)
-    torch.save(SmallCNN(1, 7, width=8).state_dict(), tmp_path / "seven.pt")
-    network = SmallCNN(1, 3, width=8)
-    fresh = network.head[3].weight.clone()
-    load_weights(network, str(tmp_path / "seven.pt"))
-    assert "starts afresh" in capsys.readouterr().out
-    theirs = torch.load(tmp_path / "seven.pt", weights_only=True)
-    assert torch.equal(network.features[0][0].weight, theirs["features.0.0.weight"])
-    assert torch.equal(network.head[3].weight, fresh)
-
-
-def test_weights_of_another_architecture_say_which_keys_differ(tmp_path):
-    torch.save(SmallMLP(1, 3).state_dict(), tmp_path / "mlp.pt")
-    with pytest.raises(ValueError, match=r"another architecture.*features\.0"):
-        load_weights(SmallCNN(1, 3), str(tmp_path / "mlp.pt"))
 
 
 def test_averaged_weights_equal_the_recurrence_and_are_what_is_kept(shapes):

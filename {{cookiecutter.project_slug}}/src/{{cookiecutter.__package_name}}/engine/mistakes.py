@@ -45,3 +45,13 @@ def unknown(flag: str, value: str, known: list[str]) -> str:
     others = [name for name in known if name not in near]
     listed = ", ".join((near + others)[:20]) + (" …" if len(known) > 20 else "")
     return f"{flag}={value!r} is unknown, so there is nothing to use; choose from {listed}."
+
+
+def not_compiled(error: BaseException) -> Mistake:
+    """Word what torch.compile raises where it cannot work: no compiler, or an operation that it does not take."""
+    cause = getattr(error, "inner_exception", error)
+    reason = f"{type(cause).__name__}: {(str(cause).strip().splitlines() or ['no reason given'])[0]}"
+    return Mistake(
+        f"--model.compile=true: torch.compile cannot compile the network here ({reason}), so it would not run; give "
+        "--model.compile false, or install the compiler that it asks for (such as g++)."
+    )

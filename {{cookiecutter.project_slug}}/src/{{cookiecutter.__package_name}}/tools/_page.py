@@ -160,5 +160,13 @@ def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
     import jinja2
 
     source = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
-    write(path, template.render(title=title, sections=sections))
+    environment = jinja2.Environment(
+        variable_start_string="[[",  # other marks than those of the template that this project was made from
+        variable_end_string="]]",
+        block_start_string="[%",
+        block_end_string="%]",
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    write(path, environment.from_string(source).render(title=title, sections=sections))

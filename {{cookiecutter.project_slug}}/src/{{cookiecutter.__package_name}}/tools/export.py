@@ -11,7 +11,8 @@ metadata.json           classes, sizes, hashes, versions, and how each file did 
 
 The first four carry metadata.json's facts, too. Where a probability of model.onnx or model.pt2 differs from the
 checkpoint's by more than 1e-4, the command fails: the files go to export-failed/, and an export/ of earlier stays.
-Needs the extra ``export``. Other flags are those of ``validate``.
+``--opset N`` writes another version of ONNX's operators than 20. Needs the extra ``export``. Other flags are those of
+``validate``.
 """
 
 import argparse
@@ -35,14 +36,15 @@ from tqdm import tqdm
 
 from ..cli import CLI
 from ..engine import decoding
-from ..engine.commands import Options
 from ..engine.files import write
 from ..engine.loading import Batch
-from ..engine.mistakes import Mistake, RunFailed
+from ..engine.mistakes import Mistake, RunFailed, require
+from ..engine.parser import Options
 from ._page import aligned, check_packages
 
 TOLERANCE = 1e-4  # of a probability; classes can then differ only where two are as likely as each other
-OPSET = 20
+OPSET = 20  # of ONNX, unless --opset says otherwise
+OLDEST_OPSET = 18  # torch writes none before: it warns, and writes this one
 CALIBRATION = 256  # training images that show the quantiser the range of each layer
 VERSIONS = ("torch", "onnx", "onnxruntime", "numpy", "pillow")
 Figures = dict[str, dict[str, Any]]
@@ -91,7 +93,7 @@ class Predict(nn.Module):
         return self.model.predict(images_NCHW)
 
 
-def facts(cli: CLI) -> dict[str, Any]:
+def facts(cli: CLI, opset: int) -> dict[str, Any]:
     """Describe what is exported, as values of JSON."""
     assert cli.source
     model, data = cli.model, cli.datamodule
@@ -111,7 +113,7 @@ def facts(cli: CLI) -> dict[str, Any]:
         "checkpoint": cli.source.checkpoint.name,
         "checkpoint_sha256": _sha256(cli.source.checkpoint),
         "manifest_sha256": _sha256(data.manifest_path),
-        "opset": OPSET,
+        "opset": opset,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }
 
@@ -149,6 +151,7 @@ def write_models(model: Any, about: dict[str, Any], folder: Path) -> None:
         Mistake: The network's forward cannot be traced.
     """
     import onnx
+    import onnxruntime
     from safetensors.torch import save
 
     texts = {key: json.dumps(value) for key, value in about.items()}
@@ -164,15 +167,29 @@ def write_models(model: Any, about: dict[str, Any], folder: Path) -> None:
             input_names=["images"],
             output_names=["probabilities"],
             dynamic_shapes=({0: "batch"},),
-            opset_version=OPSET,
+            opset_version=about["opset"],
             verbose=False,
         )
     torch.export.save(program, folder / "model.pt2", extra_files={"metadata.json": json.dumps(about)})
     exported.model.metadata_props.update(texts)
     exported.save(folder / "model.onnx", external_data=False)
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
+    written = {entry.domain: entry.version for entry in onnx.load(folder / "model.onnx").opset_import}[""]
+    runs = f"the installed onnxruntime {onnxruntime.__version__} does not run it"
+    try:
+        onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    except Exception as error:  # it raises classes of its own
+        if about["opset"] == OPSET:
+            raise
+        raise Mistake(_no_opset(about["opset"], runs)) from error
+    if written != about["opset"]:
+        raise Mistake(_no_opset(about["opset"], f"torch wrote {written} instead"))
     weights = {name: value.contiguous().clone() for name, value in model.network.state_dict().items()}
     (folder / "model.safetensors").write_bytes(save(weights, metadata=texts))
+
+
+def _no_opset(opset: int, reason: str) -> str:
+    return f"--opset={opset} cannot be exported ({reason}), so nothing was written; leave it out for {OPSET}."
 
 
 def quantise(model: Any, data: Any, folder: Path) -> None:
@@ -336,18 +353,29 @@ def take_the_place(folder: Path, target: Path) -> None:
     shutil.rmtree(target / "earlier", ignore_errors=True)
 
 
+def _check_opset(opset: int) -> None:
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    within = f"{OLDEST_OPSET} ≤ x ≤ {newest}, or leave it out for {OPSET}"
+    require(OLDEST_OPSET <= opset <= newest, "--opset", opset, within, "torch would write another one")
+
+
 def main(args: list[str]) -> None:
     """Run the command."""
     parser = Options(__name__, __doc__)
     about_int8 = "Whether to write model.int8.onnx."
     parser.add_argument("--int8", action=argparse.BooleanOptionalAction, default=True, help=about_int8)
+    about_opset = f"The version of ONNX's operators, for a runtime that wants another (default: {OPSET})."
+    parser.add_argument("--opset", type=int, default=OPSET, metavar="N", help=about_opset)
     options, flags = parser.parse_known_args(args)
     check_packages("export", "export", "onnx", "onnxruntime", "onnxscript", "safetensors")
+    _check_opset(options.opset)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     cli = OnCPU(["validate", *flags])
     assert cli.run
     model, data = cli.model.eval(), cli.datamodule
-    about = facts(cli)
+    about = facts(cli, options.opset)
     export = cli.run.export
     failed = export.with_name("export-failed")
     with folder_beside(export) as folder:
