@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from project_package.data import ImageData
+from project_package.engine import looks as looking
 from project_package.engine.decoding import Unreadable, decode
 from project_package.engine.images import Decoding
-from project_package.engine.looks import check_colours, look_at, remarks, settled
 from project_package.engine.mistakes import Mistake
 
 
@@ -44,21 +44,21 @@ DEPTHS = {
 def test_values_of_any_depth_become_the_same_grey_as_in_8_bits(depth, tmp_path):
     values, suffix, limits = DEPTHS[depth]
     path = save(tmp_path / f"deep.{suffix}", values)
-    looks = look_at(tmp_path, [path.name])
-    side, channels, value_range = settled(looks, None, None, None)
+    looks = looking.look_at(tmp_path, [path.name])
+    side, channels, value_range = looking.settled(looks, None, None, None)
     assert (side, channels) == (16, 1)
     assert value_range == pytest.approx(limits)
     grey = decode(path, 1, 16, value_range=value_range)[..., 0].astype(int)
     assert np.abs(grey - np.linspace(0, 255, 256).reshape(16, 16)).max() <= 1.5
-    said = remarks(looks, Decoding(1, 16, value_range=value_range), given_range=False)
+    said = looking.remarks(looks, Decoding(1, 16, value_range=value_range), given_range=False)
     assert "--data.value_range" in " ".join(said)
 
 
 def test_a_given_range_is_kept_and_nothing_is_said(tmp_path):
     path = save(tmp_path / "deep.png", ramp(1000, np.uint16))
-    looks = look_at(tmp_path, [path.name])
-    assert settled(looks, 16, 1, (0, 2000))[2] == (0, 2000)
-    assert not remarks(looks, Decoding(1, 16, value_range=(0, 2000)), given_range=True)
+    looks = looking.look_at(tmp_path, [path.name])
+    assert looking.settled(looks, 16, 1, (0, 2000))[2] == (0, 2000)
+    assert not looking.remarks(looks, Decoding(1, 16, value_range=(0, 2000)), given_range=True)
     assert int(decode(path, 1, 16, value_range=(0, 2000)).max()) in (127, 128)
 
 
@@ -115,10 +115,10 @@ STATED = {
 def test_a_range_of_the_tags_comes_before_a_look(kind, tmp_path):
     write, limits = STATED[kind]
     path = write(tmp_path / "deep.tif")
-    looks = look_at(tmp_path, [path.name])
-    value_range = settled(looks, None, None, None)[2]
+    looks = looking.look_at(tmp_path, [path.name])
+    value_range = looking.settled(looks, None, None, None)[2]
     assert value_range == limits
-    said = " ".join(remarks(looks, Decoding(1, 16, value_range=value_range), given_range=False))
+    said = " ".join(looking.remarks(looks, Decoding(1, 16, value_range=value_range), given_range=False))
     assert ("as their tags say" in said) == (looks[0].stated == limits)
     low, high = limits
     values = np.asarray(Image.open(path)).astype(float)
@@ -129,15 +129,15 @@ def test_a_range_of_the_tags_comes_before_a_look(kind, tmp_path):
 def test_tags_that_are_each_images_own_extremes_are_no_range(tmp_path):
     for number, limit in enumerate((300, 700, 500)):
         with_tags(tmp_path / f"{number}.tif", ramp(limit, np.uint16), s_min=0, s_max=limit)
-    looks = look_at(tmp_path, [f"{number}.tif" for number in range(3)])
-    assert settled(looks, None, None, None)[2] == (0, 1023)
+    looks = looking.look_at(tmp_path, [f"{number}.tif" for number in range(3)])
+    assert looking.settled(looks, None, None, None)[2] == (0, 1023)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_greys_of_16_bits_are_read_in_either_order_of_bytes(order, tmp_path):
     path = tmp_path / "deep.tif"
     Image.fromarray(ramp(65535, np.uint16).astype(f"{order}u2")).save(path)
-    [look] = look_at(tmp_path, [path.name])
+    [look] = looking.look_at(tmp_path, [path.name])
     assert look.values == (0, 65535)
     assert decode(path, 1, 16, value_range=(0, 65535)).max() == 255
 
@@ -160,15 +160,15 @@ def test_colours_of_16_bits_are_read_by_their_upper_8_and_it_is_said(kind, tmp_p
         return Path(path).name
 
     whole, lower = write("whole", 0), write("lower", 4)
-    looks = look_at(tmp_path, [whole])
-    check_colours(looks)
+    looks = looking.look_at(tmp_path, [whole])
+    looking.check_colours(looks)
     grey = decode(tmp_path / whole, 1, 16)[..., 0].astype(int)
     assert np.abs(grey - np.linspace(0, 255, 256).reshape(16, 16)).max() <= 1.5
     assert "1 of 1 images that were looked at have 16 bits a colour, of which the upper 8" in " ".join(
-        remarks(looks, Decoding(3, 16), True)
+        looking.remarks(looks, Decoding(3, 16), True)
     )
     with pytest.raises(Mistake, match="none exceeds 15 of 255"):
-        check_colours(look_at(tmp_path, [lower]))
+        looking.check_colours(looking.look_at(tmp_path, [lower]))
 
 
 def test_colours_of_12_bits_in_16_end_a_run_before_it_starts(run, tmp_path, capfd):
@@ -183,9 +183,9 @@ def test_colours_of_12_bits_in_16_end_a_run_before_it_starts(run, tmp_path, capf
 
 def test_images_of_8_bits_have_the_range_that_they_have(tmp_path):
     path = save(tmp_path / "plain.png", ramp(200, np.uint8))
-    looks = look_at(tmp_path, [path.name])
-    assert settled(looks, None, None, None)[2] == (0, 255)
-    assert not remarks(looks, Decoding(1, 16), given_range=False)
+    looks = looking.look_at(tmp_path, [path.name])
+    assert looking.settled(looks, None, None, None)[2] == (0, 255)
+    assert not looking.remarks(looks, Decoding(1, 16), given_range=False)
 
 
 @pytest.mark.parametrize("value_range", [(0, 255), (0, 1)])
@@ -239,10 +239,10 @@ def test_a_tall_image_is_padded_left_and_right(tmp_path):
 
 def test_lost_sides_are_said_of_the_median_image(tmp_path):
     names = [save(tmp_path / f"{i}.png", striped(width, 32)).name for i, width in enumerate((64, 64, 32))]
-    looks = look_at(tmp_path, names)
-    assert "the median image loses 50%" in " ".join(remarks(looks, Decoding(1, 32), True))
-    assert not remarks(looks, Decoding(1, 32, "pad"), True)
-    assert not remarks(looks[2:], Decoding(1, 32), True)
+    looks = looking.look_at(tmp_path, names)
+    assert "the median image loses 50%" in " ".join(looking.remarks(looks, Decoding(1, 32), True))
+    assert not looking.remarks(looks, Decoding(1, 32, "pad"), True)
+    assert not looking.remarks(looks[2:], Decoding(1, 32), True)
 
 
 def test_transparent_parts_take_the_background_and_it_is_said(tmp_path):
@@ -251,7 +251,7 @@ def test_transparent_parts_take_the_background_and_it_is_said(tmp_path):
     path = save(tmp_path / "drawing.png", pixels)
     assert decode(path, 1, 8).min() == 255
     assert decode(path, 1, 8, background="black").min() == 0
-    said = " ".join(remarks(look_at(tmp_path, [path.name]), Decoding(1, 8), True))
+    said = " ".join(looking.remarks(looking.look_at(tmp_path, [path.name]), Decoding(1, 8), True))
     assert "transparent parts, which turn white; --data.background" in said
 
 
@@ -259,7 +259,7 @@ def test_pages_after_the_first_are_ignored_and_it_is_said(tmp_path):
     first, second = Image.new("L", (8, 8), 10), Image.new("L", (8, 8), 200)
     first.save(tmp_path / "pages.tif", save_all=True, append_images=[second])
     assert decode(tmp_path / "pages.tif", 1, 8).max() == 10
-    assert "several pages" in " ".join(remarks(look_at(tmp_path, ["pages.tif"]), Decoding(1, 8), True))
+    assert "several pages" in " ".join(looking.remarks(looking.look_at(tmp_path, ["pages.tif"]), Decoding(1, 8), True))
 
 
 def test_a_document_that_starts_a_program_is_no_image_whatever_its_name(tmp_path):

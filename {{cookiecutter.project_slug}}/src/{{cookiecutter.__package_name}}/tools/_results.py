@@ -53,6 +53,13 @@ def hush() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+class FromCheckpoint(CLI):
+    """What the tools score with: whether there was anything to score they say themselves."""
+
+    def before_validate(self) -> None:
+        """Refuse nothing."""
+
+
 def from_checkpoint(command: str, checkpoint: Path | str, *flags: str, callbacks: Sequence[Callback] = ()) -> CLI:
     """Run ``validate`` or ``predict`` from a checkpoint, in silence, on one device: in this process alone."""
     alone = ["--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
@@ -62,7 +69,7 @@ def from_checkpoint(command: str, checkpoint: Path | str, *flags: str, callbacks
     logging.disable(logging.INFO)  # of the device and the checkpoint
     try:
         with redirect_stdout(io.StringIO()):
-            return CLI([command, f"--ckpt_path={checkpoint}", *alone, *silent, *flags], callbacks=callbacks)
+            return FromCheckpoint([command, f"--ckpt_path={checkpoint}", *alone, *silent, *flags], callbacks=callbacks)
     finally:
         logging.disable(logging.NOTSET)
 
