@@ -20,9 +20,9 @@ YOURS = """
     __init__ __main__ augment callbacks cli combinations data losses model networks optim
 """.split()
 ENGINE = """
-    __init__ backbone builtin cache checkpoints commands contents decoding endings factories fast faults files folders
-    images internals keepers loading loggers metrics mistakes moved optimizers predictions resume rules runs sampling
-    schema splits stages steps targets task watching weights
+    __init__ backbone batches builtin cache checkpoints commands contents decoding endings factories fast faults files
+    folders images internals keepers loading loggers metrics mistakes moved optimizers predictions resume rules runs
+    sampling schema splits stages steps targets task watching weights
 """.split()
 
 TEST_FILES = (

@@ -10,8 +10,8 @@ from PIL import ImageColor
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from .batches import Batch
 from .decoding import Unreadable, decode, is_deep, opened
-from .loading import Batch
 from .mistakes import Mistake
 
 Fit = Literal["crop", "pad", "stretch"]
