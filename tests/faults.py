@@ -16,6 +16,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,13 +25,16 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import attacks
 import numpy as np
 import torch
+import yaml
 from bakes import fuzz
 from conftest import HUNG, TEMPLATE, Command, Result, bake, rows
 from PIL import Image
@@ -553,13 +557,42 @@ def hostile_checkpoints(arena: Arena) -> list[bool]:
     paths = [*saved.values(), "http://127.0.0.1:9/last.ckpt"]
     lines = [(*command, f"--ckpt_path={path}") for path in paths for command in commands]
     survived = arena.refused(place, *lines, words="checkpoint")
-    config = place / "runs/run/version_0/config.yaml"
-    text = config.read_text()
-    inside = 'callbacks: \'{"averaging": {"class_path": "antigravity.Mean"}}\'\nignored:\n'
-    for evil in (text.replace("torch.optim.AdamW", "antigravity.AdamW"), text.replace("callbacks:\n", inside)):
-        config.write_text(evil)
-        survived += arena.refused(place, ("test", "--name=run"), words="antigravity")
     return [*survived, not marker.exists()]
+
+
+def hostile_configs(arena: Arena) -> list[bool]:
+    """Configs of runs that would run code, import it or fetch it, written by hand."""
+    place = arena.place()
+    arena.fit(place)
+    run = place / "runs/run/version_0"
+    good = yaml.safe_load((run / "config.yaml").read_text())
+    attacks.plant(place)
+    for number, (setting, value) in enumerate(attacks.CONFIGS):
+        copy = place / f"runs/hostile-{number}/version_0"
+        shutil.copytree(run, copy)
+        content = deepcopy(good)
+        attacks.change(content, setting, value)
+        (copy / "config.yaml").write_text(yaml.safe_dump(content))
+    commands = ["test", "validate"]
+    lines = [(command, f"--name=hostile-{number}") for number in range(len(attacks.CONFIGS)) for command in commands]
+    survived = []
+    for line, result in zip(lines, arena.command.each(arena.project, place, lines), strict=True):
+        survived.append((result.code, len(result.errors)) == (2, 1))
+        if not survived[-1]:
+            print(f"not refused: {line}: {result.code} {result.output[-600:]}")
+    return [*survived, not (place / attacks.CANARY).exists()]
+
+
+def fuzzed_configs(arena: Arena, number: int = 2000) -> list[bool]:
+    """Configs of runs that a fuzzer builds."""
+    place = arena.place()
+    arena.fit(place)
+    attacks.plant(place)
+    result = arena.command(arena.project, place, "-m", attacks.__file__, "runs/run/version_0", number, timeout=3600)
+    found = re.search(r"^(\d+) configs, (\d+) ran", result.output, re.MULTILINE)
+    assert found, result.output[-2000:]
+    tried, harmed = map(int, found.groups())
+    return [True] * (tried - harmed) + [False] * harmed
 
 
 def evaluation(arena: Arena) -> list[bool]:
@@ -792,6 +825,10 @@ ROWS = [
         "refused in one line with nothing left behind, or whole, each answer as it was given",
         answers,
     ),
+    Row(
+        "hostile configs of runs, by hand", "refused in one line, nothing is run, imported or fetched", hostile_configs
+    ),
+    Row("hostile configs of runs, by a fuzzer", "nothing is run or imported", fuzzed_configs),
     Row(
         "evaluation on 1, 2, 3 ranks, batches of 1, 6, 30",
         "accuracy, macro F1, AUROC and loss equal scikit-learn's to 1e-6; every sample once",

@@ -93,15 +93,6 @@ def test_the_folder_of_one_class_with_eight_of_600_images_trains_with_one_flag(p
     assert (config["data"]["image_size"], config["data"]["channels"]) == (20, 3)
 
 
-def test_wandb_goes_offline_without_a_key_and_says_so(project, command, images, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    done = command(project, tmp_path, "fit", "--data.root", images, *TINY, "--trainer.logger=WandbLogger")
-    assert done.code == 0, done.output
-    assert "wandb: no API key found, logging offline" in done.output
-    assert list((tmp_path / RUN / "wandb").glob("offline-run-*"))
-    assert (tmp_path / RUN / "metrics.csv").is_file()
-
-
 def test_the_resolved_config_reaches_every_logger(fitted):
     run = fitted[0] / RUN
     logged = yaml.safe_load((run / "hparams.yaml").read_text())  # TensorBoard's

@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import instantiate_module
 from lightning.pytorch.plugins import MixedPrecision
@@ -55,6 +56,20 @@ def test_the_flags_of_a_parser():
     parser = argparse.ArgumentParser()
     parser.add_argument("--flag", "-f")
     assert {"--flag", "-f"} <= set(internals.option_strings(parser))
+
+
+def test_parsing_settings_are_those_of_before_afterwards():
+    settings = internals.jsonargparse_common.parsing_settings
+    before = dict(settings)
+    with internals.parsing_settings_restored():
+        set_parsing_settings(import_path_denylist=["*"])
+        assert settings != before
+    assert settings == before
+
+
+def test_what_runs_commands_is_denied_by_default():
+    assert all(internals.denied_by_default(package) for package in ("os", "subprocess", "pickle", "importlib"))
+    assert not any(internals.denied_by_default(package) for package in ("torch", "lightning", "elsewhere"))
 
 
 def test_a_validation_that_follows_a_batch_is_foreseen(shapes):

@@ -76,7 +76,7 @@ def test_nothing_but_test_reads_the_test_split(run, shapes, tmp_path, capfd):
         split = "test" if int(path.stem) < 4 else "train"
         target = tmp_path / "parted" / split / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(b"no image" if split == "test" else path.read_bytes())
+        target.write_bytes(f"no image: {target}".encode() if split == "test" else path.read_bytes())
     root = f"--data.root={tmp_path / 'parted'}"
     assert run("fit", root) == 0
     assert run("validate", root) == 0

@@ -12,5 +12,5 @@ class CLI(Commands):
     task = Classifier
     data_module = ImageData
     callback_options = Callbacks
-    # Packages of yours whose classes a run's config or a checkpoint may name, such as ("mylib.",).
+    # Packages of yours whose classes a run's config or a checkpoint may name, such as ("mylib",).
     trusted = ()

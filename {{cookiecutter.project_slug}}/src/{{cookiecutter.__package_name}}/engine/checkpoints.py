@@ -1,33 +1,20 @@
 """Checkpoints that can be relied on: written whole or not at all, read without running what is in them."""
 
-import importlib
+import contextlib
 import os
-import re
 import zipfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from jsonargparse import ArgumentError
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from . import PACKAGE
+from .guard import check_hyper_parameters, check_size
 from .internals import INSTANTIATE, INSTANTIATOR
 from .mistakes import Mistake, RunFailed
 
-# Packages whose classes a checkpoint or a run's config may name; `trusted` in cli.py adds to them.
-TRUSTED = {"torch.", "torchvision.", "lightning.", f"{PACKAGE}."}
-
 FACTORIES = ("network", "loss", "optimizer", "schedule")
-# Texts that may look like the path of a class and are not.
-PLAIN = {"data", "name", "run_root", "ckpt_path", "weights", "dirpath", "default_root_dir", "names", "project"}
-IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-
-
-def trust(prefixes: Iterable[str]) -> None:
-    """Let checkpoints and configs of runs name classes of more packages."""
-    TRUSTED.update(prefixes)
 
 
 class WholeFile(TorchCheckpointIO):
@@ -58,11 +45,12 @@ class WholeFile(TorchCheckpointIO):
             ) from error
 
 
-def read(path: str | Path, to_go_on: bool = False) -> dict[str, Any]:
-    """Read a checkpoint as plain values, running nothing that it holds.
+def read(path: str | Path, kind: type, to_go_on: bool = False) -> dict[str, Any]:
+    """Read a checkpoint as plain values, running nothing that it holds; ``guard.open_to`` must be in force.
 
     Args:
         path: The file.
+        kind: The class of the model in it.
         to_go_on: Whether a run is to go on from it, which takes more than weights.
 
     Raises:
@@ -82,6 +70,9 @@ def read(path: str | Path, to_go_on: bool = False) -> dict[str, Any]:
                 raise ValueError(f"it holds no {key}")
         if "pytorch-lightning_version" not in content:
             raise ValueError("it holds no version")
+        if {"hparams", "module_arguments"} & content.keys():  # Lightning would read them, too
+            raise ValueError("it holds hyper-parameters of a Lightning before 1.0")
+        check_size(content["hyper_parameters"])
     except Exception as error:  # a damaged file raises almost anything
         reason = str(error).strip().splitlines()
         raise Mistake(
@@ -90,60 +81,18 @@ def read(path: str | Path, to_go_on: bool = False) -> dict[str, Any]:
         ) from error
     hparams = dict(content["hyper_parameters"])
     made_by = hparams.pop(INSTANTIATOR, INSTANTIATE)
-    check_class_paths(hparams, str(path))
     strings = [name for name in FACTORIES if isinstance(hparams.get(name), str)]
+    strings += ["_class_path"] if "_class_path" in hparams else []
     if made_by != INSTANTIATE or strings:
         raise Mistake(
             f"checkpoint {str(path)!r} would be made by {strings or made_by!r}, so loading it could run code; "
             "give one that this project wrote."
         )
+    with contextlib.suppress(ArgumentError):  # of another version: its config tells
+        check_hyper_parameters(kind, hparams, f"checkpoint {str(path)!r}")
     if to_go_on and not {"optimizer_states", "lr_schedulers", "callbacks"} <= content.keys():
         raise Mistake(
             f"checkpoint {str(path)!r} holds weights alone, so nothing can go on from it; start a new run from them: "
             "--model.weights CHECKPOINT."
         )
     return content
-
-
-def check_class_paths(config: dict[str, Any], source: str) -> None:
-    """Refuse a config that names a class of a package that is not trusted: loading it would import that.
-
-    Raises:
-        Mistake: It does.
-    """
-    for name in _class_paths(config):
-        if not name.startswith(tuple(TRUSTED)):
-            raise Mistake(
-                f"{source} names {name!r}, of no package that this project trusts, so loading it could run anything; "
-                f"if it is yours, add {name.split('.')[0] + '.'!r} to `trusted` in cli.py (a script imports that file)."
-            )
-        module, _, attribute = name.rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module), attribute, None)
-        except ImportError as error:
-            raise Mistake(
-                f"{source} names {name!r}, which is not here ({error}), so it was made by another version; start a new "
-                "run from its weights: --model.weights CHECKPOINT."
-            ) from error
-        if not isinstance(found, type):
-            raise Mistake(
-                f"{source} names {name!r}, which is no class, so loading it could run anything; give a class there."
-            )
-
-
-def _class_paths(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key not in PLAIN:
-                yield from _class_paths(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _class_paths(item)
-    elif isinstance(value, str) and IMPORT_PATH.fullmatch(value.strip()):
-        yield value.strip()
-    elif isinstance(value, str) and {"{", "["} & set(value):  # the parser reads YAML and JSON inside a text, too
-        try:
-            inner = yaml.safe_load(value)
-        except yaml.YAMLError:
-            inner = None
-        yield from [value] if inner in (None, value) else _class_paths(inner)

@@ -1,109 +1,32 @@
 """The command line: LightningCLI with the run's folder, packaged configs, and errors in one line."""
 
 import argparse
-import difflib
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, Timer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from . import PACKAGE, checkpoints, loggers, resume, runs
+from . import PACKAGE, checkpoints, guard, loggers, resume, runs
+from .configs import CONFIGS, DEFAULTS, flat, named_configs, read_config, settings_of, with_home
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
-from .internals import is_compilers_failure, option_strings
+from .internals import is_compilers_failure
 from .keepers import BestCheckpoint
 from .metrics import MONITOR, direction
-from .mistakes import Mistake, not_compiled, unknown
+from .mistakes import Mistake, not_compiled, said_by
+from .parser import Maker, Parser, fail
 from .predictions import PredictionWriter
 from .resume import Source
 from .runs import Run
 from .splits import Manifest
-
-CONFIGS = Path(__file__).parent.parent / "configs"
-# Every config starts from these, each over the one before; `--config NAME` lays another over them.
-DEFAULTS = [CONFIGS / "presets" / "standard.yaml", CONFIGS / "base.yaml", CONFIGS / "logger.yaml"]
-
-
-class Parser(LightningArgumentParser):
-    """A parser whose errors are one line, exit code 2, and that does not guess at shortened flags."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        text = " ".join(str(message).split())
-        if match := re.search(r"unrecognized arguments: (\S+)", text, re.IGNORECASE):
-            flag = match.group(1).split("=")[0]
-            near = difflib.get_close_matches(flag, option_strings(self), n=3)
-            text = f"{flag} is not a flag, so it would have no effect; "
-            text += f"did you mean {', '.join(near)}?" if near else "--help lists all."
-        fail(text)
-
-
-class Options(argparse.ArgumentParser):
-    """The flags of a tool's own; what it does not know is left to the CLI.
-
-    Args:
-        module: The tool's ``__name__``.
-        description: Its docstring, for ``--help``.
-    """
-
-    def __init__(self, module: str, description: str | None) -> None:
-        super().__init__(
-            f"python -m {PACKAGE} {module.rpartition('.')[2].replace('_', '-')}",
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        fail(message)
-
-
-def fail(message: str) -> NoReturn:
-    """End the command as a user's mistake."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def packaged() -> dict[str, Path]:
-    """Return the presets and recipes that ``--config NAME`` knows."""
-    return {path.stem: path for folder in ("presets", "recipes") for path in sorted((CONFIGS / folder).glob("*.yaml"))}
-
-
-def named_configs(args: list[str]) -> list[str]:
-    """Replace the NAME of every ``--config NAME`` by its file.
-
-    Raises:
-        Mistake: There is neither such a file nor such a name.
-    """
-    joined = []
-    for position, arg in enumerate(args):
-        flag, sign, value = arg.partition("=")
-        if flag in ("--config", "-c") and sign:
-            joined.append(f"{flag}={_config(value)}")
-        elif position and args[position - 1] in ("--config", "-c"):
-            joined.append(str(_config(arg)))
-        else:
-            joined.append(arg)
-    return joined
-
-
-def _config(name: str) -> Path:
-    known = packaged()
-    if name in known:
-        return known[name]
-    if Path(name).is_file():
-        return Path(name)
-    raise Mistake(unknown("--config", name, [*known, "a file"]))
+from .steps import is_out_of_time
 
 
 class Addressed(argparse.ArgumentParser):
@@ -130,7 +53,7 @@ def _shown_defaults() -> dict[str, Any]:
     """Return what ``--help`` shows as this project's defaults: of the configs what is no class with arguments."""
     shown: dict[str, Any] = {}
     for path in DEFAULTS:
-        settings = resume.flat(resume.read_config(path))
+        settings = flat(read_config(path))
         shown |= {key: value for key, value in settings if not re.search(r"\.(class_path|init_args)\b", key)}
     return shown
 
@@ -139,7 +62,7 @@ class _Layer(argparse.Action):
     """Lays the plain values of a config file over those of before."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        content = resume.read_config(Path(values))
+        content = read_config(Path(values))
         content["manifest"] = (content.get("data") or {}).get("manifest")
         vars(namespace).update({key: str(item) for key, item in content.items() if isinstance(item, str | int)})
 
@@ -165,7 +88,7 @@ class Commands(LightningCLI):
     trusted: ClassVar[tuple[str, ...]] = ()  # packages, beside torch, torchvision, lightning and this one
 
     def __init_subclass__(cls) -> None:
-        checkpoints.trust(cls.trusted)
+        guard.trust(cls.trusted)
 
     def __init__(self, args: list[str], run: bool = True, callbacks: Sequence[Callback] = ()) -> None:
         self.callbacks = callbacks
@@ -173,29 +96,34 @@ class Commands(LightningCLI):
         self.source: Source | None = None  # what the command starts from
         self.run: Run | None = None  # where its files go
         self.lock: resume.Lock | None = None
-        args = named_configs(args)
+        Parser.files.clear()
+        args = named_configs([with_home(arg) for arg in args])
         missing = [str(path) for path in DEFAULTS if not path.is_file()]
         if missing:
             raise Mistake(f"{missing[0]} is missing, so the defaults are unknown; install the package again.")
         files = [str(path) for path in DEFAULTS]
         self.helps = bool({"-h", "--help"} & set(args))
+        typed = guard.TRUSTED | guard.packages_in(settings_of(args))  # the user's word
         if not self.helps:
             self.asked = Addressed().read(args)
-            self.source = self._find_source(args) if run else None
+            with guard.open_to(typed):
+                self.source = self._find_source(args) if run else None
             files = [str(self.source.run.config)] if self.source else files
             # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
+        packages = typed if self.source else None  # a run's folder may be anybody's
         try:
-            super().__init__(
-                self.task,
-                self.data_module,
-                save_config_callback=None,  # RunFiles writes it
-                seed_everything_default=0,
-                parser_class=Parser,
-                auto_configure_optimizers=False,
-                args=args,
-                run=run,
-            )
+            with guard.open_to(packages):
+                super().__init__(
+                    self.task,
+                    self.data_module,
+                    save_config_callback=None,  # RunFiles writes it
+                    seed_everything_default=0,
+                    parser_class=Parser,
+                    auto_configure_optimizers=False,
+                    args=args,
+                    run=run,
+                )
         except Exception as error:
             refusal = not_compiled(error) if is_compilers_failure(error) and self.model.hparams.compile else None
             self._leave(refusal or error)
@@ -239,19 +167,18 @@ class Commands(LightningCLI):
                 choice = source.checkpoint
             else:
                 source = Source(Run.of(choice), Path(choice))
-            checkpoints.read(choice, to_go_on=command == "fit")
+            checkpoints.read(choice, self.task, to_go_on=command == "fit")
         config = source.run.config
         if not config.is_file():
             raise Mistake(
                 f"--ckpt_path={str(source.checkpoint)!r} lies in no run's folder (no {config}), so its data and splits "
                 "are unknown; keep checkpoints in the folder of their run."
             )
-        checkpoints.check_class_paths(resume.read_config(config), str(config))
         if runs.is_rank_zero():
             print(f"{command}: {source.checkpoint} with the config and splits of {source.run}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
             if overrides and command != "fit":  # fit compares the configs
-                print(f"changed by flags: {' '.join(args[1:])}")
+                print(f"changed by flags: {runs.masked(' '.join(args[1:]))}")
         return source
 
     def _find_unfinished(self, root: Path, name: str) -> Source | None:
@@ -260,7 +187,7 @@ class Commands(LightningCLI):
         if launched_by_lightning and "RUN_RESUMED" in os.environ:
             chosen = os.environ["RUN_RESUMED"].split("\n")
             return Source(Run(chosen[0]), Path(chosen[1]), int(chosen[2])) if len(chosen) == 3 else None
-        source = resume.find(root, name)
+        source = resume.find(root, name, self.task)
         os.environ["RUN_RESUMED"] = "\n".join(map(str, source or ()))
         if source is None and runs.is_rank_zero():
             print(f"resume: no unfinished run in {root / name} has a checkpoint, so a fresh one begins")
@@ -303,6 +230,7 @@ class Commands(LightningCLI):
         for target in ("callbacks.best.init_args.mode", "callbacks.early_stopping.init_args.mode"):
             parser.link_arguments(("monitor", "mode"), target, direction)
         parser.link_arguments(("monitor", "mode"), "model.mode", direction)
+        parser.link_arguments("run_root", "trainer.logger.init_args.save_dir")  # nobody is asked for it; see loggers
         if self.helps:
             parser.set_defaults(_shown_defaults())
 
@@ -312,6 +240,7 @@ class Commands(LightningCLI):
             # Lightning would let the checkpoint's values override the model's flags in silence (PL#21455); it gets the
             # path when the flags are settled.
             self.own.ckpt_path = None
+            guard.check_specs(self.own, str(self.source.run.config))
 
     @property
     def own(self) -> Any:
@@ -375,7 +304,6 @@ class Commands(LightningCLI):
             config.data.cache_gb = 0
             return
         plain = self.plain()
-        checkpoints.check_class_paths(plain, "the config")
         if self.source is not None:
             changes = resume.check_changes(self.source.run.config, plain)
             if changes and runs.is_rank_zero():
@@ -384,8 +312,21 @@ class Commands(LightningCLI):
             self.run = self.source.run
         else:
             self.run = self._new_run(Path(config.run_root), config.name)
+            self._trust_what_is_typed(config)
         if runs.is_rank_zero():
             self.lock = resume.Lock(self.run)
+
+    @staticmethod
+    def _trust_what_is_typed(config: Any) -> None:
+        """Trust the packages of a fresh run's config in this process, and say that others will not."""
+        names = guard.outside(config)
+        packages = sorted({name.partition(".")[0] for name in names})
+        guard.trust(packages)
+        if names and runs.is_rank_zero():
+            print(
+                f"note: {', '.join(names)}: of no package that cli.py trusts, so test and predict will refuse this run "
+                f"unless a flag names it again; add {', '.join(map(repr, packages))} to `trusted` there if it is yours."
+            )
 
     @staticmethod
     def _new_run(root: Path, name: str) -> Run:
@@ -410,6 +351,20 @@ class Commands(LightningCLI):
         config.trainer.logger = loggers.specs(_plain(config.trainer.logger), run, name, step)
         self.files = runs.RunFiles(run, as_given, self.plain, str(config.ckpt_path or ""))
 
+    def instantiate_classes(self) -> None:
+        maker = Maker()
+        self.parser.add_instantiator(maker, object)
+        try:
+            super().instantiate_classes()
+            return
+        except (TypeError, ValueError) as error:
+            if maker.raised is None or not said_by(error, "jsonargparse"):
+                raise
+        if maker.kind.__module__.startswith("lightning.pytorch.loggers.") and not isinstance(maker.raised, Mistake):
+            reason = " ".join(str(maker.raised).split())
+            raise Mistake(f"--trainer.logger={maker.kind.__name__} cannot be made: {reason}") from maker.raised
+        raise maker.raised
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         made: Any = self.config_init[self.subcommand] if self.subcommand else self.config_init
         extra = [*made.callbacks.items, *self.callbacks]
@@ -417,6 +372,8 @@ class Commands(LightningCLI):
             if self.own.fast and self.source is None:
                 extra.append(Fast(self.files.config))
             extra += [self.files, runs.Timing(self.run)]
+        if self.subcommand in ("fit", "test") and self.run is not None:
+            extra.append(loggers.TellLoggers(self.run))
         if self.subcommand in ("test", "predict") and self.run is not None:
             extra.append(PredictionWriter(self.run))
         options = {**vars(made.trainer), **kwargs}
@@ -446,9 +403,7 @@ class Commands(LightningCLI):
         """Say what came out and what to do next."""
         if self.run is None or self.lock is None:
             return
-        remaining = [timer.time_remaining() for timer in self.trainer.callbacks if isinstance(timer, Timer)]  # pyright: ignore
-        out_of_time = any(seconds is not None and seconds <= 0 for seconds in remaining)
-        if not out_of_time:
+        if not is_out_of_time(self.trainer):
             self.lock.run_ended()
         print()
         best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)

@@ -4,8 +4,11 @@ Each entry names what it touches and the version in which it was seen last; test
 still there, for a rename would go wrong in silence.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+from jsonargparse import _common as jsonargparse_common
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
@@ -19,6 +22,21 @@ INSTANTIATE = "lightning.pytorch.cli.instantiate_module"
 def option_strings(parser: Any) -> list[str]:
     """Return the flags that a parser knows (argparse's ``_option_string_actions``, Python 3.11 to 3.13)."""
     return list(parser._option_string_actions)
+
+
+@contextlib.contextmanager
+def parsing_settings_restored() -> Iterator[None]:
+    """Take back afterwards what ``set_parsing_settings`` changes (``parsing_settings``, jsonargparse 4.53)."""
+    before = dict(jsonargparse_common.parsing_settings)
+    try:
+        yield
+    finally:
+        jsonargparse_common.parsing_settings.update(before)
+
+
+def denied_by_default(package: str) -> bool:
+    """Tell whether jsonargparse lets no value name a package, as os (``default_import_path_denylist``, 4.53)."""
+    return package in jsonargparse_common.default_import_path_denylist
 
 
 def validates_after_this_batch(trainer: Trainer) -> bool:

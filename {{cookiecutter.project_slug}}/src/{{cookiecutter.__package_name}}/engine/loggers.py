@@ -1,20 +1,28 @@
-"""Where a run is logged: CSV always, TensorBoard or Weights & Biases beside it, all in the run's one folder."""
+"""Where a run is logged: CSV always, any logger of Lightning's or yours beside it, all in the run's one folder."""
 
 import csv
+import importlib
 import importlib.util
+import inspect
 import io
 import netrc
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import lightning.pytorch.loggers as lightning_loggers
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from .configs import flat, read_config
 from .files import write
+from .keepers import BestCheckpoint
 from .mistakes import Mistake
-from .runs import Run, is_rank_zero
+from .runs import Run, is_rank_zero, made
+from .steps import is_out_of_time
 
 
 class MetricsFile(Logger):
@@ -110,6 +118,29 @@ def forget(path: Path, step: int) -> None:
         write(path, _csv(_header(path), kept))
 
 
+Logger.register(lightning_loggers.LitLogger)  # which it is in all but name (lightning 2.6.6)
+
+
+class LitLogger(lightning_loggers.LitLogger, Logger):
+    """Lightning's, which is found by its short name as a true subclass alone."""
+
+
+class Told(NamedTuple):
+    """What a logger can be told about.
+
+    Args:
+        run: The run.
+        name: Its name for people.
+        step: The step from which a resumed run goes on.
+        given: The logger's own options, as the user gave them.
+    """
+
+    run: Run
+    name: str
+    step: int | None
+    given: dict[str, Any]
+
+
 def specs(wanted: Any, run: Run, name: str, step: int | None = None) -> list[dict[str, Any]]:
     """Turn ``trainer.logger`` into the class paths of the run's loggers.
 
@@ -122,44 +153,126 @@ def specs(wanted: Any, run: Run, name: str, step: int | None = None) -> list[dic
     if wanted is False:
         return []
     if wanted in (True, None):
-        wanted = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {}}
-    made = []
-    for given in wanted if isinstance(wanted, list) else [wanted]:
-        kind = given["class_path"].rsplit(".", 1)[-1]
-        options = dict(given.get("init_args") or {}) | {"save_dir": str(run)}
-        if kind == "TensorBoardLogger":
-            options |= {"name": "", "version": "", "default_hp_metric": False}
-            options |= {} if step is None else {"purge_step": step}  # hides what will be written again
-        elif kind == "WandbLogger":
-            options = _wandb(options, run, name)
-        elif kind == "CSVLogger":
-            continue
-        made.append({**given, "init_args": options})
+        wanted = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger"}
+    found = []
+    for spec in wanted if isinstance(wanted, list) else [wanted]:
+        module, _, attribute = spec["class_path"].rpartition(".")
+        kind = getattr(importlib.import_module(module), attribute)
+        if kind not in (CSVLogger, MetricsFile):  # metrics.csv is there anyway
+            found.append(_spec(spec, kind, run, name, step))
     own = f"{MetricsFile.__module__}.{MetricsFile.__qualname__}"
-    return [*made, {"class_path": own, "init_args": {"file": str(run.metrics)}}]
+    return [*found, {"class_path": own, "init_args": {"file": str(run.metrics)}}]
 
 
-def _wandb(options: dict[str, Any], run: Run, name: str) -> dict[str, Any]:
-    if importlib.util.find_spec("wandb") is None:
-        raise Mistake(
-            "--trainer.logger=WandbLogger needs the package wandb, so nothing could be logged; "
-            "install it beside the project: pip install wandb."
-        )
+def _spec(spec: dict[str, Any], kind: Any, run: Run, name: str, step: int | None) -> dict[str, Any]:
+    """Add to the options of a logger what the run settles, as far as its constructor takes it."""
+    named, others = dict(spec.get("init_args") or {}), dict(spec.get("dict_kwargs") or {})
+    tell = next((tell for base, tell in TELL.items() if isinstance(kind, type) and issubclass(kind, base)), _folder)
+    takes, takes_others = _parameters(kind)
+    for option, value in tell(Told(run, name, step, named | others)).items():
+        if option in takes or option in named:
+            named[option] = value
+        elif takes_others:
+            others[option] = value
+    return {"class_path": spec["class_path"], "init_args": named, "dict_kwargs": others}
+
+
+def _parameters(kind: Any) -> tuple[set[str], bool]:
+    """Return the names that a constructor takes, with those that it hands on, and whether it takes others."""
+    names: set[str] = set()
+    for base in inspect.getmro(kind) if isinstance(kind, type) else [kind]:
+        if isinstance(base, type) and "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base).parameters.values()
+        names |= {parameter.name for parameter in parameters}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return names, False
+        if base in TELL:
+            break
+    return names, True
+
+
+def _folder(told: Told) -> dict[str, Any]:
+    return dict.fromkeys(("save_dir", "root_dir"), str(told.run))
+
+
+def _tensorboard(told: Told) -> dict[str, Any]:
+    purge = {} if told.step is None else {"purge_step": told.step}  # hides what will be written again
+    return {"save_dir": str(told.run), "name": "", "version": "", "default_hp_metric": False, **purge}
+
+
+def _wandb(told: Told) -> dict[str, Any]:
+    options: dict[str, Any] = {"save_dir": str(told.run)}
+    if is_rank_zero() and importlib.util.find_spec("wandb"):
+        # In the environment and before wandb is imported: it no longer reads what the logger's own `offline` sets.
+        later = "run `wandb login`, then `wandb sync` on the run's wandb folder"
+        _stay_offline("wandb", ("WANDB_MODE", "offline"), told.given.get("offline"), _has_wandb_key(), later)
+        options["id"] = _identity(told.run.wandb_id, told.given.get("id") or told.given.get("version"), size=4)
+        options["name"] = told.given.get("name") or told.name
+    return options
+
+
+def _comet(told: Told) -> dict[str, Any]:
+    options: dict[str, Any] = {"online": None}
+    if is_rank_zero() and importlib.util.find_spec("comet_ml"):
+        # In the environment: where the logger's own `online` is false, it keeps nothing at all (lightning 2.6.6).
+        offline = told.given.get("online") is False or told.given.get("offline")
+        has_key = bool(told.given.get("api_key")) or _has_comet_key()
+        archives = told.run.comet
+        later = f"set COMET_API_KEY, then `comet upload {archives}/*/*.zip`"
+        _stay_offline("comet", ("COMET_START_ONLINE", "false"), offline, has_key, later)
+        # A folder for each launch: after seed_everything all give their archive one name, over the one before.
+        options["offline_directory"] = str(made(archives / str(len([*archives.glob("*")]))))
+        options["experiment_key"] = _identity(told.run.comet_id, told.given.get("experiment_key"), size=16)
+        options["name"] = told.given.get("name") or told.name
+        options["display_summary_level"] = told.given.get("display_summary_level", 0)  # else 150 lines at the end
+    return options
+
+
+def _mlflow(told: Told) -> dict[str, Any]:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    options: dict[str, Any] = {"run_name": told.given.get("run_name") or told.name}
+    file, store = told.run.mlflow_id, told.run.mlflow_store
+    known = file.read_text(encoding="utf-8").strip() if file.is_file() else None  # TellLoggers wrote it
+    options["run_id"] = told.given.get("run_id") or known
+    if told.given.get("tracking_uri"):
+        return options
     if not is_rank_zero():
-        return options  # rank zero alone talks to wandb
-    # The id is on disk before wandb starts, so that test and a resumed run go on with the same wandb run.
-    id_file = run.wandb_id
-    if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4))
-    # In the environment and before wandb is imported: it no longer reads what the logger's own `offline` sets.
-    if options.get("offline"):
-        os.environ["WANDB_MODE"] = "offline"
-    elif "WANDB_MODE" not in os.environ and not _has_wandb_key():
-        print(
-            "wandb: no API key found, logging offline; run `wandb login`, then `wandb sync` on the run's wandb folder."
+        return options | {"tracking_uri": "http://localhost"}  # never asked: opening the store would make it here, too
+    if known and not store.is_file():
+        raise Mistake(
+            f"{told.run} was logged to an MLflow server that its config does not name, so nothing could be added; give "
+            "it by MLFLOW_TRACKING_URI or --trainer.logger.tracking_uri."
         )
-        os.environ["WANDB_MODE"] = "offline"
-    return options | {"id": id_file.read_text().strip(), "name": options.get("name") or name}
+    options["tracking_uri"] = f"sqlite:///{store.absolute()}"  # a folder of files is refused since MLflow 3
+    options["artifact_location"] = told.given.get("artifact_location") or str(told.run.mlflow_artifacts.absolute())
+    return options
+
+
+# What each logger is told; those that derive from one are told the same, and any other one the run's folder.
+TELL: dict[type[Logger], Callable[[Told], dict[str, Any]]] = {
+    TensorBoardLogger: _tensorboard,
+    WandbLogger: _wandb,
+    CometLogger: _comet,
+    MLFlowLogger: _mlflow,
+}
+
+
+def _identity(file: Path, given: str | None, size: int) -> str:
+    """Return by what a service knows the run: on disk before it starts, so that test and a resumed run go on there."""
+    if given or not file.exists():
+        file.write_text(given or secrets.token_hex(size))
+    return file.read_text().strip()
+
+
+def _stay_offline(service: str, variable: tuple[str, str], asked: Any, has_key: bool, later: str) -> None:
+    """Keep a service offline where that is asked for, or where there is no key and nothing else is said."""
+    name, value = variable
+    if asked:
+        os.environ[name] = value
+    elif name not in os.environ and not has_key:
+        print(f"{service}: no API key found, logging offline; {later}.")
+        os.environ[name] = value
 
 
 def _has_wandb_key() -> bool:
@@ -169,3 +282,51 @@ def _has_wandb_key() -> bool:
         return any("wandb" in host for host in netrc.netrc(os.environ.get("NETRC")).hosts)
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def _has_comet_key() -> bool:
+    if os.environ.get("COMET_API_KEY"):
+        return True
+    given = os.environ.get("COMET_CONFIG")
+    files = [Path(given)] if given else [Path(".comet.config"), Path.home() / ".comet.config"]
+    return any("api_key" in file.read_text(encoding="utf-8") for file in files if file.is_file())
+
+
+class TellLoggers(Callback):
+    """Hands every logger the config when a training begins, and the best metric where it takes one with the config.
+
+    Keeps by what MLflow knows the run.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, MLFlowLogger):
+                write(self.run.mlflow_id, f"{logger.run_id}\n")
+            if stage == "fit":
+                logger.log_hyperparams(_new_to(logger, read_config(self.run.config)))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+        if best is None or best.best_model_score is None or not trainer.is_global_zero or is_out_of_time(trainer):
+            return  # TensorBoard keeps the first that it is told, and a run out of time goes on
+        metrics = {f"best/{best.monitor}": float(best.best_model_score)}
+        for logger in trainer.loggers:  # TensorBoard shows them on its page HPARAMS
+            if {"metrics", "step"} <= inspect.signature(logger.log_hyperparams).parameters.keys():
+                logger.log_hyperparams(read_config(self.run.config), metrics=metrics, step=trainer.global_step)
+
+
+def _new_to(logger: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what MLflow was told before a resume: it takes no other value, and would refuse the whole."""
+    if not isinstance(logger, MLFlowLogger):
+        return config
+    known = logger.experiment.get_run(str(logger.run_id)).data.params
+    settings = {key.replace(".", "/"): value for key, value in flat(config)}
+    return {key: value for key, value in settings.items() if key not in known}

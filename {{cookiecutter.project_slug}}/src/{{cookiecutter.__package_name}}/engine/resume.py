@@ -2,13 +2,11 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import yaml
-
 from . import checkpoints
+from .configs import as_typed, differences, read_config
 from .mistakes import Mistake
 from .runs import Run, is_rank_zero, runs_of
 
@@ -71,11 +69,11 @@ class Source(NamedTuple):
     step: int | None = None
 
 
-def find(root: Path, name: str) -> Source | None:
+def find(root: Path, name: str, kind: type) -> Source | None:
     """Return the newest run of a name that neither ended nor runs, its newest readable checkpoint, and the step.
 
     ``last.ckpt`` comes before ``best.ckpt``. What is passed over is said. A scheduler that starts a command again means
-    the newest run and no other.
+    the newest run and no other. ``kind`` is the class of the model.
     """
     found = runs_of(root, name)
     for run in found[:1] if implied() else found:
@@ -88,7 +86,7 @@ def find(root: Path, name: str) -> Source | None:
             if not path.is_file():
                 continue
             try:
-                content = checkpoints.read(path, to_go_on=True)
+                content = checkpoints.read(path, kind, to_go_on=True)
                 if not content.get("resume", {}).get("between_steps", True):
                     raise Mistake(f"{path} was saved between the accumulated batches of a step")
             except Mistake as error:
@@ -97,24 +95,6 @@ def find(root: Path, name: str) -> Source | None:
                 continue
             return Source(run, path, content["global_step"])
     return None
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a config file.
-
-    Raises:
-        Mistake: It cannot be read, or is no mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise Mistake(
-            f"config {str(path)!r} cannot be read ({' '.join(str(error).split())}), so its settings are unknown; "
-            "mend it."
-        ) from error
-    if not isinstance(content, dict):
-        raise Mistake(f"config {str(path)!r} is no mapping of flags to values, so it has no effect; mend it.")
-    return content
 
 
 def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
@@ -135,28 +115,6 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
         part = ".".join(key.split(".")[:2])
         accepted.append(f"{key} {old} → {new}" if key == part else part)
     return list(dict.fromkeys(accepted))
-
-
-def as_typed(key: str) -> str:
-    """Return the flag of a setting: --model.optimizer.lr of model.optimizer.init_args.lr."""
-    return "--" + key.replace(".init_args", "").removesuffix(".class_path")
-
-
-def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the settings that differ between two configs: the dotted name, the value before and the one after."""
-    old, new = dict(flat(before)), dict(flat(after))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            yield key, old.get(key), new.get(key)
-
-
-def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings of a config by their dotted names."""
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from flat(item, f"{prefix}.{key}" if prefix else key)
-    else:
-        yield prefix, value
 
 
 class Lock:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,11 @@ class Run:
         self.failure = self.folder / "failure.txt"
         self.lock = self.folder / "unfinished.lock"
         self.wandb_id = self.folder / "wandb_id.txt"
+        self.comet_id = self.folder / "comet_id.txt"
+        self.comet = self.folder / "comet"
+        self.mlflow_id = self.folder / "mlflow_id.txt"
+        self.mlflow_store = self.folder / "mlflow.db"
+        self.mlflow_artifacts = self.folder / "mlflow"
         self.checkpoints = self.folder / "checkpoints"
         self.best, self.last = self.checkpoints / BEST, self.checkpoints / LAST
         self.predictions = self.folder / "predictions.csv"
@@ -146,9 +152,34 @@ def latest(root: Path, name: str, file: str = "config") -> Run:
     )
 
 
+# What a key or a password is called, and where one stands in an address.
+SECRET = r"(?:api|access|secret)_?key|token|password|passwd|secret"
+IN_ADDRESS = r"(?<=://)[^/@\s]+@"
+
+
+def masked(command: str) -> str:
+    """Return a command line without the keys and passwords that were typed in it."""
+    shown = re.sub(IN_ADDRESS, "***@", command)
+    return re.sub(rf"(?i)((?:{SECRET})[\"']?[=:\s]\s*[\"']?)[^\s\"',}}]+", r"\1***", shown)
+
+
+def without_secrets(settings: Any, name: str = "") -> tuple[Any, list[str]]:
+    """Return the settings of a config with null for each key and password, and the names of those."""
+    if isinstance(settings, dict | list):
+        keyed = settings.items() if isinstance(settings, dict) else enumerate(settings)
+        parts = {key: without_secrets(value, f"{name}.{key}" if name else str(key)) for key, value in keyed}
+        kept = {key: value for key, (value, _) in parts.items()}
+        hidden = [each for _, names in parts.values() for each in names]
+        return (kept if isinstance(settings, dict) else list(kept.values())), hidden
+    is_secret = isinstance(settings, str) and (
+        re.search(rf"(?i)(?:^|[._-])(?:{SECRET})$", name) or re.search(IN_ADDRESS, settings)
+    )
+    return (None, [name]) if is_secret else (settings, [])
+
+
 def environment() -> str:
     """Describe what a run depends on beside its config: versions, hardware, the state of the code, the command."""
-    lines = [f"command: {' '.join(sys.argv)}", f"python: {platform.python_version()} on {platform.platform()}"]
+    lines = [f"command: {masked(' '.join(sys.argv))}", f"python: {platform.python_version()} on {platform.platform()}"]
     for package in PACKAGES:
         try:
             lines.append(f"{package}: {importlib.metadata.version(package)}")
@@ -176,9 +207,7 @@ def note_failure(run: Run, error: BaseException) -> None:
 
 
 class RunFiles(Callback):
-    """Writes config.yaml, manifest.json and environment.txt before the first step.
-
-    Hands the config to every logger.
+    """Writes config.yaml, manifest.json and environment.txt before the first step, without keys and passwords.
 
     Args:
         run: The run.
@@ -206,15 +235,15 @@ class RunFiles(Callback):
         if hasattr(data, "root"):
             self.config.data.root = str(data.root.absolute())
         self.run.failure.unlink(missing_ok=True)
-        content = self.plain(self.config)
+        content, hidden = without_secrets(self.plain(self.config))
+        if hidden:
+            print(f"kept out of config.yaml: {', '.join(hidden)}; give it again, or by its environment variable")
         begun = self.run.environment
         earlier = begun.read_text(encoding="utf-8") + "\n" if begun.is_file() else ""
         write(begun, earlier + environment())
         if not earlier:
             data.manifest.save(self.run.manifest)
         write(self.run.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-        for logger in trainer.loggers:
-            logger.log_hyperparams(content)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero and self.run.last.is_file():

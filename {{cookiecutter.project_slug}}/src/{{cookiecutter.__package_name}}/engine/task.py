@@ -19,7 +19,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 
-from . import checkpoints
+from . import checkpoints, guard
 from .factories import recipe, written
 from .faults import NumericalFaults
 from .internals import INSTANTIATE, INSTANTIATOR
@@ -341,11 +341,26 @@ class Task(LightningModule):
             self.resumed = checkpoint.get("resume", {})
             checkpoint["callbacks"].pop("Timer", None)  # max_time is that of one launch
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Take over weights, as torch does.
+
+        Raises:
+            Mistake: They are those of another network.
+        """
+        try:
+            return super().load_state_dict(*args, **kwargs)
+        except RuntimeError as error:
+            raise Mistake(
+                f"the checkpoint does not fit the model ({' '.join(str(error).split())[:300]} …), so its code or its "
+                "config is no longer that of the run; bring it back."
+            ) from error
+
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a model as Lightning does, of a checkpoint that ``checkpoints.read`` finds harmless."""
-        checkpoints.read(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **kwargs})
+        with guard.open_to(guard.TRUSTED):
+            checkpoints.read(checkpoint_path, cls)
+            return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
 
 
 def _read_schema(content: dict[str, Any]) -> Schema:

@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from ..cli import CLI
 from ..engine import PACKAGE, runs
-from ..engine.commands import CONFIGS, Options
+from ..engine.configs import CONFIGS, flat, read_config
 from ..engine.metrics import MONITOR, direction
 from ..engine.mistakes import Mistake
-from ..engine.resume import flat, read_config
+from ..engine.parser import Options
 from ..engine.splits import Manifest
 from ..engine.targets import Classes
 

@@ -31,10 +31,11 @@ from tqdm import tqdm
 
 from ..cli import CLI
 from ..engine import PACKAGE, resume, runs
-from ..engine.commands import Options
+from ..engine.configs import differences, flat, read_config
 from ..engine.files import write
 from ..engine.folders import list_images
 from ..engine.mistakes import Mistake, RunFailed, require
+from ..engine.parser import Options
 from ..engine.sampling import run_seed
 from ..engine.splits import Manifest, folds, rows_of_folds
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
@@ -175,7 +176,7 @@ class CrossValidation:
                     f"--data.root={parts.config.data.root} of {other} is not {self.config.data.root}, so the folds "
                     "would be of other images; leave it out of that file."
                 )
-            settings = resume.flat(parts.plain())
+            settings = flat(parts.plain())
             losses.append({key: value for key, value in settings if key.startswith(("model.loss", "data.balance"))})
             self.variants[variant] = (given, parts)
         self.two_losses = any(each != losses[0] for each in losses)
@@ -212,7 +213,7 @@ class CrossValidation:
             config = cli.plain() | self.drawn
             file = self.folder / variant / "crossval.yaml"
             if any(file.parent.glob("[fs]*_[0-9]*/version_*")):
-                for key, old, new in resume.differences(resume.read_config(file), config):
+                for key, old, new in differences(read_config(file), config):
                     if not key.startswith(resume.MACHINE):
                         flag = key if key in self.drawn else f"--{key}"
                         raise Mistake(

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..engine import runs
-from ..engine.commands import Options
 from ..engine.mistakes import Mistake
+from ..engine.parser import Options
 from . import _results
 
 # A level is the median of a part of a curve: one lucky or unlucky validation decides nothing. The chance loss is that

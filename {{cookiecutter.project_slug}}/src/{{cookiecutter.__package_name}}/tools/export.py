@@ -36,10 +36,10 @@ from tqdm import tqdm
 
 from ..cli import CLI
 from ..engine import decoding
-from ..engine.commands import Options
 from ..engine.files import write
 from ..engine.loading import Batch
 from ..engine.mistakes import Mistake, RunFailed, require
+from ..engine.parser import Options
 from ._page import aligned, check_packages
 
 TOLERANCE = 1e-4  # of a probability; classes can then differ only where two are as likely as each other

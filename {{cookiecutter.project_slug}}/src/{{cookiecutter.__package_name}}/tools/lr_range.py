@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from ..cli import CLI
 from ..engine import runs
-from ..engine.commands import Options
 from ..engine.mistakes import Mistake, require
+from ..engine.parser import Options
 from ._page import Section, check_packages, figure, figures, png, write_page
 
 DIVERGED = 4.0  # times the lowest loss: the test ends there

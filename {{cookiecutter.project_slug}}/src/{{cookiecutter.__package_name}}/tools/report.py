@@ -22,9 +22,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
 from ..engine import PACKAGE, runs
-from ..engine.commands import Options
 from ..engine.endings import is_refusal
 from ..engine.mistakes import Mistake
+from ..engine.parser import Options
 from ..engine.resume import SILENT
 from ..engine.splits import SPLITS
 from . import _page as page

@@ -30,10 +30,11 @@ from tqdm import tqdm
 
 from ..cli import CLI
 from ..engine import PACKAGE, resume, runs
-from ..engine.commands import Options
+from ..engine.configs import differences, flat, read_config
 from ..engine.files import write
 from ..engine.metrics import direction
 from ..engine.mistakes import Mistake, RunFailed, require
+from ..engine.parser import Options
 from ..engine.sampling import derived_seed, run_seed
 from ._page import Section, aligned, check_packages, figure, figures, png, table, write_page
 from ._results import Run, hush, not_by_torchrun
@@ -88,7 +89,7 @@ class Search:
 
     def __init__(self, options: argparse.Namespace, flags: list[str]) -> None:
         self.options, self.flags = options, flags
-        self.content = resume.read_config(options.space)
+        self.content = read_config(options.space)
         dimensions = read_space(self.content)
         self.base = CLI(flags, run=False)
         if self.base.trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
@@ -120,13 +121,13 @@ class Search:
             Mistake: The storage cannot be reached, or the study is one of something else.
         """
         study = {"space": self.content, "grid": self.as_grid, "images": self.base.datamodule.fingerprint}
-        settings = dict(resume.flat(study | self.base.plain()))
+        settings = dict(flat(study | self.base.plain()))
         now = {key: value for key, value in settings.items() if not key.startswith(resume.MACHINE)}
         with self.alone():
             self.study = open_study(self.options, self.folder, f"{self.mode}imize", self.steps())
             before = self.study.user_attrs.get("settings", now)
             self.study.set_user_attr("settings", before)
-        for key, old, new in resume.differences(before, now):
+        for key, old, new in differences(before, now):
             flag = key if key.partition(".")[0] in study else f"--{key}"
             raise Mistake(
                 f"the study {self.options.study!r} has {flag}={old}, not {new}, so its trials could not be compared "

@@ -1,0 +1,168 @@
+"""Config files: found by name, read as plain values of today's names, compared setting by setting."""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .guard import check_size
+from .mistakes import Mistake, unknown
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+# Every config starts from these, each over the one before; `--config NAME` lays another over them.
+DEFAULTS = [CONFIGS / "presets" / "standard.yaml", CONFIGS / "base.yaml", CONFIGS / "logger.yaml"]
+
+# Settings of earlier versions of the project, and what they are called now; None for what is no longer said. The runs
+# that were made then can be read as long as their line stands here.
+RENAMED: dict[str, str | None] = {
+    "model.class_names": None,  # model.schema has them, which follows the data
+    "model.in_channels": None,
+}
+
+
+def packaged() -> dict[str, Path]:
+    """Return the presets and recipes that ``--config NAME`` knows."""
+    return {path.stem: path for folder in ("presets", "recipes") for path in sorted((CONFIGS / folder).glob("*.yaml"))}
+
+
+def named_configs(args: list[str]) -> list[str]:
+    """Replace the NAME of every ``--config NAME`` by its file.
+
+    Raises:
+        Mistake: There is neither such a file nor such a name.
+    """
+    joined = []
+    for position, arg in enumerate(args):
+        flag, sign, value = arg.partition("=")
+        if flag in ("--config", "-c") and sign:
+            joined.append(f"{flag}={_named(value)}")
+        elif position and args[position - 1] in ("--config", "-c"):
+            joined.append(str(_named(arg)))
+        else:
+            joined.append(arg)
+    return joined
+
+
+def _named(name: str) -> Path:
+    known = packaged()
+    if name in known:
+        return known[name]
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    raise Mistake(unknown("--config", name, [*known, "a file"]))
+
+
+def settings_of(args: list[str]) -> Iterator[Any]:
+    """Yield what a command line sets of what is made of classes: values of flags, and parts of the configs it names."""
+    for position, arg in enumerate(args):
+        flag, sign, value = arg.partition("=")
+        if not flag.startswith("-"):
+            continue
+        if not sign:
+            value = "".join(args[position + 1 : position + 2])
+        if flag in ("--config", "-c") and not value:
+            continue  # which the parser says
+        if flag in ("--config", "-c"):
+            content = read_config(Path(value))
+            yield [content.get(part) for part in ("model", "trainer", "callbacks")]
+        elif flag.startswith(("--model.", "--trainer.", "--callbacks.")):
+            with contextlib.suppress(yaml.YAMLError):
+                yield yaml.safe_load(value)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config file.
+
+    Raises:
+        Mistake: It cannot be read, is no mapping, or is larger than any config.
+    """
+    content, _ = _read(path)
+    return content
+
+
+def config_text(path: Path) -> str:
+    """Read a config file for the parser: its text, or where it is of an earlier version that of today."""
+    content, text = _read(path)
+    return text if content == yaml.safe_load(text) else yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("it is no plain file")
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text) or {}
+        check_size(content)
+        content = expanded(content)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise Mistake(
+            f"config {str(path)!r} cannot be read ({' '.join(str(error).split())}), so its settings are unknown; "
+            "mend it."
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise Mistake(f"config {str(path)!r} is no mapping of flags to values, so it has no effect; mend it.")
+    if content.pop("config", None):
+        raise Mistake(f"config {str(path)!r} names another one, which is not read; give both: --config A --config B.")
+    for old, new in RENAMED.items():
+        _rename(content, old, new)
+    return content, text
+
+
+def _rename(content: dict[str, Any], old: str, new: str | None) -> None:
+    *above, last = old.split(".")
+    for key in above:
+        content = content.get(key) or {}
+        if not isinstance(content, dict):
+            return
+    if last in content:
+        value = content.pop(last)
+        if new is not None:
+            content.setdefault(new.rpartition(".")[2], value)
+
+
+def expanded(value: Any) -> Any:
+    """Return the values of a config with the ~ before a path written out, as a shell does."""
+    if isinstance(value, dict):
+        return {key: expanded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [expanded(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+
+
+def with_home(arg: str) -> str:
+    """Return an argument with the ~ in --flag=~/path written out, which a shell leaves as it stands."""
+    flag, sign, value = arg.partition("=")
+    return f"{flag}={expanded(value)}" if sign and flag.startswith("-") else arg
+
+
+def holds(path: Path, setting: str) -> bool:
+    """Tell whether a config file sets something."""
+    found = (as_typed(key) for key, _ in flat(read_config(path)))
+    return any(key.endswith((f"-{setting}", f".{setting}")) for key in found)
+
+
+def as_typed(key: str) -> str:
+    """Return the flag of a setting: --model.optimizer.lr of model.optimizer.init_args.lr."""
+    return "--" + key.replace(".init_args", "").removesuffix(".class_path")
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the settings that differ between two configs: the dotted name, the value before and the one after."""
+    old, new = dict(flat(before)), dict(flat(after))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            yield key, old.get(key), new.get(key)
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a config by their dotted names."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
