@@ -820,15 +820,13 @@ ROWS = [
     ),
     Row("images or classes changed on resume", "refused", changed_data),
     Row("hostile checkpoints, for every command", "refused in one line, nothing is run", hostile_checkpoints),
+    Row("hostile configs of runs, by hand", "refused in one line, nothing is run or imported", hostile_configs),
+    Row("hostile configs of runs, by a fuzzer", "nothing is run or imported", fuzzed_configs),
     Row(
         "projects baked from random and hostile answers",
         "refused in one line with nothing left behind, or whole, each answer as it was given",
         answers,
     ),
-    Row(
-        "hostile configs of runs, by hand", "refused in one line, nothing is run, imported or fetched", hostile_configs
-    ),
-    Row("hostile configs of runs, by a fuzzer", "nothing is run or imported", fuzzed_configs),
     Row(
         "evaluation on 1, 2, 3 ranks, batches of 1, 6, 30",
         "accuracy, macro F1, AUROC and loss equal scikit-learn's to 1e-6; every sample once",
