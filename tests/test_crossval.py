@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def test_other_settings_than_those_of_the_finished_folds_are_refused(images, val
     wrong = {
         "--model.l1=0.1": "--model.l1=0.1 differs from 0.0",
         "--against=other.yaml": "data.root=other of other.yaml",
-        "--predict=none": "--predict=none holds no images",
+        "--trainer.limit_val_batches=0": "leaves nothing to score",
+        "--predict=none": "--predict='none' is not there",
     }
     begin = ("crossval", "--folds=3", "--data.root", images, *TINY)
     command.refuses(project, validated, {(*begin, flag): reason for flag, reason in wrong.items()})
@@ -130,7 +132,7 @@ def test_another_config_is_compared_in_pairs_on_the_same_folds(images, validated
     assert held_out[0] == held_out[1]
 
 
-def test_an_ensemble_predicts_the_mean_of_its_folds(images, validated, project, command):
+def test_an_ensemble_predicts_the_mean_of_its_folds(images, validated, project, command, tmp_path):
     beside = ("--name=digits/folds_3/fold_1", "--model.optimizer.lr=1e-6", "--trainer.max_epochs=1")
     assert command(project, validated, "fit", "--data.root", images, *TINY, *beside).code == 0  # no fold of ours
     done = command(
@@ -146,6 +148,17 @@ def test_an_ensemble_predicts_the_mean_of_its_folds(images, validated, project, 
         )
         assert np.allclose([float(row[name]) for name in ("red", "green", "blue")], expected)
         assert float(row[row["label"]]) == pytest.approx(expected.max())
+    new = shutil.copytree(images / "red", tmp_path / "new")
+    (new / "07.png").write_bytes(b"")
+    done = command(project, validated, "crossval", "--folds=3", "--data.root", images, *TINY, "--predict", new)
+    assert done.code == 1, done.output
+    assert done.errors == [
+        line for line in done.errors if "1 of 20 images could not be read, the first: 07.png" in line
+    ]
+    again = rows(validated / FOLDS / "predictions.csv")
+    assert "it is empty" in again[7].pop("error")
+    assert list(again.pop(7).values()) == ["07.png", "", "", "", ""]
+    assert [row for row in again if row.pop("error") == ""] == mean[:7] + mean[8:]
 
 
 def test_seeds_share_one_split_and_begin_with_weights_of_their_own(images, project, command, tmp_path):

@@ -143,7 +143,7 @@ def test_the_weights_are_those_of_the_checkpoint_averaged_ones_included(trained)
 def test_the_example_classifies_files_of_any_kind_as_predict_does_without_the_project(trained, images, predicted):
     example = trained / RUN / "export/example.py"
     code = [line for line in example.read_text().splitlines()[1:] if line.strip()]
-    assert len(code) == 10
+    assert len(code) == 16
     paths = [str(images / row["path"]) for row in predicted]
     bare = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([sys.executable, example, *paths], capture_output=True, text=True, cwd=images, env=bare)
@@ -154,6 +154,17 @@ def test_the_example_classifies_files_of_any_kind_as_predict_does_without_the_pr
         name, probability = line.removeprefix(f"{path}: ").split()
         assert name == row["label"]
         assert abs(float(probability) - float(row[name])) < 1e-4
+    broken = [trained / "empty.jpg", trained / "gone.png"]
+    broken[0].touch()
+    program = [sys.executable, example, broken[0], paths[0], broken[1], paths[1]]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=images, env=bare)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == lines[:2]
+    errors = done.stderr.splitlines()
+    assert errors == [
+        f"error: {broken[0]} cannot be read as an image (it is empty)",
+        f"error: {broken[1]} is not there",
+    ]
 
 
 def test_the_figures_are_those_of_the_whole_validation_split(trained, predicted):
@@ -280,3 +291,13 @@ def test_an_opset_that_torch_or_onnxruntime_does_not_take_is_refused_and_nothing
     said = command(project, trained, "export", "--help").output
     assert "--opset N" in said
     assert "default: 20" in said
+
+
+def test_a_run_that_was_trained_on_everything_is_exported(images, project, command, tmp_path):
+    everything = ("--data.val_fraction=0", "--data.test_fraction=0", "--trainer.limit_val_batches=0")
+    fitted = command(project, tmp_path, "fit", "--data.root", images, *TINY, *everything)
+    assert fitted.code == 0, fitted.output
+    done = command(project, tmp_path, "export", "--ckpt_path=last", "--no-int8")
+    assert done.code == 0, done.output
+    assert "train accuracy" in done.output
+    assert json.loads((tmp_path / RUN / "export/metadata.json").read_text())["parity"]

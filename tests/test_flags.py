@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -164,6 +165,21 @@ def test_torchrun_shares_one_folder_and_its_test_equals_scikit_learn(project, co
     assert float(logged["test/accuracy"]) == pytest.approx(np.mean(np.equal(true, said)), abs=1e-6)
     assert float(logged["test/f1_macro"]) == pytest.approx(f1_score(true, said, average="macro"), abs=1e-6)
     assert float(logged["test/loss"]) == pytest.approx(log_loss(true, probabilities, labels=[0, 1, 2]), abs=1e-4)
+
+
+def test_two_ranks_predict_what_they_can_read_and_say_once_what_they_cannot(fitted, project, command, tmp_path):
+    shutil.copytree(fitted[0] / "runs", tmp_path / "runs")
+    new = shutil.copytree(fitted[0] / "images/red", tmp_path / "new")
+    for number in (2, 3, 7):  # of both ranks
+        (new / f"{number:02d}.png").write_text("no image")
+    done = command(project, tmp_path, "predict", f"--data.predict_root={new}", *DDP, ranks=2)
+    assert done.code == 1, done.output
+    assert len(done.errors) == 1
+    assert "3 of 20 images could not be read, the first: 02.png" in done.errors[0]
+    rows = read(tmp_path / RUN / "predictions.csv")
+    assert [row["path"] for row in rows] == sorted(path.name for path in new.iterdir())
+    assert [row["path"] for row in rows if row["error"]] == ["02.png", "03.png", "07.png"]
+    assert all(bool(row["label"]) != bool(row["error"]) for row in rows)
 
 
 def test_checkpoints_hold_plain_values(fitted):

@@ -131,7 +131,7 @@ def test_a_suite_passes_a_users_own_class_and_fails_a_broken_one(project, comman
     shutil.copytree(project, edited, ignore=shutil.ignore_patterns(".git"))
     networks, data = (edited / PACKAGE / name for name in ("networks.py", "data.py"))
     networks.write_text(networks.read_text().replace("from torch import", "import torch\nfrom torch import") + NETWORKS)
-    data.write_text(data.read_text() + DATA)
+    data.write_text(data.read_text().replace("from typing import", "import numpy as np\nfrom typing import") + DATA)
     tests = TESTS
     for name in BROKEN:
         made = (

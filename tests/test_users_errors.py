@@ -82,9 +82,11 @@ FAULTS = {
     "model: a wrong use of Lightning": Fault(
         "model.py", *after("logits_NK = self.network(x_NCHW)", MISUSE), "MisconfigurationException"
     ),
-    "data: constructor": Fault("data.py", *after("super().__init__(**options)", VALUE), "ValueError: mine"),
-    "data: samples": Fault("data.py", "return find(self.root)", KEY, "KeyError: 'mine'"),
-    "data: inputs": Fault("data.py", *before("self.view = Augment(", ASSERT), "AssertionError: mine"),
+    "data: constructor": Fault("data.py", *after("super().__init__(root=root, **options)", VALUE), "ValueError: mine"),
+    "data: samples": Fault(
+        "data.py", "return find(self.root, self.layout, self.allow_conflicts)", KEY, "KeyError: 'mine'"
+    ),
+    "data: view": Fault("data.py", *before("return Augment(", ASSERT), "AssertionError: mine"),
     "networks: constructor": Fault("networks.py", "self.features = nn.Sequential()", VALUE, "ValueError: mine"),
     "networks: forward": Fault("networks.py", "self.head(self.features(x_NCHW))", "self.head(x_NCHW)", SHAPE),
     "networks: forward, compiled": Fault(
@@ -156,7 +158,9 @@ def test_a_fault_is_in_each_file_that_a_user_edits(project):
 
 def test_a_refusal_of_a_users_own_is_one_line_and_leaves_nothing(project, command, images, tmp_path):
     refusal = 'from .engine.mistakes import Mistake\n        raise Mistake("--data.root holds nothing of mine")'
-    edited = with_fault(project, tmp_path, "data.py", ("return find(self.root)", refusal))
+    edited = with_fault(
+        project, tmp_path, "data.py", ("return find(self.root, self.layout, self.allow_conflicts)", refusal)
+    )
     ended = command(edited, tmp_path, "fit", "--data.root", images, *SMALL)
     assert ended.refusal == "error: --data.root holds nothing of mine"
     assert not (tmp_path / "runs").exists()

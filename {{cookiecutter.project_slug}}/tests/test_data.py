@@ -34,7 +34,7 @@ class TestImageData(DataSuite):
 def batches(data: ImageData, context: str | None = None) -> list[torch.Tensor]:
     loader = data.train_dataloader()
     loader.multiprocessing_context = context
-    return [tensor for batch in loader for tensor in batch]
+    return [tensor for batch in loader for tensor in batch[:3]]
 
 
 @pytest.mark.parametrize("context", ["spawn", "forkserver"])
@@ -58,8 +58,8 @@ def test_a_data_set_is_handed_to_workers_without_its_pixels(name, shapes, monkey
     data = ready(shapes, augment=name)
     again = pickle.loads(pickle.dumps(data.train))
     assert len(pickle.dumps(data.train)) < 100 * len(data.train) < data.train.decoded.images.nbytes
-    assert all(map(torch.equal, again[3, 7], data.train[3, 7]))
-    assert all(map(torch.equal, again.__getitems__([1, 2]), data.train.__getitems__([1, 2])))
+    assert all(map(torch.equal, again[3, 7][:3], data.train[3, 7][:3]))
+    assert all(map(torch.equal, again.__getitems__([1, 2])[:3], data.train.__getitems__([1, 2])[:3]))
 
 
 def test_what_else_workers_are_handed_can_be(shapes):
@@ -70,7 +70,8 @@ def test_what_else_workers_are_handed_can_be(shapes):
         given = (loader.dataset, loader.collate_fn, loader.worker_init_fn)
         dataset, collate, start = pickle.loads(pickle.dumps(given))
         start(0)
-        assert all(map(torch.equal, collate(dataset.__getitems__([0, 1])), loader.dataset.__getitems__([0, 1])))
+        expected = loader.dataset.__getitems__([0, 1])[:3]
+        assert all(map(torch.equal, collate(dataset.__getitems__([0, 1]))[:3], expected))
 
 
 def test_a_worker_imports_no_lightning():

@@ -77,9 +77,72 @@ def test_folders_within_classes_are_of_the_class(tmp_path):
     assert samples.target.names == ["cat", "dog"]
 
 
-def test_one_folder_too_high_names_the_right_one(tmp_path):
-    with pytest.raises(Mistake, match=f"--data.root='{tmp_path}/pets'"):
-        find(tree(tmp_path, "pets/cat", "pets/dog"))
+@pytest.mark.parametrize(
+    ("folders", "right"),
+    [
+        (("pets/cat", "pets/dog"), "pets"),
+        (("a/b/cat", "a/b/dog"), "a/b"),
+        (("a/b/c d/cat/old", "a/b/c d/dog"), "a/b/c d"),
+        (("images/train/cat", "images/train/dog", "images/test/cat", "images/test/dog"), "images"),
+        (("a/images/train/cat", "a/images/train/dog"), "a/images"),
+        (("pets/cat", "pets/dog", "pets"), "pets"),
+        (("images/Training/cat", "images/Training/dog", "images/val/cat", "thumbs"), "images"),
+    ],
+    ids=str,
+)
+def test_a_folder_too_high_names_the_right_one_at_once(folders, right, tmp_path):
+    tree(tmp_path, *folders)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/all.xml").write_text("-")
+    with pytest.raises(Mistake, match=f"--data.root='{tmp_path}/{right}'"):
+        find(tmp_path)
+    assert len(find(tmp_path / right).target.names) == 2
+
+
+def test_one_class_is_one_class(tmp_path):
+    tree(tmp_path, "a/b/cat")
+    with pytest.raises(Mistake, match="add a second class"):
+        find(tmp_path)
+    tree(tmp_path / "split", "train/images/cat", "train/images/dog", "val/images/cat")
+    with pytest.raises(Mistake, match=f"move them up, to {tmp_path}/split/train/CLASS"):
+        find(tmp_path / "split")
+
+
+@pytest.mark.parametrize(
+    ("given", "right"), [("pets/cat", "pets"), ("parted/train/cat", "parted"), ("parted/Validation/dog", "parted")]
+)
+def test_a_folder_too_low_names_the_one_above(given, right, tmp_path, monkeypatch):
+    tree(tmp_path, "pets/cat", "pets/dog")
+    split_tree(tmp_path / "parted", "train", "Validation")
+    with pytest.raises(Mistake, match=f"give the one above, --data.root='{tmp_path}/{right}'"):
+        find(tmp_path / given)
+    monkeypatch.chdir(tmp_path / given)
+    with pytest.raises(Mistake, match=r"give the one above, --data.root='\.\.(/\.\.)?';"):
+        find(".")
+    find(tmp_path / right)
+
+
+def test_splits_beside_the_root_are_said_to_be_left_out(tmp_path):
+    split_tree(tmp_path, "train", "Valid", "test")
+    assert "2 folders beside it that are called like splits (Valid, test)" in find(tmp_path / "train").left_out
+    assert "beside" not in find(tmp_path).left_out
+
+
+def test_loose_images_with_nothing_beside_them_are_not_sent_higher(tmp_path):
+    tree(tmp_path / "alone", ".")
+    with pytest.raises(Mistake, match="it must look like ROOT/CLASS/IMAGE") as refusal:
+        find(tmp_path / "alone")
+    assert "above" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ["gone", "a broken link", "a file", "below a file"])
+def test_a_root_that_is_gone_is_told_from_one_that_is_no_folder(kind, tmp_path):
+    (tmp_path / "file").write_text("-")
+    (tmp_path / "link").symlink_to("nowhere")
+    root = tmp_path / {"gone": "x", "a broken link": "link", "a file": "file", "below a file": "file/x"}[kind]
+    with pytest.raises(Mistake, match="is not a folder" if kind == "a file" else "is not there") as refusal:
+        find(root)
+    assert ("--data.root FOLDER" in str(refusal.value)) == (kind != "a file")
 
 
 def test_images_outside_of_class_folders_are_counted(tmp_path):

@@ -15,7 +15,7 @@ from project_package.model import Classifier
     [
         (["--model.optimizer.lrr=1"], "lrr"),
         (["--trainer.max_epoch=1"], "--trainer.max_epochs"),
-        (["--data.root=nowhere"], "'nowhere' is not a folder"),
+        (["--data.root=nowhere"], "'nowhere' is not there"),
         (["--data.root=."], "no images"),
         (["--data.augment=medum"], "medium"),
         (["--data.batch_size=0"], "batch_size=0"),

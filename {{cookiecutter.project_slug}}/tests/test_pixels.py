@@ -1,14 +1,24 @@
 """What becomes of an image's pixels: values of any depth, sides, transparency, pages; and what is said of it."""
 
+import struct
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from project_package.data import ImageData
 from project_package.engine.decoding import Unreadable, decode
-from project_package.engine.images import Decoding, look_at, remarks, settled
+from project_package.engine.images import Decoding
+from project_package.engine.looks import (
+    check_colours,
+    look_at,
+    remarks,
+    settled,
+)
+from project_package.engine.mistakes import Mistake
 
 
 def save(path: Path, values: np.ndarray) -> Path:
@@ -55,6 +65,125 @@ def test_a_given_range_is_kept_and_nothing_is_said(tmp_path):
     assert settled(looks, 16, 1, (0, 2000))[2] == (0, 2000)
     assert not remarks(looks, Decoding(1, 16, value_range=(0, 2000)), given_range=True)
     assert int(decode(path, 1, 16, value_range=(0, 2000)).max()) in (127, 128)
+
+
+def with_tags(path: Path, values: np.ndarray, **tags: float) -> Path:
+    """Save a TIFF with SMinSampleValue, SMaxSampleValue, MinSampleValue or MaxSampleValue."""
+    numbers = {"s_min": (340, 12), "s_max": (341, 12), "min": (280, 3), "max": (281, 3)}  # and the type of each
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for name, value in tags.items():
+        number, kind = numbers[name]
+        info[number] = (value,)
+        info.tagtype[number] = kind
+    Image.fromarray(values).save(path, tiffinfo=info)
+    return path
+
+
+def with_bits(path: Path, values: np.ndarray, bits: int) -> Path:
+    """Save a PNG of 16 bits whose chunk sBIT names fewer."""
+    save(path, values)
+    content, chunk = path.read_bytes(), b"sBIT" + bytes([bits])
+    added = (1).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    path.write_bytes(content[:33] + added + content[33:])  # after IHDR
+    return path
+
+
+def of_12_bits(path: Path, values: np.ndarray) -> Path:
+    """Save a TIFF of 12 bits a grey, two greys in three bytes."""
+    high, low = values.reshape(-1, 2).T
+    packed = np.stack([high >> 4, (high & 15) << 4 | low >> 8, low & 255], 1).astype(np.uint8).tobytes()
+    entries = [(256, values.shape[1]), (257, values.shape[0]), (258, 12), (259, 1), (262, 1)]
+    entries += [(273, 122), (277, 1), (278, values.shape[0]), (279, len(packed))]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + directory + bytes(4) + packed)
+    return path
+
+
+DARK = ramp(700, np.uint16)  # by a look alone 10 bits
+STATED = {
+    "SMin and SMax": (lambda path: with_tags(path, DARK, s_min=0, s_max=4095), (0, 4095)),
+    "of floats": (lambda path: with_tags(path, ramp(0.3, np.float32), s_min=-2, s_max=2), (-2, 2)),
+    "the greatest alone": (lambda path: with_tags(path, DARK, max=5000), (0, 5000)),
+    "whole numbers": (lambda path: with_tags(path, DARK, min=0, max=16383), (0, 16383)),
+    "12 bits of a TIFF": (lambda path: of_12_bits(path, DARK), (0, 4095)),
+    "sBIT of a PNG": (lambda path: with_bits(path.with_suffix(".png"), DARK, 12), (0, 4095)),
+    "sBIT of scaled values": (
+        lambda path: with_bits(path.with_suffix(".png"), ramp(65520, np.uint16), 12),
+        (0, 65535),
+    ),
+    "tags that do not hold the values": (lambda path: with_tags(path, DARK, s_min=0, s_max=255), (0, 1023)),
+    "no tags": (lambda path: save(path, DARK), (0, 1023)),
+}
+
+
+@pytest.mark.parametrize("kind", STATED)
+def test_a_range_of_the_tags_comes_before_a_look(kind, tmp_path):
+    write, limits = STATED[kind]
+    path = write(tmp_path / "deep.tif")
+    looks = look_at(tmp_path, [path.name])
+    value_range = settled(looks, None, None, None)[2]
+    assert value_range == limits
+    said = " ".join(remarks(looks, Decoding(1, 16, value_range=value_range), given_range=False))
+    assert ("as their tags say" in said) == (looks[0].stated == limits)
+    low, high = limits
+    values = np.asarray(Image.open(path)).astype(float)
+    grey = decode(path, 1, 16, value_range=value_range)[..., 0]
+    assert np.abs(grey - (values - low) / (high - low) * 255).max() <= 1.5
+
+
+def test_tags_that_are_each_images_own_extremes_are_no_range(tmp_path):
+    for number, limit in enumerate((300, 700, 500)):
+        with_tags(tmp_path / f"{number}.tif", ramp(limit, np.uint16), s_min=0, s_max=limit)
+    looks = look_at(tmp_path, [f"{number}.tif" for number in range(3)])
+    assert settled(looks, None, None, None)[2] == (0, 1023)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_greys_of_16_bits_are_read_in_either_order_of_bytes(order, tmp_path):
+    path = tmp_path / "deep.tif"
+    Image.fromarray(ramp(65535, np.uint16).astype(f"{order}u2")).save(path)
+    [look] = look_at(tmp_path, [path.name])
+    assert look.values == (0, 65535)
+    assert decode(path, 1, 16, value_range=(0, 65535)).max() == 255
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "png with alpha", "grey with alpha"])
+def test_colours_of_16_bits_are_read_by_their_upper_8_and_it_is_said(kind, tmp_path):
+    def write(name: str, shift: int) -> str:
+        grey = ramp(65535, np.uint16) >> shift
+        opaque = np.full_like(grey, 65535)
+        path = str(tmp_path / f"{name}.{kind[:3] if kind != 'grey with alpha' else 'png'}")
+        if kind == "grey with alpha":  # which OpenCV does not write
+            raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in np.stack([grey, opaque], 2).reshape(16, -1))
+            parts = [(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 4, 0, 0, 0)), (b"IDAT", zlib.compress(raw))]
+            content = b"\x89PNG\r\n\x1a\n"
+            for head, data in [*parts, (b"IEND", b"")]:
+                content += struct.pack(">I", len(data)) + head + data + struct.pack(">I", zlib.crc32(head + data))
+            Path(path).write_bytes(content)
+        else:
+            cv2.imwrite(path, np.stack([grey] * 3 + [opaque] * ("alpha" in kind), 2))
+        return Path(path).name
+
+    whole, lower = write("whole", 0), write("lower", 4)
+    looks = look_at(tmp_path, [whole])
+    check_colours(looks)
+    grey = decode(tmp_path / whole, 1, 16)[..., 0].astype(int)
+    assert np.abs(grey - np.linspace(0, 255, 256).reshape(16, 16)).max() <= 1.5
+    assert "1 of 1 images that were looked at have 16 bits a colour, of which the upper 8" in " ".join(
+        remarks(looks, Decoding(3, 16), True)
+    )
+    with pytest.raises(Mistake, match="none exceeds 15 of 255"):
+        check_colours(look_at(tmp_path, [lower]))
+
+
+def test_colours_of_12_bits_in_16_end_a_run_before_it_starts(run, tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    for name in ("one", "other"):
+        (tmp_path / "deep" / name).mkdir(parents=True)
+        for number in range(8):
+            cv2.imwrite(str(tmp_path / "deep" / name / f"{number}.png"), rng.integers(0, 4096, (8, 8, 3), np.uint16))
+    assert run("fit", f"--data.root={tmp_path / 'deep'}", "--data.batch_size=4") == 2
+    assert "convert them to 8 bits" in capfd.readouterr().err
 
 
 def test_images_of_8_bits_have_the_range_that_they_have(tmp_path):

@@ -159,3 +159,83 @@ def test_one_metric_feeds_checkpoint_and_early_stopping(run):
     assert best["monitor"] == "val/accuracy"
     assert math.isclose(best["best_model_score"], best["current_score"], abs_tol=1)
     assert any("EarlyStopping" in key and "'mode': 'max'" in key for key in callbacks)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--trainer.check_val_every_n_epoch=9"], "(--trainer.check_val_every_n_epoch 9), the run ends after 12"),
+        (["--trainer.limit_val_batches=0"], "--trainer.limit_val_batches 0"),
+        (["--trainer.max_steps=5"], "the first would come after 6 batches"),
+        (["--trainer.check_val_every_n_epoch=2", "--trainer.max_steps=11"], "(--trainer.max_steps 11)"),
+        (
+            ["--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=13"],
+            "(--trainer.val_check_interval 13)",
+        ),
+        (["--trainer.max_steps=2", "--trainer.accumulate_grad_batches=2", "--data.batch_size=16"], "ends after 4"),
+    ],
+    ids=str,
+)
+def test_a_run_without_validation_says_so_at_its_start_and_the_way_on(flags, words, run, capfd):
+    assert run("fit", *flags) == 0
+    said = capfd.readouterr().out
+    assert "no validation will run" in said
+    assert words in said
+    assert said.index("no validation will run") < said.index("no validation ran, so there is no best checkpoint")
+    assert "test --ckpt_path runs/small/version_0/checkpoints/last.ckpt" in said
+    assert run("test") == 2
+    refused = capfd.readouterr().err
+    assert "has no best checkpoint" in refused
+    assert "--ckpt_path last" in refused
+    assert run("test", "--ckpt_path=last") == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--trainer.max_steps=6"],
+        ["--trainer.check_val_every_n_epoch=2", "--trainer.max_steps=12"],
+        ["--trainer.val_check_interval=0.5", "--trainer.max_steps=3"],
+        ["--trainer.check_val_every_n_epoch=null", "--trainer.val_check_interval=12"],
+        ["--trainer.max_steps=2", "--trainer.accumulate_grad_batches=4", "--data.batch_size=32"],
+    ],
+    ids=str,
+)
+def test_a_run_that_is_validated_at_its_very_end_is_not_said_to_go_without(flags, run, capfd):
+    assert run("fit", *flags) == 0
+    said = capfd.readouterr().out
+    assert "no validation" not in said
+    assert (RUN / "checkpoints/best.ckpt").is_file()
+
+
+def test_an_older_runs_best_checkpoint_does_not_pass_for_that_of_a_run_that_has_none(trained, run, capfd):
+    assert run("fit", "--trainer.limit_val_batches=0") == 0
+    for command in ("test", "validate", "predict"):
+        assert run(command) == 2
+        assert "the newest run, runs/small/version_1, has no best checkpoint" in capfd.readouterr().err
+    assert run("test", f"--ckpt_path={trained / 'checkpoints/best.ckpt'}") == 0
+    assert run("fit", "--callbacks.last=null") == 0
+    assert run("test") == 0
+    assert run("test", "--ckpt_path=last") == 2
+    assert "--ckpt_path best" in capfd.readouterr().err
+
+
+def test_one_line_trains_on_everything_and_predicts(run, shapes, capfd):
+    everything = ["--data.val_fraction=0", "--data.test_fraction=0"]
+    assert run("fit", *everything) == 2
+    assert "train without: --trainer.limit_val_batches 0" in capfd.readouterr().err
+    assert run("fit", *everything, "--trainer.limit_val_batches=0", "--trainer.logger=[]", "--report=true") == 0
+    said = capfd.readouterr().out
+    assert "data: 72 train, 0 val, 0 test" in said
+    assert "next:          python -m" in said
+    assert "predict --data.predict_root FOLDER --ckpt_path" in said
+    assert "report:        not written" not in said
+    assert run("predict", f"--data.predict_root={shapes / 'left'}", "--ckpt_path=last") == 0
+    assert len(read(RUN / "predictions.csv")) == 24
+    for command, words in (
+        ("test", "the test split is empty"),
+        ("validate", "--trainer.limit_val_batches=0, which the run's config may hold, leaves nothing to score"),
+    ):
+        assert run(command, "--ckpt_path=last") == 2
+        assert words in capfd.readouterr().err
+    assert run("fit", "--ckpt_path=last", "--trainer.limit_val_batches=0", "--callbacks.last=null") == 0

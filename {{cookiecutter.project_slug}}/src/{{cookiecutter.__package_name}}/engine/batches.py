@@ -5,6 +5,7 @@ images.py import no Lightning, which would take each worker ten seconds. Lambdas
 """
 
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,11 +13,16 @@ from torch.utils.data import default_collate
 
 
 class Batch(NamedTuple):
-    """What a data loader yields: the inputs, the targets, and the position of each sample in its split."""
+    """What a data loader yields: the inputs, the targets, and the position of each sample in its split.
+
+    ``errors`` says of each sample why it could not be read, nothing where it could; it is empty where all could. Only
+    what ``predict`` reads may have some: whatever else cannot be read ends the command.
+    """
 
     x: Tensor
     y: Tensor
     position: Tensor
+    errors: Sequence[str] = ()
 
 
 def collate(batch: Any) -> Any:

@@ -18,7 +18,7 @@ from .configs import CONFIGS, DEFAULTS, flat, named_configs, read_config, settin
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import is_compilers_failure
-from .keepers import BestCheckpoint
+from .keepers import BestCheckpoint, LastCheckpoint
 from .metrics import MONITOR, direction
 from .mistakes import Mistake, not_compiled, said_by
 from .parser import Maker, Parser, fail
@@ -399,6 +399,30 @@ class Commands(LightningCLI):
             self.datamodule.setup("fit")
             print(self.datamodule.summary(), flush=True)
 
+    def before_validate(self) -> None:
+        """Refuse to end well with nothing scored."""
+        if self.trainer.limit_val_batches == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            raise Mistake(
+                "--trainer.limit_val_batches=0, which the run's config may hold, leaves nothing to score; give "
+                "--trainer.limit_val_batches 1.0."
+            )
+
+    def before_test(self) -> None:
+        """Refuse to end well with nothing scored."""
+        if self.trainer.limit_test_batches == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            raise Mistake(
+                "--trainer.limit_test_batches=0, which the run's config may hold, leaves nothing to score; give "
+                "--trainer.limit_test_batches 1.0."
+            )
+
+    def after_predict(self) -> None:
+        """Fail where not all could be read."""
+        for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(callback, PredictionWriter) and callback.unread:
+                if not self.trainer.is_global_zero:  # which says it for all
+                    raise SystemExit(1)
+                raise callback.unread
+
     def after_fit(self) -> None:
         """Say what came out and what to do next."""
         if self.run is None or self.lock is None:
@@ -406,15 +430,22 @@ class Commands(LightningCLI):
         if not is_out_of_time(self.trainer):
             self.lock.run_ended()
         print()
-        best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+        callbacks = self.trainer.checkpoint_callbacks
+        best = next((callback for callback in callbacks if isinstance(callback, BestCheckpoint)), None)
+        last = next((callback for callback in callbacks if isinstance(callback, LastCheckpoint)), None)
+        path = last.path if last is not None and last.path.is_file() else None
         if best is not None and best.best_model_score is not None:
-            path = os.path.relpath(best.best_model_path)
+            path = best.best_model_path
             print(f"best {best.monitor}: {best.best_model_score:.4f}")
-            print(f"checkpoint:    {path}")
-            print(f"run folder:    {self.run}")
-            print(f"next:          python -m {PACKAGE} test --ckpt_path {path}")
-        else:
-            print(f"run folder:    {self.run}")
+        elif best is not None:
+            print(f"no validation ran, so there is no best checkpoint{'' if path else ', and no last one'}")
+        if path is not None:
+            print(f"checkpoint:    {os.path.relpath(path)}")
+        print(f"run folder:    {self.run}")
+        if path is not None:
+            has_test = self.datamodule.manifest.splits["test"][0]
+            command = "test" if has_test else "predict --data.predict_root FOLDER"
+            print(f"next:          python -m {PACKAGE} {command} --ckpt_path {os.path.relpath(path)}")
 
 
 def refuse_finders(callbacks: Sequence[Callback]) -> None:

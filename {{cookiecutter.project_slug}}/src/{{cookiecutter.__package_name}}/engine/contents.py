@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .files import is_gone
 from .mistakes import Mistake
 from .splits import Samples
 
@@ -22,6 +23,35 @@ def file_stats(root: str | Path, paths: list[str]) -> np.ndarray:
             continue
         stats[i] = found.st_size, found.st_mtime_ns
     return stats
+
+
+def check_there(root: str | Path, paths: list[str]) -> None:
+    """Refuse a manifest's files that are gone, all at once and before any is read.
+
+    Raises:
+        Mistake: The root or some files are not there.
+    """
+
+    def lacks(path: str | Path) -> bool:
+        try:
+            os.stat(path)
+        except OSError as error:
+            return is_gone(error)  # what cannot be read is said when it is read
+        return False
+
+    if paths and lacks(root):
+        raise Mistake(
+            f"--data.root={str(root)!r} is not there, so the images of the run's splits cannot be read; if the folder "
+            "was moved, give its new place: --data.root NEW."
+        )
+    prefix = os.path.join(root, "")
+    gone = [path for path in paths if lacks(prefix + path)]
+    if gone:
+        raise Mistake(
+            f"{len(gone)} of {len(paths)} images of the run's splits are not there, the first is {prefix}{gone[0]}, so "
+            "they can be neither trained on nor scored; bring them back, or give the folder that holds them all: "
+            "--data.root NEW."
+        )
 
 
 def fingerprint(samples: Samples, root: str | Path) -> str:
@@ -84,8 +114,11 @@ def content_hashes(root: str | Path, paths: list[str], stats: np.ndarray, index:
             with open(prefix + paths[i], "rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()[:16]
         except OSError as error:
+            what, remedy = f"cannot be read ({error.strerror})", "give yourself the right to read it, or remove it"
+            if is_gone(error):
+                what, remedy = "is not there", "bring it back, or start again without it"
             raise Mistake(
-                f"{prefix}{paths[i]} cannot be read ({error}), so nothing is known of it; remove it."
+                f"{prefix}{paths[i]} {what}, so it is not known whether it is a copy of another; {remedy}."
             ) from error
 
     fresh = np.flatnonzero(~found)

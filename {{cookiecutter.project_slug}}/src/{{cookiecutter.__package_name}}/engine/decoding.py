@@ -3,21 +3,30 @@
 The command ``export`` ships this file as it stands, so it needs nothing of the project.
 """
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Formats that Pillow knows and that no image of a data set has: documents that start a program, films, mere headers.
 NO_IMAGES = {"EPS", "PDF", "WMF", "EMF", "MPEG", "BUFR", "GRIB", "HDF5", "FPX", "MIC", "GBR", "IPTC", "CUR", "PCD"}
 BEYOND = 0.25  # of the pixels may lie beyond the value range
+MEGAPIXELS = 90.0  # a little more than Pillow's own limit
+
+# Too many pixels are refused below; a filter around each image would not be safe among threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Unreadable(ValueError):
     """A file that cannot be read to its end as an image."""
+
+
+class BeyondLimit(Unreadable):
+    """A whole image that is beyond a limit which a flag sets."""
 
 
 def formats() -> list[str]:
@@ -27,19 +36,42 @@ def formats() -> list[str]:
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
+def opened(path: str | Path, max_megapixels: float = MEGAPIXELS) -> Iterator[Image.Image]:
     """Open an image; whatever is wrong with it becomes an Unreadable that names the file.
 
     Raises:
-        Unreadable: The file cannot be read to its end as an image.
+        Unreadable: The file is not there, or cannot be read to its end as an image.
+        BeyondLimit: It has too many pixels: a small file may unpack to more than the memory holds.
     """
+    most = int(max_megapixels * 1e6)
+    # Pillow has one limit for a process. It is raised here, where workers and exports come by, and never lowered.
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, most)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats()) as image:
-                yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise Unreadable(f"{path} cannot be read as an image ({error})") from error
+        with Image.open(path, formats=formats()) as image:
+            if image.width * image.height > most:
+                raise Image.DecompressionBombError(f"it has {image.width * image.height / 1e6:.1f} megapixels")
+            yield image
+    except Unreadable:
+        raise
+    except Image.DecompressionBombError as error:
+        raise BeyondLimit(
+            f"{path} cannot be read: {error}, more than --data.max_megapixels {max_megapixels:g}"
+        ) from error
+    except Exception as error:  # on a damaged file Pillow's plugins raise almost anything
+        raise Unreadable(f"{path} {_why(path, error)}") from error
+
+
+def _why(path: str | Path, error: Exception) -> str:
+    """Tell a file that is not there from one that may not be read, and from one that is no image."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "is not there"
+    if isinstance(error, OSError) and error.errno:
+        return f"cannot be read ({error.strerror})"
+    if isinstance(error, UnidentifiedImageError):
+        is_empty = os.path.isfile(path) and not os.path.getsize(path)
+        return f"cannot be read as an image (it is {'empty' if is_empty else 'none of a kind that is read'})"
+    return f"cannot be read as an image ({error or type(error).__name__})"
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -54,6 +86,7 @@ def decode(
     fit: str = "crop",
     background: str = "white",
     value_range: tuple[float, float] = (0, 255),
+    max_megapixels: float = MEGAPIXELS,
 ) -> np.ndarray:
     """Read one image as the network's evaluation sees it: upright, in 8 bits, scaled to a square.
 
@@ -68,19 +101,21 @@ def decode(
             background, or "stretch" it.
         background: The colour behind transparent parts and beside padded images.
         value_range: The values of greys of more than 8 bits that become black and white.
+        max_megapixels: How many pixels an image may have, against files that unpack to more than the memory holds.
 
     Returns:
         A uint8 array of shape (size, size, channels).
 
     Raises:
-        Unreadable: The file cannot be read to its end as an image, or most of its values lie beyond the range.
+        Unreadable: The file is not there, or cannot be read to its end as an image.
+        BeyondLimit: It has too many pixels, or many of its values lie beyond the range.
     """
-    with opened(path) as file:
+    with opened(path, max_megapixels) as file:
         file.draft(None, (size, size))  # pyright: ignore[reportArgumentType]  (the mode stays)
         ImageOps.exif_transpose(file, in_place=True)
         image, mode = file, "L" if channels == 1 else "RGB"
         if is_deep(image):  # Pillow would clip at 255: every pixel would turn white, or black
-            image = Image.fromarray(_scaled(np.asarray(image), value_range))
+            image = Image.fromarray(_scaled(np.asarray(image), value_range, path))
         elif image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
@@ -95,14 +130,15 @@ def decode(
     return np.asarray(image).reshape(size, size, channels)
 
 
-def _scaled(values: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+def _scaled(values: np.ndarray, value_range: tuple[float, float], path: str | Path) -> np.ndarray:
     """Turn greys of more than 8 bits into 8."""
     low, high = value_range
     if not np.isfinite(values).all():
         raise ValueError("it holds values that are not finite")
     scaled = (values.astype(np.float64) - low) * (255 / (high - low))
     if ((scaled < -0.5) | (scaled > 255.5)).mean() > BEYOND:
-        raise ValueError(
-            f"its values reach from {values.min():g} to {values.max():g}, beyond the value range {low:g} to {high:g}"
+        raise BeyondLimit(
+            f"{path} cannot be read: its values reach from {values.min():g} to {values.max():g}, beyond the value "
+            f"range {low:g} to {high:g} (--data.value_range)"
         )
     return scaled.clip(0, 255).round().astype(np.uint8)

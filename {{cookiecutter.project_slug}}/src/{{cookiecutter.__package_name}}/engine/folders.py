@@ -4,8 +4,10 @@ A data set is ``root/class/**/image.jpg``, or ``root/{train,val,test}/class/**/i
 What could be read in two ways is refused, for a wrong guess trains the wrong thing in silence.
 """
 
+import contextlib
 import functools
 import os
+import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from typing import Literal
 from PIL import Image
 
 from .decoding import formats
+from .files import is_gone
 from .mistakes import Mistake
 from .splits import Samples
 
@@ -158,7 +161,13 @@ def find(root: str | Path, layout: Layout = "auto", allow_conflicts: bool = Fals
         Mistake: The folder is missing, holds no images, fewer than two classes, or could be read in two ways.
     """
     root = Path(root)
-    if not root.is_dir():
+    kind = _kind(root)
+    if kind == "none":
+        raise Mistake(
+            f"--data.root={str(root)!r} is not there, so there is nothing to train on; give the folder that holds one "
+            "folder of images per class, or if it was moved its new place: --data.root FOLDER."
+        )
+    if kind != "folder":
         raise Mistake(
             f"--data.root={str(root)!r} is not a folder, so there is nothing to train on; give the folder that holds "
             "one folder of images per class."
@@ -166,32 +175,126 @@ def find(root: str | Path, layout: Layout = "auto", allow_conflicts: bool = Fals
     listing = list_images(root)
     by_split = layout == "splits" or (layout == "auto" and _is_split(root, listing.paths))
     depth = 1 if by_split else 0
+    if beside := _splits_beside(root):
+        listing.left_out[f"folders beside it that are called like splits ({_some(beside)})"] = len(beside)
     loose = [path for path in listing.paths if path.count("/") <= depth]
     if loose:
         listing.left_out[f"in no class folder (such as {loose[0]})"] = len(loose)
     paths = [path for path in listing.paths if path.count("/") > depth]
     listing.paths = paths
     if not paths:
+        higher = _one_higher(root) if loose else ""
         raise Mistake(
-            f"--data.root={str(root)!r} holds no images in class folders, so there is nothing to train on; it must "
-            f"look like ROOT/CLASS/IMAGE{_left_out(listing)}."
+            f"--data.root={str(root)!r} holds no images in class folders, so there is nothing to train on; "
+            f"{higher}it must look like ROOT/CLASS/IMAGE{_left_out(listing)}."
         )
     names = [path.split("/", depth + 1)[depth] for path in paths]
+    if len(set(names)) < 2:
+        raise _one_class(root, paths, depth)
     _check_empty(listing, depth, set(names))
     names = [name if name.isascii() else unicodedata.normalize("NFC", name) for name in names]
     classes = sorted(set(names))
     if not allow_conflicts:
         _check_alike(classes)
     if len(classes) < 2:
-        inner = sorted({path.split("/")[depth + 1] for path in paths if path.count("/") > depth + 1})
-        remedy = (
-            f"give the folder of the classes, --data.root={str(root / names[0])!r}" if inner else "add a second class"
-        )
-        raise Mistake(
-            f"--data.root={str(root)!r} holds one class, {classes[0]!r}, so there is nothing to tell apart; {remedy}."
-        )
+        raise _one_class(root, paths, depth)
     given = [_split_of(path) for path in paths] if by_split else None
     return Samples.labelled(paths, names, given, listing.said())
+
+
+def _splits_beside(root: Path) -> list[str]:
+    """Return the splits that lie beside a root which is one itself, as the test beside ROOT/train."""
+    here = Path(os.path.abspath(root))
+    if here.name.casefold() not in SPLIT_NAMES:
+        return []
+    with contextlib.suppress(OSError):
+        entries = [entry.name for entry in os.scandir(here.parent) if entry.is_dir() and entry.name != here.name]
+        return [name for name in entries if name.casefold().strip() in SPLIT_NAMES]
+    return []
+
+
+def _one_higher(root: Path) -> str:
+    """Say which folder may be meant where one of a class was given; nothing where none lies beside it."""
+    here = Path(os.path.abspath(root))
+    above = here.parent
+    if above.name.casefold() in SPLIT_NAMES:
+        above = above.parent
+    beside = []
+    with contextlib.suppress(OSError):  # nothing is known of what lies there
+        beside = [entry.name for entry in os.scandir(here.parent) if entry.is_dir() and not entry.name.startswith(".")]
+    if len(beside) < 2:
+        return ""
+    given = str(above) if root.is_absolute() else os.path.relpath(above)
+    return f"if this is the folder of one class, give the one above, --data.root={given!r}; "
+
+
+def _one_class(root: Path, paths: list[str], depth: int) -> Mistake:
+    """Word that all images are in one folder: of the one class, or a step above the classes."""
+    folders = [path.split("/", depth)[depth].rpartition("/")[0] for path in paths]
+    shared = os.path.commonpath(folders).split("/")
+    called = [name.casefold().strip() in SPLIT_NAMES for name in shared]
+    if True in called[1:]:  # the folder that holds splits is the right one, even where it holds but one
+        shared = shared[: called.index(True, 1)]
+    inner = sorted({folder.split("/")[len(shared)] for folder in folders if folder.count("/") >= len(shared)})
+    if len(inner) < 2 and True not in called[1:]:
+        remedy = "add a second class"
+    elif depth:
+        remedy = f"if {_some(inner)} are the classes, move them up, to {root / paths[0].split('/')[0]}/CLASS"
+    else:
+        remedy = f"if {_some(inner)} are the classes or splits, give the folder that holds them, "
+        remedy += f"--data.root={str(root.joinpath(*shared))!r}"
+    return Mistake(
+        f"--data.root={str(root)!r} holds one class, {shared[0]!r}, so there is nothing to tell apart; {remedy}."
+    )
+
+
+def new_images(flag: str, root: str | Path | None) -> tuple[Path, Listing]:
+    """List the images that are to be predicted: those below a folder, or one file, whatever its suffix.
+
+    Args:
+        flag: The flag that named them.
+        root: What it named.
+
+    Returns:
+        A folder, and what is below it.
+
+    Raises:
+        Mistake: There are none.
+    """
+    if root is None:
+        raise Mistake(f"{flag} is not given, so there is nothing to predict; give a folder of images or one image.")
+    path = Path(root)
+    kind = _kind(path)
+    if kind == "file":
+        _check_utf8(path.name, str(path.parent))
+        return path.parent, Listing([path.name])
+    if kind != "folder":
+        what = "not there" if kind == "none" else "neither a folder nor a plain file"
+        raise Mistake(
+            f"{flag}={str(root)!r} is {what}, so there is nothing to predict; give a folder of images or one image."
+        )
+    listing = list_images(path)
+    if not listing.paths:
+        raise Mistake(
+            f"{flag}={str(root)!r} holds no images{_left_out(listing)}, so there is nothing to predict; give a folder "
+            "of images or one image."
+        )
+    return path, listing
+
+
+def _kind(path: Path) -> Literal["folder", "file", "other", "none"]:
+    """Tell what lies at a path.
+
+    Raises:
+        Mistake: It may not be looked at.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if is_gone(error):
+            return "none"
+        raise _unreadable(str(path), error) from error
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
 def _check_alike(classes: list[str]) -> None:
@@ -250,6 +353,10 @@ def _is_split(root: Path, paths: list[str]) -> bool:
     if len(alike) > 1 and len(alike) == len(inner):
         what = f"{_some(alike)} hold the same folders, {_some(inner[alike[0]])}"
         raise _ambiguous(root, what, sorted(alike))
+    for top in sorted(nested - flat):
+        splits = {SPLIT_NAMES.get(name.casefold().strip()) for name in inner[top]}
+        if "train" in splits and None not in splits and len(inner) > 1:
+            raise _ambiguous(root, f"{top} holds folders called like splits, {_some(inner[top])}", [top])
     return False
 
 

@@ -1,6 +1,6 @@
-"""Images: look at them, read and normalise them."""
+"""Images: read and normalise them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from .batches import Batch
-from .decoding import Unreadable, decode, is_deep, opened
+from .decoding import MEGAPIXELS, BeyondLimit, Unreadable, decode
+from .files import is_gone
 from .mistakes import Mistake
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -25,6 +26,7 @@ class Decoding(NamedTuple):
     fit: Fit = "crop"
     background: str = "white"
     value_range: tuple[float, float] = (0, 255)
+    max_megapixels: float = MEGAPIXELS  # the last one, which changes no pixel: a cache does not ask for it
 
 
 def check_colour(name: str) -> None:
@@ -42,114 +44,41 @@ def check_colour(name: str) -> None:
         ) from error
 
 
-class Look(NamedTuple):
-    """What a look at an image file tells.
-
-    Args:
-        width: In pixels, upright or not.
-        height: In pixels.
-        is_grey: Whether it has no colour.
-        values: The least and the greatest value, where it has more than 8 bits of grey.
-        is_transparent: Whether it has transparent parts.
-        pages: How many it has.
-    """
-
-    width: int
-    height: int
-    is_grey: bool
-    values: tuple[float, float] | None
-    is_transparent: bool
-    pages: int
+# What an image that cannot be read does to each command; a score counts what the manifest names, and nothing less.
+CONSEQUENCES = {
+    "fit": "training with it would be wrong",
+    "validate": "the score would be that of fewer images",
+    "test": "the score would be that of fewer images",
+    "predict": "nothing can be said of it",
+}
 
 
-def look(path: str | Path) -> Look:
-    """Look at an image.
-
-    Raises:
-        Mistake: The file is no image.
-    """
-    try:
-        with opened(path) as image:
-            grey = image.mode in ("1", "L") or is_deep(image)
-            pages = getattr(image, "n_frames", 1)
-            limits = image.getextrema() if is_deep(image) else None
-            return Look(*image.size, grey, limits, image.has_transparency_data, pages)  # pyright: ignore
-    except Unreadable as error:
-        raise _refused(error) from error
-
-
-# Where the values of an image of more than 8 bits usually end: of floats 1, else a number of bits.
-RANGES = [(0.0, 1.0), (-1.0, 1.0), *((0.0, 2.0**bits - 1) for bits in (8, 10, 12, 14, 16))]
-
-
-def look_at(root: Path, paths: list[str], most: int = 32) -> list[Look]:
-    """Look at a few of many images, the same ones each time."""
-    picked = np.unique(np.linspace(0, len(paths) - 1, most).astype(int))
-    return [look(root / paths[i]) for i in picked]
-
-
-def settled(
-    looks: list[Look], image_size: int | None, channels: int | None, value_range: Sequence[float] | None
-) -> tuple[int, int, tuple[float, float]]:
-    """Choose what is not given: the side of the network's input, the channels, and the value range.
-
-    The side is the median of the shorter sides, up to 64 pixels. The channels are 1 where all are grey. The range is
-    the least usual one that holds all that was seen; (0, 255) of images of 8 bits.
-    """
-    side = image_size or min(64, int(np.median([min(look.width, look.height) for look in looks])))
-    if value_range is not None:
-        limits = value_range[0], value_range[1]
-    elif seen := [look.values for look in looks if look.values is not None]:
-        low, high = min(values[0] for values in seen), max(values[1] for values in seen)
-        usual = (limits for limits in RANGES if limits[0] <= low and high <= limits[1])
-        limits = next(usual, (low, high if high > low else low + 1))
+def refusal(error: Unreadable, command: str) -> Mistake:
+    """Word that a command cannot go on without an image: by what it does, and by what is wrong with the file."""
+    cause = error.__cause__
+    if is_gone(cause):
+        remedy = "bring it back, or give the folder that holds it: --data.root NEW"
+    elif isinstance(cause, PermissionError):
+        remedy = "give yourself the right to read it"
+    elif isinstance(error, BeyondLimit):
+        remedy = "raise the limit, or convert the image"
+    elif command == "fit":
+        remedy = "replace it, or remove it and start a new run"
     else:
-        limits = 0, 255
-    return side, channels or (1 if all(look.is_grey for look in looks) else 3), limits
+        remedy = "put a whole copy in its place"
+    return Mistake(f"{error}, so {CONSEQUENCES[command]}; {remedy}.")
 
 
-def remarks(looks: list[Look], decoding: Decoding, given_range: bool) -> list[str]:
-    """Say what of the images is lost or was inferred, from a look at some of them."""
-    said, count = [], len(looks)
-    deep = sum(x.values is not None for x in looks)
-    several = sum(x.pages > 1 for x in looks)
-    lost = float(np.median([1 - min(x.width, x.height) / max(x.width, x.height) for x in looks]))
-    if deep and not given_range:
-        low, high = decoding.value_range
-        said.append(
-            f"{deep} of {count} images that were looked at have more than 8 bits of grey: values from {low:g} to "
-            f"{high:g} become black to white; --data.value_range '[LOW, HIGH]' gives other ends"
-        )
-    if lost > 0.25 and decoding.fit == "crop":
-        said.append(
-            f"the median image loses {lost:.0%} at its longer sides by --data.fit crop; --data.fit pad and --data.fit "
-            "stretch keep them"
-        )
-    transparent = sum(x.is_transparent for x in looks)
-    if transparent:
-        said.append(
-            f"{transparent} of {count} images that were looked at have transparent parts, which turn "
-            f"{decoding.background}; --data.background gives another colour"
-        )
-    if several:
-        said.append(f"{several} of {count} images that were looked at have several pages, of which the first is read")
-    return said
-
-
-def read(path: str | Path, decoding: Decoding) -> np.ndarray:
+def read(path: str | Path, decoding: Decoding, command: str = "fit") -> np.ndarray:
     """Read an image as ``decode`` does.
 
     Raises:
-        Mistake: The file cannot be read to its end as an image.
+        Mistake: The file is not there, or cannot be read to its end as an image.
     """
     try:
         return decode(path, *decoding)
     except Unreadable as error:
-        raise _refused(error) from error
-
-
-def _refused(error: Unreadable) -> Mistake:
-    return Mistake(f"{error}, so training on it would be wrong; replace or remove it.")
+        raise refusal(error, command) from error
 
 
 class Indexable(Protocol):
@@ -168,6 +97,8 @@ class ImageDataset(Dataset[Batch]):
         decoding: How a file becomes pixels.
         view: Takes an image (HWC, uint8) and a seed; None, the deterministic view, for an unseeded sample.
         decoded: The images by position, where they need no decoding.
+        command: What they are read for: fit, validate or test end where an image cannot be read; predict goes on, with
+            a black image and the reason in the batch.
     """
 
     def __init__(
@@ -178,32 +109,45 @@ class ImageDataset(Dataset[Batch]):
         decoding: Decoding,
         view: Callable[[np.ndarray, int | None], np.ndarray],
         decoded: Indexable | None = None,
+        command: str = "fit",
     ) -> None:
         self.root, self.paths, self.targets = Path(root), paths, targets
         self.decoding, self.view, self.decoded = decoding, view, decoded
+        self.command = command
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def _image(self, key: int | tuple[int, int]) -> tuple[np.ndarray, int]:
+    def _image(self, key: int | tuple[int, int]) -> tuple[np.ndarray, int, str]:
+        """Return an image (CHW), its position, and why it could not be read; nothing where it could."""
         # Lightning's overfit_batches swaps our sampler for one that yields plain integers.
         index, seed = key if isinstance(key, tuple) else (key, None)
-        return self.view(self._decoded(index), seed).transpose(2, 0, 1), index
+        image, why = self._decoded(index)
+        return self.view(image, seed).transpose(2, 0, 1), index, why
 
-    def _decoded(self, index: int) -> np.ndarray:
+    def _decoded(self, index: int) -> tuple[np.ndarray, str]:
         if self.decoded is not None:
-            return self.decoded[index]
-        return read(self.root / self.paths[index], self.decoding)
+            return self.decoded[index], ""
+        path = self.root / self.paths[index]
+        if self.command != "predict":
+            return read(path, self.decoding, self.command), ""
+        try:
+            return decode(path, *self.decoding), ""
+        except Unreadable as error:
+            side = self.decoding.size
+            return np.zeros((side, side, self.decoding.channels), np.uint8), str(error).removeprefix(f"{path} ")
 
     def __getitem__(self, key: int | tuple[int, int]) -> Batch:
-        image, index = self._image(key)
-        return Batch(torch.from_numpy(image.copy()), torch.tensor(self.targets[index]), torch.tensor(index))
+        image, index, why = self._image(key)
+        errors = (why,) if why else ()
+        return Batch(torch.from_numpy(image.copy()), torch.tensor(self.targets[index]), torch.tensor(index), errors)
 
     def __getitems__(self, keys: list[int | tuple[int, int]]) -> Batch:
         """Fetch a batch into one array, which spares collating its samples."""
-        images, indices = zip(*map(self._image, keys), strict=True)
+        images, indices, errors = zip(*map(self._image, keys), strict=True)
         index = np.array(indices)
-        return Batch(*map(torch.from_numpy, (np.stack(images), self.targets[index], index)))
+        x, y, position = map(torch.from_numpy, (np.stack(images), self.targets[index], index))
+        return Batch(x, y, position, errors if any(errors) else ())
 
 
 class Normalise(nn.Module):

@@ -16,6 +16,7 @@ from .internals import validates_after_this_batch
 from .metrics import MONITOR
 from .mistakes import Mistake, require
 from .runs import BEST, LAST, Run
+from .steps import why_no_validation
 
 
 class EarlyStopping(lightning_callbacks.EarlyStopping):
@@ -86,6 +87,15 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         _prepare(trainer, stage, self.dirpath or "")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self.best_model_path or trainer.fast_dev_run or not trainer.is_global_zero:  # pyright: ignore
+            return
+        if why := why_no_validation(trainer):
+            kept = any(isinstance(callback, LastCheckpoint) for callback in trainer.checkpoint_callbacks)
+            remedy = "the last one serves: --ckpt_path last" if kept else "nothing will be kept: --callbacks.last null"
+            print(f"no validation will run, so there will be no best checkpoint and no early stop: {why}; {remedy}")
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the best score, also where the run's folder was moved; without its file it starts anew."""
         here = Path(self.dirpath or "") / BEST
@@ -118,6 +128,11 @@ class LastCheckpoint(Checkpoint):
         self.dirpath = self.dirpath or str(best or Run(trainer.default_root_dir).checkpoints)
         _prepare(trainer, stage, self.dirpath)
 
+    @property
+    def path(self) -> Path:
+        """Where it is kept."""
+        return Path(self.dirpath or "") / LAST
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step
 
@@ -127,7 +142,7 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:  # what is logged before a checkpoint is not logged again after a resume
             logger.save()
         self.saved_step, self.due = trainer.global_step, False
-        trainer.save_checkpoint(Path(self.dirpath or "") / LAST, weights_only=False)
+        trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         step = trainer.global_step

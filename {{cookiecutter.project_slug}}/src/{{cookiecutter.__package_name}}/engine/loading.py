@@ -17,6 +17,9 @@ from .schema import Schema
 from .splits import Manifest, Samples, check_conflicts, draw_splits, group, stratified_part
 from .targets import Balance, Classes, Correction
 
+# The splits that each command reads.
+READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
+
 
 class SplitData(LightningDataModule):
     """Seeded, split and balanced samples as batches.
@@ -69,6 +72,7 @@ class SplitData(LightningDataModule):
         require(0 < train_fraction <= 1, "--data.train_fraction", train_fraction, "0 < x ≤ 1", "there is no such part")
         require(split_seed is None or split_seed >= 0, "--data.split_seed", split_seed, "x ≥ 0", "nothing is drawn")
         self.manifest: Manifest | None = None
+        self.stage = "fit"  # the command that the data is for, as setup is told
         self.left_out = ""  # of the data set, for people
         self.remarks: list[str] = []  # what of the samples is lost or was inferred, likewise
         self.fingerprint = ""  # of the whole data set; known after setup("fit")
@@ -84,6 +88,9 @@ class SplitData(LightningDataModule):
     def unlabelled(self) -> Dataset[Batch]:
         """Make the data set that ``predict`` reads; its targets are -1."""
         raise NotImplementedError
+
+    def check_there(self, keys: list[str]) -> None:
+        """Refuse samples of a manifest that are no longer there."""
 
     def inputs(self, keys: list[str]) -> dict[str, Any]:
         """Say what a sample is, from the training split alone."""
@@ -141,10 +148,11 @@ class SplitData(LightningDataModule):
         return group(keys, self.group_pattern, self.same(keys))
 
     def setup(self, stage: str) -> None:
-        samples = None
+        samples, self.stage = None, stage
         if self.manifest is None:
             if self.manifest_path is not None:
                 manifest = Manifest.load(self.manifest_path)
+                self.check_there([key for split in READ_BY[stage] for key in manifest.splits[split][0]])
             else:
                 samples = self.samples()
                 same = self.same(samples.keys)
@@ -185,10 +193,10 @@ class SplitData(LightningDataModule):
         assert self.manifest is not None
         keys, targets = self.manifest.splits[name]
         if not keys:
-            raise Mistake(
-                f"the {name} split is empty, so there is nothing to score; raise --data.{name}_fraction above 0 in a "
-                "new run."
-            )
+            remedy = f"raise --data.{name}_fraction above 0 in a new run"
+            if self.stage == "fit":
+                remedy = f"raise --data.{name}_fraction above 0, or train without: --trainer.limit_val_batches 0"
+            raise Mistake(f"the {name} split is empty, so there is nothing to score; {remedy}.")
         return keys, targets
 
     def loader(self, dataset: Dataset[Batch], training: bool = False) -> DataLoader[Batch]:

@@ -12,6 +12,7 @@ from .runs import Run, is_rank_zero, runs_of
 
 # Anything else that differs from the run's config would make another experiment of it.
 ACCEPTED = ("trainer", "callbacks", "name", "model.compile", "data.num_workers", "data.cache_gb", "data.cache_root")
+ACCEPTED += ("data.max_megapixels",)
 REFUSED = (
     "callbacks.averaging",
     "trainer.accumulate_grad_batches",
@@ -37,6 +38,7 @@ MACHINE = (
     "callbacks.device_stats",
     "callbacks.progress_bar",
     "data.cache",
+    "data.max_megapixels",
     "data.num_workers",
     "name",
     "report",

@@ -140,11 +140,19 @@ def latest(root: Path, name: str, file: str = "config") -> Run:
     """Return the newest run of a name that holds a file of Run's.
 
     Raises:
-        Mistake: There is none.
+        Mistake: There is none, or a newer run holds the other of its two checkpoints: the older one's would pass for
+            its own.
     """
+    other = {"best": "last", "last": "best"}.get(file)
     for run in runs_of(root, name):
         if getattr(run, file).is_file():
             return run
+        if other is not None and getattr(run, other).is_file():
+            reason = "no validation has run in it, or it keeps none" if file == "best" else "it keeps none"
+            raise Mistake(
+                f"the newest run, {run}, has no {file} checkpoint ({reason}), so there is nothing to start from; take "
+                f"its other one, --ckpt_path {other}, or the file of another run, --ckpt_path FILE."
+            )
     lacking = getattr(Run(""), file)
     raise Mistake(
         f"no run in {root / name} holds {lacking}, so there is nothing to start from; "

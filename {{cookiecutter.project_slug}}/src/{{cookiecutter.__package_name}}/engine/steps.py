@@ -1,5 +1,8 @@
 """Where a run is: whether a step was made, whether it is one after which the run logs, whether its time is up."""
 
+import math
+from typing import Any
+
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
@@ -21,3 +24,27 @@ def is_out_of_time(trainer: Trainer) -> bool:
     timers = [timer for timer in trainer.callbacks if isinstance(timer, Timer)]  # pyright: ignore[reportAttributeAccessIssue]
     remaining = [timer.time_remaining() for timer in timers]
     return any(seconds is not None and seconds <= 0 for seconds in remaining)
+
+
+def why_no_validation(trainer: Trainer) -> str:
+    """Say what leaves a training without any validation; nothing where one comes, or where it cannot be known."""
+    settings: Any = trainer  # set by connectors
+    every, batches, check = settings.check_val_every_n_epoch, trainer.num_training_batches, settings.val_check_batch
+    if not trainer.enable_validation:
+        return "--trainer.limit_val_batches 0"
+    if check is None or math.inf in (batches, check):  # by the clock, or without a known length
+        return ""
+    first = check if every is None else (every - 1) * batches + check
+    last, limit = math.inf, ""
+    if trainer.max_epochs not in (None, -1):
+        last, limit = trainer.max_epochs * batches, f"--trainer.max_epochs {trainer.max_epochs}"
+    if trainer.max_steps != -1:
+        of_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+        epochs, steps = divmod(trainer.max_steps, of_epoch)
+        if (end := epochs * batches + steps * trainer.accumulate_grad_batches) < last:
+            last, limit = end, f"--trainer.max_steps {trainer.max_steps}"
+    if first <= last:
+        return ""
+    by_interval = f"--trainer.val_check_interval {settings.val_check_interval}"
+    flag = by_interval if every in (None, 1) else f"--trainer.check_val_every_n_epoch {every}"
+    return f"the first would come after {first} batches ({flag}), the run ends after {last} ({limit})"

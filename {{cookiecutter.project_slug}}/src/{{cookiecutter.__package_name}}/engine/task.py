@@ -275,7 +275,11 @@ class Task(LightningModule):
         return self._evaluate(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        return {"position": batch.position, "predictions": self.predict(batch.x)}
+        predictions = self.predict(batch.x)
+        if any(batch.errors):  # nothing is known of what could not be read
+            unread_N = torch.tensor([bool(why) for why in batch.errors], device=predictions.device)
+            predictions = predictions.masked_fill(unread_N[:, None], torch.nan)
+        return {"position": batch.position, "predictions": predictions}
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")

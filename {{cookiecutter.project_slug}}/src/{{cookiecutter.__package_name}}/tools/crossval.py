@@ -33,9 +33,10 @@ from ..cli import CLI
 from ..engine import PACKAGE, resume, runs
 from ..engine.configs import differences, flat, read_config
 from ..engine.files import write
-from ..engine.folders import list_images
+from ..engine.folders import new_images
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.parser import Options
+from ..engine.predictions import SomeUnread
 from ..engine.sampling import run_seed
 from ..engine.splits import Manifest, folds, rows_of_folds
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
@@ -118,14 +119,14 @@ class CrossValidation:
         unscored = f"keeps no {options.score}.ckpt, so there would be nothing to score; leave it out."
         if cli.trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             raise Mistake(f"--trainer.fast_dev_run {unscored}")
+        if cli.trainer.limit_val_batches == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            raise Mistake("--trainer.limit_val_batches=0 leaves nothing to score; leave it out.")
         if self.config.callbacks[options.score] is None:
             raise Mistake(f"--callbacks.{options.score}=null {unscored}")
         self._draw(cli.datamodule)
         self._vary(args, cli)
-        if options.predict and not list_images(Path(options.predict)).paths:
-            raise Mistake(
-                f"--predict={options.predict} holds no images, so there is nothing to predict; give a folder of images."
-            )
+        if options.predict:
+            new_images("--predict", options.predict)
 
     def _draw(self, data: Any) -> None:
         """Draw the folds, or give each seed the same splits."""
@@ -269,24 +270,37 @@ class CrossValidation:
         if code:
             raise RunFailed(f"a run ended with exit code {code}, so it has no score; mend it and start again.")
 
-    def predict(self, scored: list[Scored], images: str) -> Path:
-        """Write the mean of the runs' probabilities for new images as predictions.csv, in the form of ``predict``."""
-        probabilities: list[np.ndarray] = []
-        header: list[str] = []
-        rows: list[list[str]] = []
+    def predict(self, scored: list[Scored], images: str) -> None:
+        """Write the mean of the runs' probabilities for new images as predictions.csv, in the form of ``predict``.
+
+        Raises:
+            SomeUnread: An image could not be read, by any of the runs.
+        """
+        classes = next(iter(self.folds.values())).target.columns
+        probabilities: list[list[list[float]]] = []
+        errors: dict[str, str] = {}
+        paths: list[str] = []
         for each in tqdm(scored, desc="predict"):
             run = runs.Run(each.folder)
-            from_checkpoint("predict", self._checkpoint(run), f"--data.predict_root={images}")
+            with contextlib.suppress(SomeUnread):  # the rows tell
+                from_checkpoint("predict", self._checkpoint(run), f"--data.predict_root={images}")
             with run.predictions.open(newline="", encoding="utf-8") as file:
-                header, *rows = csv.reader(file)
-            probabilities.append(np.array([row[2:] for row in rows], dtype=float))
-        classes = header[2:]
-        means = []
-        for row, mean_K in zip(rows, np.mean(probabilities, axis=0), strict=True):
-            means.append([row[0], classes[mean_K.argmax()], *mean_K.tolist()])
+                rows = list(csv.reader(file))[1:]
+            end = 2 + len(classes)  # where the column error stands, if there is one
+            probabilities.append([[float(cell or "nan") for cell in row[2:end]] for row in rows])
+            errors |= {row[0]: row[end] for row in rows if len(row) > end and row[end]}
+            paths = [row[0] for row in rows]
+        means: list[list[Any]] = []
+        for path, mean_K in zip(paths, np.mean(probabilities, axis=0), strict=True):
+            cells = [classes[mean_K.argmax()], *mean_K.tolist()]
+            if errors:
+                cells = [*([""] * len(cells) if path in errors else cells), errors.get(path, "")]
+            means.append([path, *cells])
         file = runs.Run(self.folder).predictions
-        write_csv(file, header, means)
-        return file
+        write_csv(file, ["path", "label", *classes, *(["error"] if errors else [])], means)
+        print(f"predictions: {file}")
+        if errors:
+            raise SomeUnread([f"{path} {why}" for path, why in errors.items()], f"{len(paths)} images", file)
 
     def notes(self) -> list[str]:
         """Say what the numbers are, and what they are not."""
@@ -401,4 +415,4 @@ def main(args: list[str]) -> None:
     scored = cross.run()
     publish(cross, scored)
     if options.predict:
-        print(f"predictions: {cross.predict(scored, options.predict)}")
+        cross.predict(scored, options.predict)

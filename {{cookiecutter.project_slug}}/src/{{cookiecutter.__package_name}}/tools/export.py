@@ -58,7 +58,7 @@ IMAGE_SIZE = {image_size}  # and its centre of this size is what the network tak
 
 def preprocess(path: str | Path) -> np.ndarray:
     """Read an image file as the network takes it: (C, H, W), uint8."""
-    image_HWC = decode(path, CHANNELS, STORED_SIZE, {fit!r}, {background!r}, {value_range})
+    image_HWC = decode(path, CHANNELS, STORED_SIZE, {fit!r}, {background!r}, {value_range}, {max_megapixels})
     edge = (STORED_SIZE - IMAGE_SIZE) // 2
     return image_HWC[edge : edge + IMAGE_SIZE, edge : edge + IMAGE_SIZE].transpose(2, 0, 1)
 '''
@@ -77,6 +77,9 @@ class OnCPU(CLI):
         trainer.precision = "32-true"
         model.compile = False
         model.channels_last = False
+
+    def before_validate(self) -> None:
+        """Let a run that was trained without validation be exported, too."""
 
 
 class Predict(nn.Module):
@@ -103,6 +106,7 @@ def facts(cli: CLI, opset: int) -> dict[str, Any]:
         "fit": data.fit,
         "background": data.background,
         "value_range": data.value_range,
+        "max_megapixels": data.max_megapixels,
         "stored_size": data.stored_size,  # a file is scaled to this, then its centre cut out
         "normalisation": {"mean": mean, "std": std},  # of pixels from 0 to 255, inside the models
         "network": model.hparams.network,
@@ -241,6 +245,12 @@ def write_example(about: dict[str, Any], folder: Path) -> None:
     shutil.copyfile(Path(__file__).with_name("_example.py"), folder / "example.py")
 
 
+def compared_on(data: Any) -> tuple[str, tuple[list[str], np.ndarray]]:
+    """Return the split that the files are compared on: validation, or training where the run has no other."""
+    split = "val" if data.manifest.splits["val"][0] else "train"
+    return split, data.manifest.splits[split]
+
+
 def runners(model: Any, data: Any, folder: Path) -> dict[str, Callable[[Batch], np.ndarray]]:
     """Return what gives probabilities_NK: the checkpoint, and each file as another program loads it."""
     import onnxruntime
@@ -255,7 +265,7 @@ def runners(model: Any, data: Any, folder: Path) -> dict[str, Callable[[Batch], 
     program = torch.export.load(folder / "model.pt2").module()
     sessions = {path.name: session(path) for path in sorted(folder.glob("*.onnx"), reverse=True)}
     preprocess = runpy.run_path(str(folder / "preprocessing.py"))["preprocess"]
-    paths, _ = data.split("val")
+    paths, _ = compared_on(data)[1]
 
     def from_files(batch: Batch) -> np.ndarray:
         images = [preprocess(data.root / paths[position]) for position in batch.position.tolist()]
@@ -271,7 +281,7 @@ def runners(model: Any, data: Any, folder: Path) -> dict[str, Callable[[Batch], 
 
 @torch.no_grad()
 def compare(model: Any, data: Any, folder: Path) -> Figures:
-    """Score the checkpoint and every file on the validation split.
+    """Score the checkpoint and every file on the validation split, or on the training split where there is none.
 
     Returns:
         For each file its size in bytes, the largest difference of a probability from the checkpoint's, the share of
@@ -279,10 +289,11 @@ def compare(model: Any, data: Any, folder: Path) -> Figures:
         model.onnx with preprocessing.py.
     """
     runs = runners(model, data, folder)
+    split, samples = compared_on(data)
     found: dict[str, list[np.ndarray]] = {name: [] for name in runs}
     seconds = dict.fromkeys(runs, 0.0)
     targets: list[np.ndarray] = []
-    for batch in tqdm(data.val_dataloader(), "parity", leave=False):
+    for batch in tqdm(data.loader(data.dataset(*samples)), "parity", leave=False):
         for name, run in runs.items():
             if not targets:
                 run(batch)  # the first time is spent on getting ready
@@ -300,7 +311,7 @@ def compare(model: Any, data: Any, folder: Path) -> Figures:
             "bytes": path.stat().st_size if path.is_file() else None,
             "largest_difference": float(np.abs(given_NK - expected_NK).max()),
             "same_class": float((given_NK.argmax(1) == expected_NK.argmax(1)).mean()),
-            "val_accuracy": float((given_NK.argmax(1) == target_N).mean()),
+            f"{split}_accuracy": float((given_NK.argmax(1) == target_N).mean()),
             "images_per_second": round(len(target_N) / seconds[name]),
         }
     return figures
@@ -315,7 +326,7 @@ def rows(figures: Figures) -> Iterator[list[Any]]:
             size,
             f"{row['largest_difference']:.2g}",
             f"{row['same_class']:.2%}",
-            f"{row['val_accuracy']:.2%}",
+            f"{row.get('val_accuracy', row.get('train_accuracy')):.2%}",
             row["images_per_second"],
         ]
 
@@ -379,7 +390,8 @@ def main(args: list[str]) -> None:
         same = worst <= TOLERANCE  # not so where it is no number
         write(folder / "metadata.json", json.dumps({**about, "parity": same, "figures": figures}, indent=1) + "\n")
         take_the_place(folder, export if same else failed)
-    header = ("", "size", "largest difference", "same class", "val accuracy", "images/s")
+    accuracy = f"{compared_on(data)[0]} accuracy"
+    header = ("", "size", "largest difference", "same class", accuracy, "images/s")
     print(aligned(header, rows(figures)))
     if not same:
         raise RunFailed(

@@ -1,0 +1,147 @@
+"""What every data module of image files shares: size and values, copies, the cache, and what ``predict`` reads."""
+
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from .builtin import is_built_in, write_built_in
+from .cache import Cache, opened_cache
+from .contents import check_there, copies, fingerprint
+from .decoding import MEGAPIXELS
+from .folders import new_images
+from .images import Decoding, Fit, ImageDataset, check_colour
+from .loading import SplitData
+from .looks import check_colours, look_at, remarks, settled
+from .mistakes import Mistake, require
+from .splits import Samples
+
+
+class View(Protocol):
+    """What of an image the network gets."""
+
+    def __call__(self, image: np.ndarray, seed: int | None) -> np.ndarray:
+        """Take an image (HWC, uint8); without a seed the view is the one of evaluation."""
+        ...
+
+
+class ImageFiles(SplitData):
+    """Image files below a root; a subclass lists its ``samples`` and makes the ``view``.
+
+    Args:
+        root: The folder that the keys of the samples, their paths, are relative to; or the name of a built-in set.
+        image_size: Side of the network's input, in pixels; null follows the images, up to 64.
+        stored_size: Side at which images are decoded, for pipelines that crop; null means image_size.
+        channels: 1 for grey, 3 for RGB; null follows the images.
+        fit: What is done to an image that is not square: crop its longer sides, pad its shorter ones, or stretch it.
+        background: The colour behind transparent parts and beside padded images: white, black, '#808080'.
+        value_range: The values that become black and white, of greys of more than 8 bits; null follows the files' tags,
+            or else the images.
+        max_megapixels: Millions of pixels that an image may have; more are refused, for a small file may unpack to more
+            than the memory holds.
+        cache_gb: Gigabytes that decoded images may take on the disk, see engine/cache.py; null is half of the memory
+            and of the disk, 0 decodes images again in every epoch.
+        cache_root: Where they lie, and the hashes by which copies of an image are told.
+        predict_root: The images that predict reads, labelled or not: a folder or a file.
+        options: What every data module takes, see engine/loading.py.
+    """
+
+    noun = "images"
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int | None = None,
+        stored_size: int | None = None,
+        channels: Literal[1, 3] | None = None,
+        fit: Fit = "crop",
+        background: str = "white",
+        value_range: tuple[float, float] | None = None,
+        max_megapixels: float = MEGAPIXELS,
+        cache_gb: float | None = None,
+        cache_root: str = "data/cache",
+        predict_root: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        check_colour(background)
+        for flag, side in (("--data.image_size", image_size), ("--data.stored_size", stored_size)):
+            require(side is None or side >= 1, flag, side, "x ≥ 1", "images would have no pixels")
+        require(max_megapixels > 0, "--data.max_megapixels", max_megapixels, "x > 0", "no image could be read")
+        self.built_in = root if is_built_in(root) else None
+        self.root = Path("data", root) if self.built_in else Path(root)
+        self.image_size, self.stored_size = image_size, stored_size
+        self.channels = channels
+        self.fit: Fit = fit
+        self.background, self.value_range = background, value_range
+        self.max_megapixels = max_megapixels
+        self.cache_gb, self.cache_root = cache_gb, Path(cache_root)
+        self.cache: Cache | None = None
+        self.predict_root = predict_root
+
+    def make_view(self, size: int) -> View:
+        """Make what turns a decoded image into the network's input, a square of this side."""
+        raise NotImplementedError
+
+    def prepare_data(self) -> None:
+        if self.built_in:
+            write_built_in(self.built_in, self.root)
+
+    def check_there(self, keys: list[str]) -> None:
+        """Refuse images that are gone, before any of them is read."""
+        check_there(self.root, keys)
+
+    def inputs(self, keys: list[str]) -> dict[str, Any]:
+        """Settle size, channels and values, which follow the training images unless they are given.
+
+        Raises:
+            Mistake: An image cannot be read, or the stored size leaves nothing to crop.
+        """
+        given = self.image_size, self.channels, self.value_range
+        # A run's config holds them all: its test and its predictions need no training image.
+        is_looked_at = self.stage == "fit" or None in given
+        looks = look_at(self.root, keys, self.max_megapixels, self.stage) if is_looked_at else []
+        check_colours(looks)
+        self.image_size, self.channels, self.value_range = settled(looks, *given)
+        self.stored_size = self.stored_size or self.image_size
+        if self.stored_size < self.image_size:
+            raise Mistake(
+                f"--data.stored_size={self.stored_size} is smaller than --data.image_size={self.image_size}, so no "
+                "crop fits; raise it."
+            )
+        self.view = self.make_view(self.image_size)
+        self.decoding = Decoding(
+            self.channels, self.stored_size, self.fit, self.background, self.value_range, self.max_megapixels
+        )
+        self.remarks = remarks(looks, self.decoding, given_range=given[2] is not None)
+        sizes = {"channels": self.channels, "image_size": self.image_size, "stored_size": self.stored_size}
+        return {**sizes, "fit": self.fit, "background": self.background, "value_range": list(self.value_range)}
+
+    def before_reading(self, training: bool) -> None:
+        """Open the cache of decoded training and validation images; before training it is built."""
+        assert self.manifest is not None
+        keys = [key for split in ("train", "val") for key in self.manifest.splits[split][0]]
+        self.cache = opened_cache(self.cache_root, self.root, keys, self.decoding, self.cache_gb, build=training)
+
+    def same(self, keys: list[str]) -> list[list[int]]:
+        """Return the positions of copies of an image, which must not stand in two splits."""
+        return copies(self.root, keys, self.cache_root / "hashes.npy")
+
+    def fingerprint_of(self, samples: Samples) -> str:
+        """Return a hash of the paths, classes and sizes of the images: a run goes on only with those it began with."""
+        return fingerprint(samples, self.root)
+
+    def dataset(self, keys: list[str], targets: np.ndarray) -> ImageDataset:
+        """Make the data set of some images; they come from the cache if there is one and it holds them."""
+        decoded = self.cache.pixels(keys) if self.cache else None
+        return ImageDataset(self.root, keys, targets, self.decoding, self.view, decoded, self.stage)
+
+    def unlabelled(self) -> ImageDataset:
+        """Make the data set that ``predict`` reads.
+
+        Raises:
+            Mistake: There are no images.
+        """
+        root, listing = new_images("--data.predict_root", self.predict_root)
+        self.left_out, paths = listing.said(), listing.paths
+        return ImageDataset(root, paths, np.full(len(paths), -1), self.decoding, self.view, command="predict")
