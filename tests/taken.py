@@ -26,9 +26,12 @@ def plain(name: str) -> str:
 
 
 def distributions() -> set[str]:
-    """Return the names in the lock: all that is depended on, on any system."""
-    text = (TEMPLATE / "requirements.lock").read_text()
-    return {plain(name) for name in re.findall(r"^([\w.-]+)(?:\[[^\]]*\])?==", text, re.MULTILINE)}
+    """Return the names in the lock, on any system, and in the requirements of a project."""
+    lock = (TEMPLATE / "requirements.lock").read_text()
+    project = next(TEMPLATE.glob("*cookiecutter.project_slug*/pyproject.toml")).read_text()
+    names = re.findall(r"^([\w.-]+)(?:\[[^\]]*\])?==", lock, re.MULTILINE)
+    names += re.findall(r"\"([\w.-]+)(?:\[[^\]]*\])?[=>]=", project)
+    return {plain(name) for name in names}
 
 
 def imports_and_commands() -> set[str]:

@@ -20,7 +20,7 @@ YOURS = """
     __init__ __main__ augment callbacks cli combinations data losses model networks optim
 """.split()
 ENGINE = """
-    __init__ backbone builtin cache checkpoints commands configs contents decoding endings factories fast faults
+    __init__ backbone batches builtin cache checkpoints commands configs contents decoding endings factories fast faults
     files folders guard image_files images internals keepers loading loggers looks metrics mistakes optimizers parser
     predictions resume rules runs sampling schema splits stages steps targets task watching weights
 """.split()

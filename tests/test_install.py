@@ -60,7 +60,9 @@ def add_command(project: Path) -> None:
     command.write_text(f"#!{project}/.venv/bin/python\n")
 
 
-@pytest.mark.parametrize("name", ["renamed", "my renamed project", "deeper/and/deeper/my-project", "mein-größeres"])
+@pytest.mark.parametrize(
+    "name", ["renamed", "my renamed project", "deeper/and/deeper/my-project", "mein-größeres", "c++ (copy)"]
+)
 def test_a_folder_that_was_renamed_gets_a_new_environment(name, install, tmp_path):
     project, target = bake(tmp_path / "made"), tmp_path / name
     install(project)
@@ -70,6 +72,15 @@ def test_a_folder_that_was_renamed_gets_a_new_environment(name, install, tmp_pat
     assert "The folder was renamed, moved or copied" in install(target)
     assert not (target / ".venv/bin/torchrun").exists()
     assert str(target) in (target / ".venv/bin/activate").read_text()
+    assert "anew" not in install(target)
+
+
+def test_a_folder_whose_new_path_is_the_end_of_the_old_one_gets_a_new_environment(install, tmp_path):
+    """As of a backup that was mounted below another root."""
+    project, target = bake(tmp_path / "mnt" / tmp_path.relative_to("/")), tmp_path / "my-project"
+    install(project)
+    project.rename(target)
+    assert "The folder was renamed, moved or copied" in install(target)
     assert "anew" not in install(target)
 
 

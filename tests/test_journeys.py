@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TEMPLATE, bake, draw_images, pages
 from test_project import OLDEST, make
 
@@ -98,14 +99,50 @@ def test_the_commands_of_a_generated_project_work(data, command, tmp_path):
     assert (project / "preview.png").is_file()
 
 
-def test_the_script_of_a_generated_project_works(project, command, tmp_path):
+def test_the_script_of_a_generated_project_works_where_workers_are_not_forked(project, command, tmp_path):
     draw_images(tmp_path / "data/images")
     [script] = [block for page in pages(project) for block in blocks_of(page, "python")]
-    assert 'if __name__ == "__main__":' in script
-    quick = script.replace("max_epochs=10", "max_epochs=1").replace('"data/images"', '"data/images", batch_size=8')
-    (tmp_path / "script.py").write_text(quick)
-    assert command(project, tmp_path, "-m", "script.py").code == 0
+    assert 'if __name__ == "__main__":\n' in script
+    start = "import multiprocessing\n    multiprocessing.set_start_method('spawn', force=True)"
+    small = '"data/images", batch_size=8, num_workers=1'
+    for old, new in {
+        "max_epochs=10": "max_epochs=1",
+        '"data/images"': small,
+        '"__main__":': f'"__main__":\n    {start}',
+    }.items():
+        assert old in script
+        script = script.replace(old, new)
+    (tmp_path / "script.py").write_text(script)
+    done = command(project, tmp_path, "-m", tmp_path / "script.py")
+    assert done.code == 0, done.output
+    assert done.output.splitlines()[-1] in ("red", "green", "blue")
     assert list(tmp_path.rglob("*.ckpt"))
+
+
+# As Python 3.14 starts workers on Linux.
+NOT_FORKED = """
+import multiprocessing
+import sys
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver", force=True)
+    from my_project.__main__ import main
+
+    raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_a_run_without_forks_equals_one_with_them(project, command, tmp_path):
+    draw_images(tmp_path / "images")
+    (tmp_path / "script.py").write_text(NOT_FORKED)
+    flags = ("fit", "--data.root=images", "--data.augment=strong", "--model.network.width=4", "--data.batch_size=8")
+    flags += ("--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--data.num_workers=1")
+    for name, start in (("forked", ()), ("not", ("-m", tmp_path / "script.py"))):
+        done = command(project, tmp_path, *start, *flags, f"--name={name}")
+        assert done.code == 0, done.output
+    runs = [tmp_path / f"runs/{name}/version_0/checkpoints/last.ckpt" for name in ("forked", "not")]
+    forked, other = (torch.load(path, weights_only=True)["state_dict"] for path in runs)
+    assert all(torch.equal(forked[name], other[name]) for name in forked)
 
 
 def fresh(project: Path, folder: Path, code: str) -> str:

@@ -1,5 +1,8 @@
 """The data's promises: those of every data module (suites.py), and what is said here of splits, images and draws."""
 
+import pickle
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import torch
 from PIL import Image
 from suites import DataSuite
 
+from project_package.augment import PIPELINES
 from project_package.data import ImageData
 from project_package.engine.decoding import decode
 from project_package.engine.folders import find
@@ -25,6 +29,58 @@ def ready(root: Path, **options) -> ImageData:
 class TestImageData(DataSuite):
     def make(self):
         return ImageData(str(self.images), batch_size=8, num_workers=0, augment="medium", channels=3)
+
+
+def batches(data: ImageData, context: str | None = None) -> list[torch.Tensor]:
+    loader = data.train_dataloader()
+    loader.multiprocessing_context = context
+    return [tensor for batch in loader for tensor in batch[:3]]
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked_load_the_same(context, shapes):
+    """As on macOS, and on Linux since Python 3.14."""
+    options = {"augment": "strong", "channels": 3, "balance": "sampler"}
+    expected = batches(ready(shapes, **options))
+    data = ready(shapes, **options)
+    data.num_workers = 1
+    assert data.cache
+    assert all(map(torch.equal, batches(data, context), expected))
+
+
+def own(A, size, flip):
+    return [A.Lambda(image=lambda image, **_: image[:size, :size])]
+
+
+@pytest.mark.parametrize("name", [*PIPELINES, "own"])
+def test_a_data_set_is_handed_to_workers_without_its_pixels(name, shapes, monkeypatch):
+    monkeypatch.setitem(PIPELINES, "own", own)
+    data = ready(shapes, augment=name)
+    again = pickle.loads(pickle.dumps(data.train))
+    assert len(pickle.dumps(data.train)) < 100 * len(data.train) < data.train.decoded.images.nbytes
+    assert all(map(torch.equal, again[3, 7][:3], data.train[3, 7][:3]))
+    assert all(map(torch.equal, again.__getitems__([1, 2])[:3], data.train.__getitems__([1, 2])[:3]))
+
+
+def test_what_else_workers_are_handed_can_be(shapes):
+    data = ready(shapes, cache_gb=0, predict_root=str(shapes / "left"))
+    data.setup("predict")
+    data.num_workers = 1
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        given = (loader.dataset, loader.collate_fn, loader.worker_init_fn)
+        dataset, collate, start = pickle.loads(pickle.dumps(given))
+        start(0)
+        expected = loader.dataset.__getitems__([0, 1])[:3]
+        assert all(map(torch.equal, collate(dataset.__getitems__([0, 1]))[:3], expected))
+
+
+def test_a_worker_imports_no_lightning():
+    package = ImageData.__module__.rpartition(".")[0]
+    code = f"import sys, {package}.augment, {package}.engine.cache, {package}.engine.images; print(*sys.modules)"
+    source = Path(__file__).parent.parent / "src"
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=True)
+    assert "torch" in done.stdout.split()
+    assert "lightning" not in done.stdout.split()
 
 
 def test_every_split_holds_its_share_of_every_class(shapes):

@@ -102,9 +102,12 @@ class Augment:
     """
 
     def __init__(self, name: str, size: int, flip: bool) -> None:
-        self.size, self.flip = size, flip
+        self.name, self.size, self.flip = name, size, flip
         pipeline = PIPELINES[name]
         self.compose = None if pipeline is None else self._compose(pipeline)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a worker makes its own: a pipeline may hold what cannot be handed over
+        return Augment, (self.name, self.size, self.flip)
 
     def _compose(self, pipeline: Pipeline) -> Any:
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # without it the import calls home
@@ -114,6 +117,7 @@ class Augment:
         cv2.setNumThreads(0)  # its threads fight the loader's workers
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # albumentations only warns of an argument it does not know
+            warnings.filterwarnings("ignore", "Using lambda")  # it need not travel: each worker makes its own
             return A.Compose(pipeline(A, self.size, self.flip))
 
     def __call__(self, image: np.ndarray, seed: int | None) -> np.ndarray:

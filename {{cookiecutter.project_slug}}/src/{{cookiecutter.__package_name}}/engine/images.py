@@ -10,9 +10,9 @@ from PIL import ImageColor
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from .batches import Batch
 from .decoding import MEGAPIXELS, BeyondLimit, Unreadable, decode
 from .files import is_gone
-from .loading import Batch
 from .mistakes import Mistake
 
 Fit = Literal["crop", "pad", "stretch"]

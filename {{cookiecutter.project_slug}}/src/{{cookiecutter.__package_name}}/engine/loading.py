@@ -1,49 +1,24 @@
 """What every data module here shares: samples → splits → data set → sampler → loader."""
 
 import os
-import sys
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
+from .batches import Batch as Batch
+from .batches import collate, one_thread
 from .mistakes import Mistake, require
 from .sampling import EpochSampler, TrainLoader, run_seed
 from .schema import Schema
 from .splits import Manifest, Samples, check_conflicts, draw_splits, group, stratified_part
 from .targets import Balance, Classes, Correction
 
-
-class Batch(NamedTuple):
-    """What a data loader yields: the inputs, the targets, and the position of each sample in its split.
-
-    ``errors`` says of each sample why it could not be read, nothing where it could; it is empty where all could. Only
-    what ``predict`` reads may have some: whatever else cannot be read ends the command.
-    """
-
-    x: Tensor
-    y: Tensor
-    position: Tensor
-    errors: Sequence[str] = ()
-
-
-def collate(batch: Any) -> Any:
-    """Collate the samples of a data set that does not fetch whole batches."""
-    return batch if isinstance(batch, Batch) else default_collate(batch)
-
-
 # The splits that each command reads.
 READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
-
-
-def one_thread(worker: int) -> None:
-    """Keep OpenCV's threads from fighting the loader's workers."""
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(0)
 
 
 class SplitData(LightningDataModule):

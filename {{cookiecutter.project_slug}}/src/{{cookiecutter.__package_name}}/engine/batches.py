@@ -1,0 +1,36 @@
+"""What a data loader yields, and what its workers run beside a data set.
+
+Where Python does not fork (macOS, and Linux since Python 3.14) a worker imports what it is handed. This file and
+images.py import no Lightning, which would take each worker ten seconds. Lambdas and open files cannot be handed over.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.utils.data import default_collate
+
+
+class Batch(NamedTuple):
+    """What a data loader yields: the inputs, the targets, and the position of each sample in its split.
+
+    ``errors`` says of each sample why it could not be read, nothing where it could; it is empty where all could. Only
+    what ``predict`` reads may have some: whatever else cannot be read ends the command.
+    """
+
+    x: Tensor
+    y: Tensor
+    position: Tensor
+    errors: Sequence[str] = ()
+
+
+def collate(batch: Any) -> Any:
+    """Collate the samples of a data set that does not fetch whole batches."""
+    return batch if isinstance(batch, Batch) else default_collate(batch)
+
+
+def one_thread(worker: int) -> None:
+    """Keep OpenCV's threads from fighting the loader's workers."""
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].setNumThreads(0)
