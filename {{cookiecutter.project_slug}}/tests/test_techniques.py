@@ -348,6 +348,20 @@ def test_mixing_trains_on_soft_labels_for_its_epochs_and_share_and_scores_hard_o
     assert model.sums.tolist()[2:] == [watch.labels.count(0), 48]
 
 
+def test_the_first_weights_and_the_draws_of_mixing_do_not_depend_on_the_device(shapes):
+    data = ImageData(str(shapes), num_workers=0)
+    data.setup("fit")
+    schema = data.schema.as_dict()
+    models = [Classifier(network=SMALL, mixup=0.2, cutmix=1.0, schema=schema) for _ in range(2)]
+    models[0].configure_model()
+    with torch.device("meta"):  # Lightning's way of building a network where the run is
+        models[1].configure_model()
+    weights = [model.network.state_dict() for model in models]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    kinds = models[1].mix.transforms[0].transforms
+    assert {kind._dist.sample().device.type for kind in kinds} == {"cpu"}  # on a GPU each draw would wait for it
+
+
 @pytest.mark.parametrize(
     ("balance", "formula"),
     [
