@@ -260,6 +260,22 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_statistics():
             assert torch.allclose(value, saving.state_dict()[name], atol=1e-6), name
 
 
+def test_gradient_checkpointing_and_compiling_go_together():
+    torch.manual_seed(0)
+    plain = Backbone(3, 4, "resnet18").train()
+    both = Backbone(3, 4, "resnet18", checkpointing=True).train()
+    both.load_state_dict(plain.state_dict())
+    both.compile(backend="eager")
+    x = torch.randn(4, 3, 32, 32)
+    for network in (plain, both):
+        network(x).square().mean().backward()
+    for one, two in zip(plain.parameters(), both.parameters(), strict=True):
+        assert torch.allclose(one.grad, two.grad, atol=1e-5)
+    for name, value in plain.state_dict().items():
+        if "running" in name:
+            assert torch.allclose(value, both.state_dict()[name], atol=1e-6), name
+
+
 def test_channels_last_changes_the_layout_and_not_the_result(shapes):
     plain, _, _ = fit(shapes, epochs=1)
     last, _, _ = fit(shapes, epochs=1, channels_last=True)
