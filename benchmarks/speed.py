@@ -621,7 +621,9 @@ def gpu() -> None:
         rows = Path("runs/digits").glob("version_*/timing.csv")
         newest = max(rows, key=lambda path: path.stat().st_mtime).read_text().splitlines()[2:]  # the first warms up
         numbers = [[float(value) for value in row.split(",")] for row in newest]
-        return sum(row[3] for row in numbers) / sum(row[1] for row in numbers)
+        seconds, waited, images = (sum(column) for column in list(zip(*numbers, strict=True))[1:])
+        note(f"gpu, {' '.join(flags)}: {images / seconds:.0f} images/s, {waited / seconds:.0%} of it waiting for data.")
+        return images / seconds
 
     def resident(name: str, batch: int) -> tuple[float, float]:
         """Images a second of a compiled bf16 loop on data that lies on the device, and its share of the matrix rate."""
@@ -668,7 +670,9 @@ def gpu() -> None:
         return 50 * 2 * 8192**3 / (time.perf_counter() - began)
 
     tuned = ("--model.network.name=resnet50", "--trainer.precision=bf16-mixed", "--model.channels_last=true")
+    record("host synchronisations between log points", [synchronisations()], "", at_most=0)
     best = resident("resnet50", 256)[0]
+    record("ResNet-50 at 224², resident data", [best], "images/s")
     ours = trained(*tuned, "--model.compile=true")
     record("ResNet-50 at 224², all features on, from the cache", [ours / best], "×", "resident data", at_least=0.97)
     plain = trained("--model.network.name=resnet50", "--callbacks.last=null", "--trainer.logger=[]")
@@ -681,7 +685,6 @@ def gpu() -> None:
     share = flops / matrix_rate()
     record("ViT-B/16 at 224²: share of the measured bf16 matrix rate", [share], "×", "matrix product", at_least=0.5)
     record("ViT-B/16 at 224²", [rate], "images/s")
-    record("host synchronisations between log points", [synchronisations()], "", at_most=0)
 
 
 def synchronisations() -> float:
@@ -701,8 +704,9 @@ def synchronisations() -> float:
             if trainer.global_step == 112:  # the epoch, and with it a validation, ends at 114
                 self.profile.__exit__(None, None, None)
                 waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-                seen = sum(event.count for event in self.profile.key_averages() if event.key in waits)
-                counts.append(seen - 1)  # the profiler's own, at its end
+                seen = {event.key: event.count for event in self.profile.key_averages() if event.key in waits}
+                note(f"gpu, waits in the steps 102 to 112, the profiler's own at its end among them: {seen}.")
+                counts.append(sum(seen.values()) - 1)
 
     with hidden():
         CLI(["fit", "--trainer.max_epochs=8", "--trainer.log_every_n_steps=20"], callbacks=[Count()])
