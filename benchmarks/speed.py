@@ -1,11 +1,12 @@
 """How fast a generated project is, beside a raw loop, bare Lightning, the usual pattern and others' loaders.
 
-    python benchmarks/speed.py [--only step digits fast loader start growth] [--device cpu|cuda] [--million]
+    python benchmarks/speed.py [--only step digits fast loader start growth gpu] [--device cpu|cuda] [--million]
 
 The arms of a comparison take turns (A B A B …) in one process with one number of threads; the table gives the median of
 the rounds and the range from the lowest to the highest. Compiling and warming up are left out and shown where they
 matter. Beside each speed stands a check that nobody won by doing less. Each section takes its own earlier place in
-results/speed.md and results/results.json. With ``--device cuda`` the arms that need a GPU run, and no others.
+results/speed.md and results/results.json. With ``--device cuda`` step, digits and fast run on the GPU and have sections
+of their own, and gpu runs, which needs one.
 """
 
 import argparse
@@ -130,7 +131,8 @@ class Plain(LightningModule):
     def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, optimizer: Any, usual: bool) -> None:
         super().__init__()
         self.network, self.make, self.usual = network, optimizer, usual
-        self.mean, self.std = mean, std
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
         self.accuracy: Any = nn.ModuleDict({s: MulticlassAccuracy(10, average="micro") for s in ("fit", "validate")})
         self.f1: Any = nn.ModuleDict({s: MulticlassF1Score(10) for s in ("fit", "validate")})
 
@@ -165,7 +167,9 @@ def project(folder: Path) -> None:
     os.chdir(folder)
 
 
-def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) -> dict[str, Callable[[], float]]:
+def digits_experiment(
+    network: str, epochs: int, device: str, extra: tuple[str, ...] = ()
+) -> dict[str, Callable[[], float]]:
     """Return arms that train the digits and give steps a second: ours, a raw loop, bare Lightning, the usual pattern.
 
     All train the same network on the same batches with the same optimizer, schedule and clipping. ``ours`` is the
@@ -177,7 +181,7 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
     from torchmetrics import MeanMetric
 
     losses: dict[str, float] = {}
-    flags = [*network.split(), f"--trainer.max_epochs={epochs}", "--trainer.accelerator=cpu", *extra]
+    flags = [*network.split(), f"--trainer.max_epochs={epochs}", f"--trainer.accelerator={device}", *extra]
 
     def parts() -> Any:
         with hidden():
@@ -201,6 +205,10 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
 
         return optimizer_of
 
+    def on_device(loader: Any) -> Any:
+        """Move batches as Lightning does: from pinned memory, without waiting."""
+        return (type(batch)(*(part.to(device, non_blocking=True) for part in batch)) for batch in loader)
+
     def batches(data: Any, epoch: int) -> Any:
         loader = data.train_dataloader()
         loader.position = lambda: (epoch, 0)
@@ -215,16 +223,17 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
 
     def raw() -> float:
         data, model = parts()
+        model.to(device)
         loader = batches(data, 0)
         validation = data.val_dataloader()
         count = len(loader) * epochs
         optimizer, scheduler = make(model, count)(model.network)
-        scores, mean_loss = metrics(10), MeanMetric()
+        scores, mean_loss = metrics(10).to(device), MeanMetric().to(device)
         began = time.perf_counter()
         for epoch in range(epochs):
             loader.position = lambda epoch=epoch: (epoch, 0)
             model.network.train()
-            for batch in loader:
+            for batch in on_device(loader):
                 loss = F.cross_entropy(model.network(model.normalised(batch.x)), batch.y)
                 optimizer.zero_grad()
                 loss.backward()
@@ -235,7 +244,7 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
             scores.reset()
             mean_loss.reset()
             with torch.inference_mode():
-                for batch in validation:
+                for batch in on_device(validation):
                     logits = model.network(model.normalised(batch.x))
                     mean_loss.update(F.cross_entropy(logits, batch.y), len(logits))
                     scores.update(logits.softmax(1), batch.y)
@@ -258,7 +267,7 @@ def digits_experiment(network: str, epochs: int, extra: tuple[str, ...] = ()) ->
             callbacks += [TQDMProgressBar(refresh_rate=10 if features else 1)]
         with hidden():
             trainer = Trainer(
-                max_epochs=epochs, accelerator="cpu", callbacks=callbacks, gradient_clip_val=1.0,
+                max_epochs=epochs, accelerator=device, callbacks=callbacks, gradient_clip_val=1.0,
                 use_distributed_sampler=False, num_sanity_val_steps=0, enable_model_summary=False, **extras,
             )  # fmt: skip
             if usual:
@@ -278,7 +287,7 @@ def as_it_is(batch: Any) -> Any:
     return batch
 
 
-def step() -> None:
+def step(device: str = "cpu") -> None:
     """The time that a step costs over a bare Lightning Trainer, everything on."""
     from my_project.data import ImageData  # pyright: ignore[reportMissingImports]
 
@@ -288,15 +297,16 @@ def step() -> None:
     def in_memory(self: Any) -> Any:  # the loader is measured elsewhere
         if not made:
             loader = whole(self)
-            made[0] = [batch for _ in range(20) for batch in loader]
-        return torch.utils.data.DataLoader(made[0], batch_size=None, collate_fn=as_it_is)  # pyright: ignore
+            made[0] = [batch for _ in range(20 if device == "cpu" else 8) for batch in loader]
+        pinned = device == "cuda"
+        return torch.utils.data.DataLoader(made[0], batch_size=None, collate_fn=as_it_is, pin_memory=pinned)  # pyright: ignore
 
     ImageData.train_dataloader = in_memory
     quiet = ("--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0", "--callbacks.best=null")
     quiet += ("--callbacks.early_stopping=null", "--callbacks.check_metric=null", "--data.augment=none")
     quiet += ("--trainer.log_every_n_steps=50",)  # Lightning's default
     small = "--model.network=SmallMLP --model.network.width=16 --model.network.depth=1 --data.batch_size=16"
-    arms = digits_experiment(small, 1, quiet)
+    arms = digits_experiment(small, 1, device, quiet)
     del arms["losses"], arms["raw"]
     try:
         seen = in_turn(7, arms)
@@ -313,15 +323,15 @@ def step() -> None:
     note(f"step: {len(made[0])} steps a round of a small MLP on batches of 16 in memory, clipped, with a schedule.")
 
 
-def digits() -> None:
+def digits(device: str = "cpu") -> None:
     """The default run against a raw loop with the same validation and metrics."""
-    once = digits_experiment("", 1)
+    once = digits_experiment("", 1, device)
     for arm in ("ours", "raw"):
         once[arm]()  # the cache of images and the allocator, too
-    arms = digits_experiment("", 8)
+    arms = digits_experiment("", 8, device)
     for name in ("bare", "features", "losses"):
         arms.pop(name)
-    arms["unsaved"] = digits_experiment("", 8, ("--callbacks.best=null", "--callbacks.last=null"))["ours"]
+    arms["unsaved"] = digits_experiment("", 8, device, ("--callbacks.best=null", "--callbacks.last=null"))["ours"]
     seen = in_turn(5, arms)
     record("digits, default run: steps a second", ratios(seen, "ours", "raw"), "×", "raw loop", at_least=0.85)
     record("digits, default run without checkpoints", ratios(seen, "unsaved", "raw"), "×", "raw loop, which saves none")
@@ -335,7 +345,10 @@ def fast(device: str = "cpu") -> None:
     from my_project.engine.fast import Setting, Step, choose, interleaved  # pyright: ignore[reportMissingImports]
     from my_project.networks import Backbone  # pyright: ignore[reportMissingImports]
 
-    for size, batch in ((64, 32), (224, 8)):
+    sizes = ((64, 32), (224, 8)) if device == "cpu" else ((224, 256),)
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True  # as --fast sets it
+    for size, batch in sizes:
         network = Backbone(3, 10, "resnet18")
         images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, device=device)
 
@@ -348,8 +361,12 @@ def fast(device: str = "cpu") -> None:
             began = time.perf_counter()
             cells[setting] = make(setting)
             cells[setting]()
+            cells[setting].measure()
             compiling += (time.perf_counter() - began) * setting.compiled
-        interleaved(list(cells.values()))
+        together = cells[settings[0]].together
+        for cell in cells.values():
+            cell.seconds.clear()
+        interleaved(list(cells.values()), together)
         chosen, said = choose(settings[0], 10_000_000, make)
         best = min(cells.values(), key=lambda cell: cell.median)
         name = f"ResNet-18 at {size}×{size}, --fast"
@@ -581,7 +598,11 @@ def gpu() -> None:
     from my_project.cli import CLI  # pyright: ignore[reportMissingImports]
 
     device = torch.device("cuda")
-    photographs(Path("photographs"), 4096, 500, 375)
+    folder = Path("photographs")
+    photographs(folder, 2048, 500, 375)
+    for path in list(folder.rglob("*.jpg")):  # epochs of some length; the bytes after an image's end are not read
+        for number in range(7):
+            path.with_stem(f"{path.stem}-{number}").write_bytes(path.read_bytes() + bytes([number]))
 
     def trained(*flags: str) -> float:
         clock = Clock()
@@ -593,14 +614,16 @@ def gpu() -> None:
                     "--data.test_fraction=0",
                     "--model.network=Backbone", "--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0",
                     "--callbacks.best=null", "--callbacks.early_stopping=null", "--callbacks.check_metric=null",
-                    "--trainer.max_epochs=12", "--trainer.log_every_n_steps=50", *flags,
+                    "--trainer.max_epochs=3", "--trainer.log_every_n_steps=50", *flags,
                 ],
                 callbacks=[clock],
             )  # fmt: skip
         rows = Path("runs/digits").glob("version_*/timing.csv")
         newest = max(rows, key=lambda path: path.stat().st_mtime).read_text().splitlines()[2:]  # the first warms up
         numbers = [[float(value) for value in row.split(",")] for row in newest]
-        return sum(row[3] for row in numbers) / sum(row[1] for row in numbers)
+        seconds, waited, images = (sum(column) for column in list(zip(*numbers, strict=True))[1:])
+        note(f"gpu, {' '.join(flags)}: {images / seconds:.0f} images/s, {waited / seconds:.0%} of it waiting for data.")
+        return images / seconds
 
     def resident(name: str, batch: int) -> tuple[float, float]:
         """Images a second of a compiled bf16 loop on data that lies on the device, and its share of the matrix rate."""
@@ -632,8 +655,8 @@ def gpu() -> None:
 
         eager = getattr(torchvision.models, name)(num_classes=2).to(device)
         with FlopCounterMode(display=False) as counter:
-            F.cross_entropy(eager(x), y).backward()
-        return batch / seconds, counter.get_total_flops() / seconds
+            F.cross_entropy(eager(x[:8]), y[:8]).backward()
+        return batch / seconds, counter.get_total_flops() * batch / 8 / seconds
 
     def matrix_rate() -> float:
         a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
@@ -647,19 +670,21 @@ def gpu() -> None:
         return 50 * 2 * 8192**3 / (time.perf_counter() - began)
 
     tuned = ("--model.network.name=resnet50", "--trainer.precision=bf16-mixed", "--model.channels_last=true")
+    record("host synchronisations between log points", [synchronisations()], "", at_most=0)
     best = resident("resnet50", 256)[0]
+    record("ResNet-50 at 224², resident data", [best], "images/s")
     ours = trained(*tuned, "--model.compile=true")
     record("ResNet-50 at 224², all features on, from the cache", [ours / best], "×", "resident data", at_least=0.97)
     plain = trained("--model.network.name=resnet50", "--callbacks.last=null", "--trainer.logger=[]")
+    # Of a long run the first minute: a short one is not worth measuring, and keeps what it has.
     one_flag = trained(
-        "--model.network.name=resnet50", "--fast=true", "--trainer.max_epochs=2000", "--trainer.max_steps=600"
+        "--model.network.name=resnet50", "--fast=true", "--trainer.max_epochs=4000", "--trainer.max_time=00:00:01:00"
     )
     record("--fast", [one_flag / plain], "×", "fp32, channels first, eager", at_least=4)
     rate, flops = resident("vit_b_16", 256)
     share = flops / matrix_rate()
     record("ViT-B/16 at 224²: share of the measured bf16 matrix rate", [share], "×", "matrix product", at_least=0.5)
     record("ViT-B/16 at 224²", [rate], "images/s")
-    record("host synchronisations between log points", [synchronisations()], "", at_most=0)
 
 
 def synchronisations() -> float:
@@ -676,10 +701,12 @@ def synchronisations() -> float:
                 self.profile.__enter__()
 
         def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-            if trainer.global_step == 118:
+            if trainer.global_step == 112:  # the epoch, and with it a validation, ends at 114
                 self.profile.__exit__(None, None, None)
                 waits = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-                counts.append(sum(event.count for event in self.profile.key_averages() if event.key in waits))
+                seen = {event.key: event.count for event in self.profile.key_averages() if event.key in waits}
+                note(f"gpu, waits in the steps 102 to 112, the profiler's own at its end among them: {seen}.")
+                counts.append(sum(seen.values()) - 1)
 
     with hidden():
         CLI(["fit", "--trainer.max_epochs=8", "--trainer.log_every_n_steps=20"], callbacks=[Count()])
@@ -692,7 +719,7 @@ def machine(device: str) -> str:
     processor = next((line.split(":")[1].strip() for line in described if "model name" in line), platform.machine())
     hardware = f"{len(os.sched_getaffinity(0))} cores of {processor}"
     if device == "cuda":
-        hardware = torch.cuda.get_device_name()
+        hardware = f"{torch.cuda.get_device_name()}, {hardware}"
     commit = subprocess.run(["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     versions = [f"{name} {version(name)}" for name in ("torch", "torchvision", "lightning", "timm")]
     return ", ".join([hardware, *versions, f"Python {platform.python_version()}", f"commit {commit.stdout.strip()}"])
@@ -716,33 +743,43 @@ def write(section: str, device: str) -> None:
     body = [f"## {section}", "", machine(device), "", *lines, "", *(f"- {text}" for text in NOTES)]
     parts = page.read_text().split("\n\n## ") if page.is_file() else ["# Speed"]
     blocks = {part.split("\n", 1)[0]: f"## {part.rstrip()}" for part in parts[1:]} | {section: "\n".join(body)}
-    order = [name for name in (*SECTIONS, "gpu") if name in blocks]
+    order = [name for name in (*SECTIONS, *map(on_a_gpu, ON_GPU), "gpu") if name in blocks]
     page.write_text("\n\n".join([parts[0].rstrip(), *(blocks[name] for name in order)]) + "\n")
     RESULTS.clear()
     NOTES.clear()
 
 
 SECTIONS = ("step", "digits", "fast", "loader", "start", "growth")
+ON_GPU = ("step", "digits", "fast")
+
+
+def on_a_gpu(section: str) -> str:
+    """Return the title of a section that was measured on a GPU and stands beside that of the CPU."""
+    return f"{section} on a GPU"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--only", nargs="+", choices=[*SECTIONS, "gpu"])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--million", action="store_true", help="Measure the growth to a million files.")
     options = parser.parse_args()
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    arms = {"step": step, "digits": digits, "fast": fast, "loader": loader, "start": start, "gpu": gpu}
-    arms["growth"] = lambda: growth(options.million)
+    device, known = options.device, SECTIONS if options.device == "cpu" else (*ON_GPU, "gpu")
+    wrong = set(options.only or ()) - set(known)
+    if wrong:
+        parser.error(f"--only {' '.join(sorted(wrong))} is not measured with --device {device}; choose from {known}")
+    arms = {name: lambda arm=arm: arm(device) for name, arm in (("step", step), ("digits", digits), ("fast", fast))}
+    arms |= {"loader": loader, "start": start, "growth": lambda: growth(options.million), "gpu": gpu}
     with tempfile.TemporaryDirectory(prefix="speed-") as folder:
         project(Path(folder))
         from my_project.engine.endings import quiet  # pyright: ignore[reportMissingImports]
 
         quiet()
-        for name in ("gpu",) if options.device == "cuda" else options.only:
+        for name in options.only or known:
             arms[name]()
-            write(name, options.device)
+            write(on_a_gpu(name) if device == "cuda" and name in ON_GPU else name, device)
         os.chdir(HERE)
 
 

@@ -104,6 +104,25 @@ def test_gradients_of_a_fused_optimizer_can_be_clipped_in_mixed_precision():
     precision.clip_gradients(optimizer, 1.0)
 
 
+@pytest.mark.parametrize(("gradient", "left"), [(64.0, 0.5), (float("inf"), 1.0)])
+def test_a_fused_optimizer_leaves_out_a_step_that_overflowed_without_being_asked(gradient, left, monkeypatch):
+    weight, optimizer = fused()
+    internals.allow_clipping(optimizer)
+    scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    for _ in range(2):  # the second as the first
+        weight.data.fill_(1.0)
+        scaler.scale(torch.tensor(1.0))
+        weight.grad = torch.full((3,), gradient * scaler.get_scale() / 64)
+        scaler.unscale_(optimizer)
+        MixedPrecision("16-mixed", "cpu", scaler=scaler).clip_gradients(optimizer, 100.0)
+        internals.skip_overflow_on_device(optimizer)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "item", lambda _: pytest.fail("the host waited for the device"))
+            scaler.step(optimizer)
+        scaler.update()
+        assert weight.tolist() == [left] * 3
+
+
 def test_the_loss_scale_of_a_scaler():
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     assert internals.loss_scale(scaler) is None  # before its first step

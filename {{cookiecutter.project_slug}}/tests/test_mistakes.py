@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 
+from project_package.engine.endings import exit_code
 from project_package.engine.mistakes import Mistake
 from project_package.model import Classifier
 
@@ -54,6 +56,14 @@ def test_it_is_named_in_one_line(run, capfd, flags, words):
     assert len(error) == 1
     assert words in error[0]
     assert not Path("runs").exists()
+
+
+def test_what_lightning_says_in_several_lines_is_said_in_one(capsys):
+    def refuse():
+        raise MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
+
+    assert exit_code(refuse) == 2
+    assert capsys.readouterr().err == "error: You requested gpu: [0, 1] But your machine only has: [0]\n"
 
 
 def test_nothing_trained_yet_is_said(run, capfd):

@@ -151,6 +151,19 @@ def test_overflows_of_fp16_are_a_fault_when_there_are_twenty_in_a_row(shapes):
         steps(20)
 
 
+def test_a_weight_that_is_not_finite_is_a_fault_in_fp16_too(shapes):
+    trainer = Trainer(max_epochs=1, logger=False, enable_progress_bar=False, accelerator="cpu", log_every_n_steps=1)
+    trainer.fit(Classifier(), ImageData(str(shapes), batch_size=8, num_workers=0))
+    trainer.precision_plugin.scaler = torch.amp.GradScaler("cpu")
+    guard = faults.NumericalFaults()
+    guard.on_train_start(trainer, trainer.model)
+    guard.first_batch = 0
+    guard.check(trainer, trainer.model, weights=True)
+    next(trainer.model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(RunFailed, match="a weight is not finite"):
+        guard.check(trainer, trainer.model, weights=True)
+
+
 def test_out_of_memory_names_the_flags_that_help(run, capfd, monkeypatch):
     def full(self, batch, batch_idx):
         raise torch.OutOfMemoryError("CUDA out of memory.")

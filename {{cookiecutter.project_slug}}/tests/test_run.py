@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningModule
 
 from project_package.data import ImageData
 from project_package.engine.splits import Manifest
@@ -69,6 +70,19 @@ def test_a_checkpoint_is_loaded_without_the_command_line(trained, shapes):
     x_NCHW = torch.stack([data.train[i].x for i in range(4)])
     with torch.no_grad():
         assert model.eval()(x_NCHW).shape == (4, 3)
+
+
+def test_a_model_is_loaded_to_the_cpu_wherever_it_was_trained(trained, monkeypatch):
+    seen = []
+
+    def load(cls, path, map_location=None, *args, **kwargs):
+        seen.append(map_location)
+
+    monkeypatch.setattr(LightningModule, "load_from_checkpoint", classmethod(load))
+    Classifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt")
+    Classifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt", map_location="meta")
+    Classifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt", "meta")
+    assert seen == ["cpu", "meta", "meta"]
 
 
 def test_nothing_but_test_reads_the_test_split(run, shapes, tmp_path, capfd):

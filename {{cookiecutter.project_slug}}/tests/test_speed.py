@@ -5,6 +5,7 @@ import shutil
 import sys
 import tracemalloc
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from project_package.engine.decoding import decode
 from project_package.engine.fast import Setting, choose
 from project_package.engine.faults import NumericalFaults
 from project_package.engine.images import Decoding
+from project_package.engine.optimizers import make_optimizer
 from project_package.engine.sampling import EpochSampler
 from project_package.model import Classifier
 
@@ -231,12 +233,16 @@ class Stub:
         if isinstance(self.taken, Exception):
             raise self.taken
 
-    def measure(self):
+    def measure(self, together=1):
         self.seconds.append(self.taken)
 
     @property
     def median(self):
         return self.taken
+
+    @property
+    def together(self):
+        return 10 if self.setting.precision == "16-true" else 1  # as on a GPU
 
 
 PLAIN = Setting("32-true", False, False)
@@ -258,6 +264,13 @@ def test_fast_takes_the_fastest_that_is_worth_it(times, steps, chosen):
     made, said = choose(PLAIN, steps, lambda setting: Stub(setting, times.get(setting, 1.0)))  # type: ignore[arg-type]
     assert made == chosen
     assert str(chosen) in said
+
+
+def test_fast_counts_the_steps_of_a_gpu_which_is_given_several_at_once():
+    present, better = Setting("16-true", False, False), Setting("16-true", True, False)
+    for steps, chosen in ((5_000, present), (20_000, better)):
+        made, _ = choose(present, steps, lambda setting: Stub(setting, 0.5 if setting == better else 1.0))  # type: ignore[arg-type]
+        assert made == chosen
 
 
 def test_fast_keeps_a_precision_that_was_asked_for():
@@ -289,6 +302,26 @@ def test_fast_measures_real_steps(run, capsys):
     step.measure()
     assert step.median > 0
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+class NoKernel(torch.optim.SGD):
+    """An optimizer whose fused kernel is missing on this device, as Adagrad's is on a GPU in torch 2.11."""
+
+    def __init__(self, params, lr=0.01, fused=None):
+        super().__init__(params, lr, fused=fused)
+
+    def step(self, closure=None):
+        if self.defaults["fused"]:
+            raise RuntimeError("`fused=True` requires all the params to be on supported devices")
+        return super().step(closure)
+
+
+def test_an_optimizer_without_a_fused_kernel_for_the_device_is_not_fused():
+    parameters = [torch.nn.Parameter(torch.zeros(2))]
+    for kind, fused in ((torch.optim.SGD, True), (NoKernel, None)):
+        groups = [{"params": parameters, "lr_factor": 1.0}]
+        optimizer = make_optimizer(partial(kind, lr=0.01), groups, torch.device("cpu"))
+        assert optimizer.param_groups[0]["fused"] is fused
 
 
 @pytest.mark.parametrize("name", ["AdamW", "SGD", "NAdam"])

@@ -260,6 +260,22 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_statistics():
             assert torch.allclose(value, saving.state_dict()[name], atol=1e-6), name
 
 
+def test_gradient_checkpointing_and_compiling_go_together():
+    torch.manual_seed(0)
+    plain = Backbone(3, 4, "resnet18").train()
+    both = Backbone(3, 4, "resnet18", checkpointing=True).train()
+    both.load_state_dict(plain.state_dict())
+    both.compile(backend="eager")
+    x = torch.randn(4, 3, 32, 32)
+    for network in (plain, both):
+        network(x).square().mean().backward()
+    for one, two in zip(plain.parameters(), both.parameters(), strict=True):
+        assert torch.allclose(one.grad, two.grad, atol=1e-5)
+    for name, value in plain.state_dict().items():
+        if "running" in name:
+            assert torch.allclose(value, both.state_dict()[name], atol=1e-6), name
+
+
 def test_channels_last_changes_the_layout_and_not_the_result(shapes):
     plain, _, _ = fit(shapes, epochs=1)
     last, _, _ = fit(shapes, epochs=1, channels_last=True)
@@ -346,6 +362,20 @@ def test_mixing_trains_on_soft_labels_for_its_epochs_and_share_and_scores_hard_o
     assert 15 < sum(target.ndim == 2 for target in Targets.seen) < 45
     model, watch, _ = fit(shapes, epochs=1, mixup=1.0, network=Answer)
     assert model.sums.tolist()[2:] == [watch.labels.count(0), 48]
+
+
+def test_the_first_weights_and_the_draws_of_mixing_do_not_depend_on_the_device(shapes):
+    data = ImageData(str(shapes), num_workers=0)
+    data.setup("fit")
+    schema = data.schema.as_dict()
+    models = [Classifier(network=SMALL, mixup=0.2, cutmix=1.0, schema=schema) for _ in range(2)]
+    models[0].configure_model()
+    with torch.device("meta"):  # Lightning's way of building a network where the run is
+        models[1].configure_model()
+    weights = [model.network.state_dict() for model in models]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    kinds = models[1].mix.transforms[0].transforms
+    assert {kind._dist.sample().device.type for kind in kinds} == {"cpu"}  # on a GPU each draw would wait for it
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ class Backbone(nn.Module):
         return logits if isinstance(logits, Tensor) else logits.logits  # inception and googlenet add auxiliary outputs
 
 
+@torch.compiler.disable(recursive=False)  # torch.compile takes no context_fn (2.15): it compiles the stages one by one
 def _checkpointed(part: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return forward(*inputs)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -382,7 +383,7 @@ class Commands(LightningCLI):
         refuse_finders(options["callbacks"])
         try:
             trainer: Any = Trainer(**options)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, MisconfigurationException) as error:
             if not is_refusal(error):
                 raise
             raise Mistake(f"{' '.join(str(error).split())} (a flag of --trainer)") from error

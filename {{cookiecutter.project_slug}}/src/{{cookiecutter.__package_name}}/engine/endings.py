@@ -68,8 +68,10 @@ def exit_code(command: Callable[[], object]) -> int:
 
 
 def _said(error: Exception, code: int) -> int:
-    last = str(error).strip().splitlines()[-1]  # of a loader's worker the rest is its traceback
-    text = re.sub(r"^[\w.]+(Mistake|RunFailed): ", "", last)
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:  # of a loader's worker
+        text = text.splitlines()[-1]
+    text = re.sub(r"^[\w.]+(Mistake|RunFailed): ", "", " ".join(text.split()))
     print(f"error: {text}", file=sys.stderr)
     return code
 

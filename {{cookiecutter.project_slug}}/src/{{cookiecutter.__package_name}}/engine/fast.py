@@ -7,6 +7,7 @@ was chosen is printed and stands in the run's config.yaml, so that a resumed or 
 import contextlib
 import copy
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from torch import nn
 SHARE = 0.01  # of the run's estimated time that may be spent on measuring
 COMPILING = 60.0  # seconds that a compilation is expected to take at most
 WARM_UP, ROUNDS = 2, 5
+BUSY = 0.05  # seconds of work that a GPU is given at once, so that what it waits for the host does not count
 GAIN = 0.98  # another setting is taken if its step takes at most this share of the present one's
 
 
@@ -69,9 +71,8 @@ class Step:
         loss.backward()
         self.network.zero_grad()
 
-    def measure(self) -> None:
-        """Time a step; on a GPU several, so that it is never idle."""
-        together = 10 if self.device.type == "cuda" else 1
+    def measure(self, together: int = 1) -> None:
+        """Time a step, as the mean of several that are handed to the device together."""
         began = time.perf_counter()
         for _ in range(together):
             self()
@@ -84,15 +85,20 @@ class Step:
         """The median time of a step in seconds."""
         return statistics.median(self.seconds)
 
+    @property
+    def together(self) -> int:
+        """How many steps a measurement takes, once one was measured: one on a CPU, which is never idle."""
+        return min(10, math.ceil(BUSY / self.median)) if self.device.type == "cuda" else 1
 
-def interleaved(steps: list[Step]) -> Step:
+
+def interleaved(steps: list[Step], together: int = 1) -> Step:
     """Measure steps in turn, so that what else the machine does meets them alike; returns the fastest."""
     for step in steps:
         for _ in range(WARM_UP):
             step()
     for _ in range(ROUNDS):
         for step in steps:
-            step.measure()
+            step.measure(together)
     return min(steps, key=lambda step: step.median)
 
 
@@ -114,10 +120,11 @@ def choose(present: Setting, count: int, make: Callable[[Setting], Step]) -> tup
     budget = SHARE * count * first.median
     precisions = ("32-true", "bf16-mixed") if present.precision == "32-true" else (present.precision,)
     settings = [Setting(*both, present.compiled) for both in itertools.product(precisions, (False, True))]
-    if len(settings) * (WARM_UP + ROUNDS) * first.median > budget:
+    together = first.together
+    if len(settings) * (WARM_UP + ROUNDS * together) * first.median > budget:
         return present, f"{present} is kept: the run is too short to gain by measuring"
     steps = [make(setting) for setting in settings]
-    best = interleaved(steps)
+    best = interleaved(steps, together)
     default = next(step for step in steps if step.setting == present)
     said = "; ".join(f"{step.setting} {step.median * 1e3:.1f} ms" for step in steps)
     if budget > COMPILING and not present.compiled:
@@ -127,7 +134,7 @@ def choose(present: Setting, count: int, make: Callable[[Setting], Step]) -> tup
         except Exception as error:  # no compiler, or a network that it does not take
             said += f"; not compiled ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
         else:
-            best = interleaved([best, compiled])
+            best = interleaved([best, compiled], together)
             said += f"; {compiled.setting} {compiled.median * 1e3:.1f} ms"
     chosen = best.setting if best.median <= GAIN * default.median else present
     return chosen, f"{chosen} of {said}"
@@ -166,9 +173,9 @@ class Fast(Callback):
         steps = trainer.max_steps if trainer.max_steps > 0 else of_epochs
         hparams: Any = model.hparams
         present = Setting(str(trainer.precision), hparams.channels_last, hparams.compile)
-        if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")
-            torch.backends.cudnn.benchmark = True
+        given = self.config.trainer
+        if device.type == "cuda" and given.benchmark is None and not given.deterministic:
+            torch.backends.cudnn.benchmark = given.benchmark = True  # for a run that goes on, too
         chosen, said = choose(
             present, steps * trainer.accumulate_grad_batches, lambda setting: Step(setting, network, images.byte())
         )

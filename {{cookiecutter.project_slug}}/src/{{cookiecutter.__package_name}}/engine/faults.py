@@ -97,14 +97,16 @@ class NumericalFaults(Callback):
                 f"nothing was learned and the run was stopped; {kept}. Use --trainer.precision bf16-mixed or lower the "
                 "rate."
             )
-        where = self.first_batch + batches + self.finite_batches_before
+        begun = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        # Under fp16 losses are not looked at, the scaler sees to them: it is a weight.
+        where = begun if self.scaler is not None else self.first_batch + batches + self.finite_batches_before
         epoch, batch_idx = divmod(where, int(trainer.num_training_batches))
         step = where // trainer.accumulate_grad_batches
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         seen = data.samples_of(epoch, batch_idx) if data else []
         shown = ", ".join(seen[:8]) + (f" … ({len(seen)})" if len(seen) > 8 else "")
         shown = f"{data.noun} {shown}" if seen else "samples unknown"
-        behind = trainer.fit_loop.epoch_loop.total_batch_idx + 1 - where
+        behind = begun - where
         what, rate = ("the loss", rates[-behind]) if behind else ("a weight", rate)
         raise RunFailed(
             f"{what} is not finite at step {step} (epoch {epoch}, batch {batch_idx}, rate {rate:.3g}, {shown})"

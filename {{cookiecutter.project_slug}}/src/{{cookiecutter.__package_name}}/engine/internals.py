@@ -51,8 +51,24 @@ def allow_clipping(optimizer: Optimizer) -> None:
     It refuses where ``_step_supports_amp_scaling`` is set (torch 2.15), which is for optimizers that unscale by
     themselves; ours are unscaled before clipping.
     """
-    if hasattr(optimizer, "_step_supports_amp_scaling"):
+    if not hasattr(optimizer, "_step_supports_amp_scaling"):
+        return
+
+    def allow(*_: Any) -> None:
         optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+
+    allow()
+    optimizer.register_step_post_hook(allow)  # after skip_overflow_on_device
+
+
+def skip_overflow_on_device(optimizer: Optimizer) -> None:
+    """Let a fused optimizer leave out the step that overflowed in fp16, once, after its gradients were clipped.
+
+    torch's GradScaler hands ``found_inf`` to optimizers with ``_step_supports_amp_scaling`` (torch 2.15); for others it
+    reads it from the device in every step.
+    """
+    if optimizer.defaults.get("fused") and hasattr(optimizer, "_step_supports_amp_scaling"):
+        optimizer._step_supports_amp_scaling = True  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def loss_scale(scaler: Any) -> Tensor | None:

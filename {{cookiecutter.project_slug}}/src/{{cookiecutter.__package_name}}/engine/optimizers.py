@@ -38,14 +38,25 @@ def make_optimizer(factory: Callable[..., Optimizer], groups: list[dict[str, Any
     """
     kind, given = recipe(factory)
     # fused is None unless it was asked for or ruled out.
-    can_fuse = "fused" in inspect.signature(kind).parameters and device.type in ("cpu", "cuda", "mps")
-    options = {"fused": True} if can_fuse and given.get("fused") is given.get("foreach") is None else {}
+    open_choice = "fused" in inspect.signature(kind).parameters and given.get("fused") is given.get("foreach") is None
     with _in_range("--model.optimizer"):
+        options = {"fused": True} if open_choice and _has_fused_kernel(factory, device) else {}
         optimizer = factory(groups, **options)
     allow_clipping(optimizer)
     for group in optimizer.param_groups:
         group["lr"] *= group["lr_factor"]
     return optimizer
+
+
+def _has_fused_kernel(factory: Callable[..., Optimizer], device: torch.device) -> bool:
+    """Tell whether torch has one kernel for all parameters, by a step: it differs by optimizer, device and version."""
+    parameter = nn.Parameter(torch.zeros(1, device=device))
+    parameter.grad = torch.zeros_like(parameter)
+    try:
+        factory([parameter], fused=True).step()
+    except RuntimeError:
+        return False
+    return True
 
 
 class StepPlateau(Callback):

@@ -22,7 +22,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from . import checkpoints, guard
 from .factories import recipe, written
 from .faults import NumericalFaults
-from .internals import INSTANTIATE, INSTANTIATOR
+from .internals import INSTANTIATE, INSTANTIATOR, skip_overflow_on_device
 from .loading import Batch
 from .metrics import MONITOR
 from .mistakes import Mistake, not_compiled, require
@@ -180,8 +180,10 @@ class Task(LightningModule):
             self.schema = data.schema
             hparams.update(schema=data.schema.as_dict())
         assert self.schema, "build the model from data or a checkpoint"
-        balance = self.schema.target.balance(None) if data is None else data.loss_balance
-        with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed, not on what was drawn before
+        # The first weights depend on the seed, not on what was drawn before, and not on the device, where Lightning
+        # would draw them. MixUp's shares, too, are drawn on the CPU from here on: each draw on a GPU would wait for it.
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+            balance = self.schema.target.balance(None) if data is None else data.loss_balance
             torch.manual_seed(derived_seed(run_seed(), 1))
             self.build(self.schema, balance)
             if hparams.init:
@@ -239,6 +241,10 @@ class Task(LightningModule):
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":  # torch.manual_seed would note a stack trace for every kind of device not in use
             torch.get_device_module(self.device).manual_seed(seed)
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        super().configure_gradient_clipping(optimizer, *args, **kwargs)
+        skip_overflow_on_device(optimizer)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
@@ -360,11 +366,15 @@ class Task(LightningModule):
             ) from error
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a model as Lightning does, of a checkpoint that ``checkpoints.read`` finds harmless."""
+    def load_from_checkpoint(cls, checkpoint_path: Any, map_location: Any = "cpu", *args: Any, **kwargs: Any) -> Any:
+        """Load a model as Lightning does, of a checkpoint that ``checkpoints.read`` finds harmless.
+
+        It lies on the CPU unless ``map_location`` says otherwise, wherever it was trained.
+        """
         with guard.open_to(guard.TRUSTED):
             checkpoints.read(checkpoint_path, cls)
-            return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
+            options = {**kwargs, "weights_only": True}
+            return super().load_from_checkpoint(checkpoint_path, map_location, *args, **options)
 
 
 def _read_schema(content: dict[str, Any]) -> Schema:
