@@ -83,6 +83,29 @@ CONFIGS: list[tuple[str, Any]] = [
 ]
 
 
+def damages() -> Iterator[tuple[str, str | bytes | None]]:
+    """Yield what may become of a file in a run's folder: its name and the content; None makes a folder of it."""
+    for name in ("metrics.csv", "timing.csv", "failure.txt", "environment.txt", "config.yaml", "manifest.json"):
+        yield from ((name, bytes(range(256)) * 20), (name, ""), (name, "\0" * 100), (name, "a,b,c,d\nx,y,z,w\n"))
+        yield from ((name, '{"a": [1, null, {"b": 2}]}'), (name, None), (name, "[" * 100_000), (name, "a: &a [*a]"))
+    for name in ("test_predictions.csv", "confusion_matrix.csv"):
+        yield from ((name, bytes(range(256)) * 20), (name, None), (name, "a,b\n1,2,3\n"))
+    rows = ("x,1", f"1,{'9' * 200_000}", "1,2,3,4\n2", "1e400,nan\n-5,inf")
+    yield from (("metrics.csv", f"step,val/loss\n{row}\n") for row in rows)
+    yield from (("timing.csv", f"step,seconds,data_wait,samples\n{row}\n") for row in ("1,2,x,4", "1,0,0,0"))
+    yield "failure.txt", "\x1b]0;a title\x07 \x1b[2J\nTraceback"
+    yield "hashes.npy", bytes(100)
+
+
+# Values that a setting of a run's config may have, and settings that are read without the parser.
+ODD = [[1, 2], {"a": {"b": 1}}, "odd\x1b[2J text", None, -1, True, 10**400]
+READ = """
+    monitor mode name data model trainer callbacks seed_everything data.batch_size data.root data.manifest
+    data.image_size model.network model.optimizer model.schedule trainer.max_epochs trainer.accumulate_grad_batches trainer.devices
+    trainer.gradient_clip_val callbacks.early_stopping callbacks.best
+""".split()
+
+
 def change(content: dict[str, Any], setting: str, value: Any) -> None:
     """Write a setting into the content of a config."""
     *above, last = setting.split(".")

@@ -583,6 +583,47 @@ def hostile_configs(arena: Arena) -> list[bool]:
     return [*survived, not (place / attacks.CANARY).exists()]
 
 
+def damaged_runs(arena: Arena) -> list[bool]:
+    """A run's files as accidents and strangers leave them, for what reads them."""
+    place = arena.place()
+    arena.fit(place)
+    arena.run(place, "test", "--name=run")
+    run = place / "runs/run/version_0"
+    good = yaml.safe_load((run / "config.yaml").read_text())
+    changes: list[Callable[[Path], object]] = []
+    for name, content in attacks.damages():
+        changes.append(lambda copy, name=name, content=content: damage(copy / name, content))
+    for setting in attacks.READ:
+        for value in attacks.ODD:
+            odd = deepcopy(good)
+            attacks.change(odd, setting, value)
+            text = yaml.safe_dump(odd)
+            changes.append(lambda copy, text=text: damage(copy / "config.yaml", text))
+    for number, change in enumerate(changes):
+        copy = place / f"runs/damaged-{number}/version_0"
+        shutil.copytree(run, copy)
+        change(copy)
+    each = [place / f"runs/damaged-{number}/version_0" for number in range(len(changes))]
+    lines = [
+        line for copy in each for line in (("report", copy), ("diagnose", copy), ("test", f"--name={copy.parent.name}"))
+    ]
+    survived = []
+    for line, result in zip(lines, arena.command.each(arena.project, place, lines), strict=True):
+        survived.append(result.code == 0 or (result.code, len(result.errors)) == (2, 1))
+        if not survived[-1]:
+            print(f"not in one line: {line}: {result.code} {result.output[-600:]}")
+    return survived
+
+
+def damage(file: Path, content: str | bytes | None) -> None:
+    """Put something else in the place of a file."""
+    file.unlink(missing_ok=True)
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 def fuzzed_configs(arena: Arena, number: int = 2000) -> list[bool]:
     """Configs of runs that a fuzzer builds."""
     place = arena.place()
@@ -821,6 +862,7 @@ ROWS = [
     Row("images or classes changed on resume", "refused", changed_data),
     Row("hostile checkpoints, for every command", "refused in one line, nothing is run", hostile_checkpoints),
     Row("hostile configs of runs, by hand", "refused in one line, nothing is run or imported", hostile_configs),
+    Row("a run's files, damaged in any way", "read as far as they say something, or refused in one line", damaged_runs),
     Row("hostile configs of runs, by a fuzzer", "nothing is run or imported", fuzzed_configs),
     Row(
         "projects baked from random and hostile answers",

@@ -1,15 +1,19 @@
 """A run's folder may be anybody's: nothing that its config or its checkpoint names is run, imported or fetched."""
 
+import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from project_package.__main__ import main
 from project_package.engine import PACKAGE, guard
 from project_package.engine.checkpoints import WholeFile
 from project_package.engine.configs import RENAMED, read_config
@@ -251,3 +255,78 @@ def test_a_checkpoint_is_not_saved_through_a_link(name, tmp_path):
     WholeFile().save_checkpoint({"a": 1}, tmp_path / "best.ckpt")
     assert victim.read_text() == "as it was"
     assert torch.load(tmp_path / "best.ckpt", weights_only=True) == {"a": 1}
+
+
+@pytest.mark.parametrize("key", ["/etc/hostname", "../../secret.png", "left/../../x.png", "left/\x1b[2J.png", 5])
+def test_a_manifest_names_nothing_outside_of_the_data(key, trained, run, capfd):
+    content = json.loads((trained / "manifest.json").read_text())
+    content["splits"]["val"][0][0] = key
+    (trained / "manifest.json").write_text(json.dumps(content))
+    assert run("validate") == 2
+    said = capfd.readouterr().err
+    assert "manifest.json" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"version": 99}', "\x00", "{}"])
+def test_a_manifest_that_is_none_is_refused_in_one_line(text, trained, run, capfd):
+    (trained / "manifest.json").write_text(text)
+    assert run("validate") == 2
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_where_the_images_of_a_run_lie_is_said(trained, run, shapes, capfd):
+    flags = ("--data.num_workers=0", "--trainer.limit_test_batches=1")
+    assert main(["test", f"--ckpt_path={trained}/checkpoints/best.ckpt", *flags]) == 0
+    assert f"data of {shapes}" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a device"])
+def test_what_is_no_plain_file_is_no_image(kind, trained, run, shapes, tmp_path, capfd):
+    root = tmp_path / "copy"
+    shutil.copytree(shapes, root)
+    key = json.loads((trained / "manifest.json").read_text())["splits"]["test"][0][0]
+    (root / key).unlink()
+    if kind == "pipe":
+        os.mkfifo(root / key)
+    else:
+        (root / key).symlink_to("/dev/zero")
+    assert run("test", f"--data.root={root}") == 2
+    assert "no plain file" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["link to a device", "other columns", "empty", "words"])
+def test_hashes_that_are_none_are_taken_again(kind, run):
+    index = Path("data/cache/hashes.npy")
+    index.parent.mkdir(parents=True)
+    if kind == "link to a device":
+        index.symlink_to("/dev/zero")
+    elif kind == "other columns":
+        np.save(index, np.zeros((3, 2)))
+    else:
+        index.write_bytes(b"" if kind == "empty" else b"no numbers")
+    assert run("fit", "--trainer.max_steps=1") == 0
+
+
+@pytest.mark.parametrize("flag", ["--data.batch_size", "--model.network", "--seed_everything"])
+def test_a_null_where_something_is_needed_is_named(flag, run, capfd):
+    assert run("fit", f"{flag}=null") == 2
+    assert f"{flag}=null" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["data", "model", "trainer"])
+@pytest.mark.parametrize("value", [None, 5, [1], "text"])
+def test_a_part_of_a_config_that_is_no_mapping_is_refused(part, value, run, capfd):
+    Path("odd.yaml").write_text(yaml.safe_dump({part: value}))
+    assert run("fit", "--config=odd.yaml") == 2
+    assert "no mapping" in capfd.readouterr().err
+
+
+def test_control_characters_are_written_out_and_names_with_them_refused(run, shapes, tmp_path, capfd):
+    assert run("fit", "--data.root=\x1b[2Jx") == 2
+    shutil.copytree(shapes, tmp_path / "copy")
+    (tmp_path / "copy/left/000.png").rename(tmp_path / "copy/left/\x1b[2J.png")
+    assert run("fit", f"--data.root={tmp_path / 'copy'}") == 2
+    said = capfd.readouterr().err
+    assert said.count("\\x1b[2J") == 2
+    assert "\x1b" not in said

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentError
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from .files import made_anew
-from .guard import check_hyper_parameters, check_size
+from .guard import check_hyper_parameters, check_plain
 from .internals import INSTANTIATE, INSTANTIATOR
 from .mistakes import Mistake, RunFailed
 
@@ -73,7 +73,7 @@ def read(path: str | Path, kind: type, to_go_on: bool = False) -> dict[str, Any]
             raise ValueError("it holds no version")
         if {"hparams", "module_arguments"} & content.keys():  # Lightning would read them, too
             raise ValueError("it holds hyper-parameters of a Lightning before 1.0")
-        check_size(content["hyper_parameters"])
+        check_plain(content["hyper_parameters"])
     except Exception as error:  # a damaged file raises almost anything
         reason = str(error).strip().splitlines()
         raise Mistake(

@@ -176,7 +176,9 @@ class Commands(LightningCLI):
                 "are unknown; keep checkpoints in the folder of their run."
             )
         if runs.is_rank_zero():
-            print(f"{command}: {source.checkpoint} with the config and splits of {source.run}")
+            told = f"{command}: {source.checkpoint} with the config and splits of {source.run}"
+            root = (read_config(config).get("data") or {}).get("root")
+            print(told if any(arg.startswith("--data.root") for arg in args) else f"{told}, data of {root}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
             if overrides and command != "fit":  # fit compares the configs
                 print(f"changed by flags: {runs.masked(' '.join(args[1:]))}")
@@ -237,6 +239,10 @@ class Commands(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
+        try:
+            parser.validate(self.config, skip_unset=False)  # a null, too, must be of the type that is asked for
+        except (TypeError, KeyError) as error:
+            parser.error(str(error), error)
         if self.source is not None:
             # Lightning would let the checkpoint's values override the model's flags in silence (PL#21455); it gets the
             # path when the flags are settled.

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .guard import check_size
+from .guard import check_plain
 from .mistakes import Mistake, unknown
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -97,7 +97,7 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
             raise ValueError("it is no plain file")
         text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text) or {}
-        check_size(content)
+        check_plain(content)
         content = expanded(content)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise Mistake(
@@ -108,6 +108,11 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         raise Mistake(f"config {str(path)!r} is no mapping of flags to values, so it has no effect; mend it.")
     if content.pop("config", None):
         raise Mistake(f"config {str(path)!r} names another one, which is not read; give both: --config A --config B.")
+    for part in ("model", "data", "trainer"):
+        if part in content and not isinstance(content[part], dict):
+            raise Mistake(
+                f"config {str(path)!r} has {part!r} as {content[part]!r}, which is no mapping of settings; mend it."
+            )
     for old, new in RENAMED.items():
         _rename(content, old, new)
     return content, text

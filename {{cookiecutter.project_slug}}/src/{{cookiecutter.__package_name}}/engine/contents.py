@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def file_stats(root: str | Path, paths: list[str]) -> np.ndarray:
         try:
             found = os.stat(prefix + path)
         except OSError:
+            continue
+        if not stat.S_ISREG(found.st_mode):  # who reads it will say so
             continue
         stats[i] = found.st_size, found.st_mtime_ns
     return stats
@@ -98,8 +101,9 @@ def content_hashes(root: str | Path, paths: list[str], stats: np.ndarray, index:
     row = np.dtype([("key", "S16"), ("hash", "S16")])
     known = np.empty(0, row)
     if index is not None:
-        with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
-            known = np.load(index)
+        with contextlib.suppress(OSError, ValueError, EOFError):  # there is none, or it is damaged
+            kept = np.load(index) if Path(index).is_file() else known
+            known = kept if kept.dtype == row and kept.ndim == 1 else known
     prefix = os.path.join(os.path.abspath(root), "")
     wanted = np.empty(len(paths), row)
     names = (f"{prefix}{path}\0{size}\0{time}" for path, (size, time) in zip(paths, stats.tolist(), strict=True))
@@ -111,6 +115,8 @@ def content_hashes(root: str | Path, paths: list[str], stats: np.ndarray, index:
 
     def read(i: int) -> bytes:
         try:
+            if stats[i, 0] < 0 and os.path.exists(prefix + paths[i]):
+                raise OSError(0, "it is no plain file")
             with open(prefix + paths[i], "rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()[:16]
         except OSError as error:

@@ -4,6 +4,7 @@ The command ``export`` ships this file as it stands, so it needs nothing of the 
 """
 
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ def opened(path: str | Path, max_megapixels: float = MEGAPIXELS) -> Iterator[Ima
     if Image.MAX_IMAGE_PIXELS is not None:
         Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, most)
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, for ever
+            raise Unreadable(f"{path} cannot be read (it is no plain file)")
         with Image.open(path, formats=formats()) as image:
             if image.width * image.height > most:
                 raise Image.DecompressionBombError(f"it has {image.width * image.height / 1e6:.1f} megapixels")

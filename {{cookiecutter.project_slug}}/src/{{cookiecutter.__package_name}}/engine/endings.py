@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from .mistakes import Mistake, RunFailed, said_by
+from .mistakes import Mistake, RunFailed, said_by, shown
 
 NOISE = (  # what Lightning says that needs no answer here
     "does not have many workers",  # small images load faster without
@@ -72,7 +72,7 @@ def _said(error: Exception, code: int) -> int:
     if "Traceback (most recent call last)" in text:  # of a loader's worker
         text = text.splitlines()[-1]
     text = re.sub(r"^[\w.]+(Mistake|RunFailed): ", "", " ".join(text.split()))
-    print(f"error: {text}", file=sys.stderr)
+    print(f"error: {shown(text)}", file=sys.stderr)
     return code
 
 

@@ -3,12 +3,13 @@
 What is gone is told from what cannot be read.
 """
 
+import contextlib
 import csv
 import errno
 import io
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,24 @@ from .mistakes import Mistake
 def is_gone(error: BaseException | None) -> bool:
     """Tell whether an error says that a file is not there, and not that it cannot be read."""
     return isinstance(error, FileNotFoundError | NotADirectoryError)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Word that a file of a run is not as it was written.
+
+    Raises:
+        Mistake: It is not.
+    """
+    try:
+        yield
+    except Mistake:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+        raise Mistake(
+            f"{path} cannot be read ({str(error)[:200]}), so what it says of the run is not known; bring it back, or "
+            "move it away."
+        ) from error
 
 
 def made_anew(path: Path) -> BinaryIO:
@@ -35,7 +54,7 @@ def opened(path: Path, flags: int) -> int:
     try:
         file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENXIO):
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise
     else:
         if stat.S_ISREG(os.fstat(file).st_mode):
@@ -53,6 +72,8 @@ def append(path: Path, text: str) -> None:
 def write(path: Path, content: str | bytes) -> None:
     """Write a file so that a kill leaves the old one or the new one."""
     unfinished = path.with_name(f".{path.name}.unfinished")
+    if path.is_dir() and not path.is_symlink():
+        raise Mistake(f"{path} is a folder, so the file cannot be written; move it away.")
     with made_anew(unfinished) as file:
         file.write(content.encode() if isinstance(content, str) else content)
     os.replace(unfinished, path)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from .decoding import formats
 from .files import is_gone
-from .mistakes import Mistake
+from .mistakes import CONTROL, Mistake
 from .splits import Samples
 
 Layout = Literal["auto", "classes", "splits"]
@@ -105,8 +105,8 @@ def _list(path: str, prefix: str, listing: Listing, seen: set[tuple[int, int]]) 
             continue
         for entry in entries:
             name = entry.name
-            if not name.isascii():
-                _check_utf8(name, path)
+            if not (name.isascii() and name.isprintable()):
+                _check_name(name, path)
             if name.startswith("."):
                 listing.left_out["hidden"] += 1
             elif entry.is_dir():
@@ -139,7 +139,12 @@ def _unreadable(path: str, error: OSError) -> Mistake:
     )
 
 
-def _check_utf8(name: str, folder: str) -> None:
+def _check_name(name: str, folder: str) -> None:
+    if CONTROL.search(name):
+        raise Mistake(
+            f"a name in {folder!r}, {name!r}, holds control characters, so it could change what a terminal shows; "
+            "rename it."
+        )
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -266,7 +271,7 @@ def new_images(flag: str, root: str | Path | None) -> tuple[Path, Listing]:
     path = Path(root)
     kind = _kind(path)
     if kind == "file":
-        _check_utf8(path.name, str(path.parent))
+        _check_name(path.name, str(path.parent))
         return path.parent, Listing([path.name])
     if kind != "folder":
         what = "not there" if kind == "none" else "neither a folder nor a plain file"

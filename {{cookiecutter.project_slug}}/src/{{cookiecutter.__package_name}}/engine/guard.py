@@ -22,13 +22,13 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from . import PACKAGE
 from .internals import denied_by_default, parsing_settings_restored
-from .mistakes import Mistake
+from .mistakes import CONTROL, Mistake
 
 # What a run's config or a checkpoint may name; `trusted` in cli.py adds to it.
 TRUSTED = {PACKAGE, "lightning.fabric", "lightning.pytorch", "torch.nn", "torch.optim", "torchvision.models"}
 CLASS_PATH = re.compile(r"([A-Za-z_]\w*\.)+[A-Z]\w*")  # a file, such as weights.pth, is none
 DENIED = re.compile(r"Importing '([^']*)' is not allowed")
-LARGEST = 200_000  # values in a config or in the hyper-parameters of a checkpoint
+LARGEST = 400_000  # values in a config or in the hyper-parameters of a checkpoint
 
 
 def trust(packages: Iterable[str]) -> None:
@@ -159,11 +159,12 @@ def _is_of(named: Any, packages: Iterable[str]) -> bool:
     return any(place.startswith(f"{package}.") for package in packages)
 
 
-def check_size(content: Any) -> None:
-    """Refuse plain values that would fill the memory once their repetitions are written out.
+def check_plain(content: Any) -> None:
+    """Refuse plain values that no program of ours wrote: too many, too large, or such as change a terminal.
 
     Raises:
-        ValueError: There are too many, or a list holds itself.
+        ValueError: With their repetitions written out they would fill the memory, a list holds itself, a number has
+            more than 64 bits, or a text holds control characters.
     """
     if _size(content, {}) > LARGEST:
         raise ValueError(f"it holds more than {LARGEST} values, or itself")
@@ -171,10 +172,14 @@ def check_size(content: Any) -> None:
 
 def _size(value: Any, known: dict[int, float]) -> float:
     """Return the number of values, each object being visited once."""
+    if isinstance(value, str) and CONTROL.search(value):
+        raise ValueError(f"it holds control characters, {value[:80]!r}")
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise ValueError("it holds a number of more than 64 bits")
     if not isinstance(value, dict | list | tuple | set):
         return 1
     if id(value) not in known:
         known[id(value)] = float("inf")  # as long as it is being counted: for one that holds itself
-        items = value.values() if isinstance(value, dict) else value
+        items = [*value, *value.values()] if isinstance(value, dict) else value
         known[id(value)] = 1 + sum(_size(item, known) for item in items)
     return known[id(value)]

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from .configs import flat, read_config
-from .files import append, csv_text, write
+from .files import append, csv_text, reading, write
 from .keepers import BestCheckpoint
 from .mistakes import Mistake
 from .runs import Run, is_rank_zero, made
@@ -88,7 +88,7 @@ class MetricsFile(Logger):
 def _header(path: Path) -> list[str]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
         return next(csv.reader(file), [])
 
 
@@ -96,7 +96,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Read the rows of a CSV file, none where there is no file."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import re
 import traceback
 from pathlib import Path
 
@@ -12,6 +13,14 @@ class Mistake(ValueError):
 
 class RunFailed(RuntimeError):
     """A run that cannot go on, through no mistake in what was asked for: one line, exit code 1."""
+
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def shown(text: str) -> str:
+    """Return a text with its control characters written out, which would change a terminal."""
+    return CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
 
 
 def said_by(error: BaseException, package: str) -> bool:

@@ -12,12 +12,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 from . import PACKAGE, guard
 from .configs import config_text, holds
 from .internals import option_strings
-from .mistakes import Mistake
+from .mistakes import Mistake, shown
 
 
 def fail(message: str) -> NoReturn:
     """End the command as a user's mistake."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {shown(message)}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -113,7 +113,7 @@ def telling(message: str) -> str:
     key = re.search(r'Parser key "([^"]+)"', message)
     value = re.search(r"(?:Given|Got) value: (\w[^(\n]{0,80})$", message, re.MULTILINE)
     setting = f"{key.group(1) if key else ''}{f'={value.group(1)}' if value else ''}"
-    return f"{setting}: {' '.join(dict.fromkeys(causes))}".removeprefix(": ")
+    return f"{setting}: {' '.join(dict.fromkeys(causes))}".removeprefix(": ").replace("=None: ", "=null: ")
 
 
 class Maker:

@@ -14,6 +14,8 @@ from .runs import Run
 from .targets import Classes
 from .watching import matrix, show
 
+MOST_CLASSES = 2000  # of a confusion matrix
+
 
 class Row(NamedTuple):
     """A sample by its position: the target, the predictions, and why it could not be read."""
@@ -92,6 +94,9 @@ class PredictionWriter(Callback):
         ]
         write_rows(self.run.test_predictions, [["path", "label", "target", *target.columns], *rows_of_csv])
         print(f"predictions: {self.run.test_predictions}")
+        if len(target.names) > MOST_CLASSES:
+            print(f"confusion matrix: left out, for {len(target.names)} classes it would fill the memory")
+            return
         label_N = np.array([np.argmax(row.predicted) for row in rows])
         counts_KK = target.confusion(np.array([row.target for row in rows]), label_N)
         named = [[name, *row] for name, row in zip(target.names, counts_KK.tolist(), strict=True)]

@@ -161,8 +161,8 @@ def latest(root: Path, name: str, file: str = "config") -> Run:
 
 
 # What a key or a password is called, and where one stands in an address.
-SECRET = r"(?:api|access|secret)_?key|token|password|passwd|secret"
-IN_ADDRESS = r"(?<=://)[^/@\s]+@"
+SECRET = r"(?:api|access|secret|private)_?key|token|password|passwd|passphrase|secret|pwd|(?<![a-z])pass"
+IN_ADDRESS = r"(?<=://)[^\s\"']+@"
 
 
 def masked(command: str) -> str:

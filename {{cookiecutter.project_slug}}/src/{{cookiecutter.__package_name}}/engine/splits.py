@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .files import write
-from .mistakes import Mistake
+from .mistakes import CONTROL, Mistake
 from .sampling import derived_seed
 from .schema import Schema
 from .targets import Classes
@@ -107,7 +107,11 @@ class Manifest:
             if version not in (1, cls.VERSION):
                 raise ValueError(f"it is of version {version}")
             manifest = cls._of_version_1(content) if version == 1 else cls._of_version_2(content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            for keys, _ in manifest.splits.values():
+                check_keys(keys)
+            if any(CONTROL.search(name) for name in manifest.target.columns):
+                raise ValueError("a class has control characters in its name")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise Mistake(
                 f"--data.manifest={str(path)!r} cannot be read as a manifest ({error!r}), so the splits are unknown; "
                 "give the manifest.json of a run, or leave the flag out to split anew."
@@ -137,6 +141,17 @@ class Manifest:
             rows = sorted((key, name) for name in target.names for key in content["splits"][split][name])
             splits[split] = ([key for key, _ in rows], target.read([name for _, name in rows]))
         return cls(Schema({}, target), splits, content["seed"])
+
+
+def check_keys(keys: Sequence[str]) -> None:
+    """Refuse keys that would lead out of the data set's folder, or change a terminal.
+
+    Raises:
+        ValueError: One is absolute, goes up, or holds control characters.
+    """
+    for key in keys:
+        if key.startswith("/") or ".." in key.split("/") or CONTROL.search(key):
+            raise ValueError(f"{key!r} is no name below the folder of the data")
 
 
 def assign(labels: np.ndarray, groups: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
@@ -202,6 +217,12 @@ def draw_splits(samples: Samples, val_fraction: float, test_fraction: float, see
         Mistake: The fractions leave nothing to train on, a class is too small for its split, or a given validation
             or test split holds a class that training lacks.
     """
+    try:
+        check_keys(samples.keys)
+    except ValueError as error:
+        raise Mistake(
+            f"of the samples {error}, so a run could not be tested from its manifest; give names below --data.root."
+        ) from error
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise Mistake(
             f"--data.val_fraction={val_fraction} and --data.test_fraction={test_fraction} leave nothing to train on; "

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from ..cli import CLI
 from ..engine import PACKAGE, runs
 from ..engine.configs import CONFIGS, flat, read_config
+from ..engine.files import reading
 from ..engine.metrics import MONITOR, direction
-from ..engine.mistakes import Mistake
+from ..engine.mistakes import Mistake, shown
 from ..engine.parser import Options
 from ..engine.splits import Manifest
 from ..engine.targets import Classes
@@ -199,18 +200,30 @@ class Run(runs.Run):
         self.settings = dict(flat(read_config(self.config)))
         self.monitor = self.setting("monitor", MONITOR)
         self.sign = -1 if direction(self.monitor, self.setting("mode")) == "min" else 1
-        self.curves = read_curves(self.metrics)
+        with reading(self.metrics):
+            self.curves = read_curves(self.metrics)
         manifest = Manifest.load(self.manifest) if self.manifest.is_file() else None
         self.target = manifest.target if manifest else None
         self.splits = manifest.splits if manifest else {}
-        self.durations = read_durations(self.timing)
-        failure = self.failure.read_text(encoding="utf-8").strip() if self.failure.is_file() else ""
+        with reading(self.timing):
+            self.durations = read_durations(self.timing)
+        with reading(self.failure):
+            failure = shown(self.failure.read_text(encoding="utf-8").strip()) if self.failure.is_file() else ""
         self.error, _, self.traceback = failure.partition("\n")
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """Return a setting of the config, such as ``data.batch_size``; the default where it is null."""
+        """Return a setting of the config, such as ``data.batch_size``; the default where it is null.
+
+        Raises:
+            Mistake: It is of another kind than the default.
+        """
         value = self.settings.get(name)
-        return default if value is None else value
+        if value is None:
+            return default
+        kind = (int, float) if isinstance(default, int | float) else type(default)
+        if default is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise Mistake(f"{self.config} has {name} as {value!r}, which it cannot be; bring the run's config back.")
+        return value
 
     @property
     def best_validation(self) -> Validation | None:
@@ -252,7 +265,7 @@ class Run(runs.Run):
                 return f"{file.name} is not of this run's test split, so it is not shown. Test again: {again}"
             target_N = np.array([classes.index(row[2]) for row in rows])
             return Predictions(classes, paths, target_N, np.array([row[3:] for row in rows], dtype=float))
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, csv.Error) as error:
             return f"{file.name} cannot be read ({error}), so it is not shown. Test again: {again}"
 
 

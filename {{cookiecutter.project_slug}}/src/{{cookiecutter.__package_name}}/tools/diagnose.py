@@ -181,9 +181,9 @@ def exploding_gradients(run: Run) -> Evidence:
 
 def unstable_BatchNorm(run: Run) -> Evidence:
     """Batches are small, and the loss by their statistics is not that by the running ones of validation."""
-    name = run.setting("model.network.init_args.name")
+    name = run.setting("model.network.init_args.name", "")
     normed = run.setting("model.network.init_args.norm") == "batch"
-    normed |= name is not None and (not name.startswith(WITHOUT_NORM) or name.endswith("_bn"))
+    normed |= name != "" and (not name.startswith(WITHOUT_NORM) or name.endswith("_bn"))
     devices = run.setting("trainer.devices")
     passes = (devices if isinstance(devices, int) else 1) * run.setting("trainer.accumulate_grad_batches", 1)
     batch = run.setting("data.batch_size", np.inf) / passes

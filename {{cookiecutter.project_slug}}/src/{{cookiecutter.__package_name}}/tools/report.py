@@ -385,7 +385,7 @@ def timing(run: Run) -> str:
     if run.durations is None:
         return note("No timing.csv: the run is older than that file, or failed before its first log point.")
     steps, seconds, waiting, images = run.durations
-    to_ms = 1000 * run.setting("data.batch_size") / images  # of one step
+    to_ms = 1000 * run.setting("data.batch_size", 1) / images  # of one step
     canvas, axes = figure(4.2, 2.7)
     curve(axes, steps, seconds * to_ms, color="C0", label="the whole step")
     curve(axes, steps, waiting * to_ms, color="C1", label="waiting for data")
@@ -404,7 +404,7 @@ def reproduce(run: Run) -> str:
     again = ["python", "-m", PACKAGE, "fit", "--config", str(run.config), "--data.manifest", str(run.manifest)]
     environment = "No environment.txt."
     if run.environment.is_file():
-        environment = run.environment.read_text(encoding="utf-8")
+        environment = run.environment.read_text(encoding="utf-8", errors="replace")
     config = run.config.read_text(encoding="utf-8")
     return (
         f"<p>The same run again, with the same splits:</p><pre>{escape(shlex.join(again))}</pre>"

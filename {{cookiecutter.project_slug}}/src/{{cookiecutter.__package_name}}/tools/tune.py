@@ -306,8 +306,8 @@ def open_study(options: argparse.Namespace, folder: Path, direction: Any, steps:
 
     url = f"sqlite:///{folder / 'study.db'}" if options.storage == "sqlite" else options.storage
     url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
-    if re.search("://[^/]*:[^/]*@", url):
-        raise Mistake("--storage holds a password, which each trial would write down; put it into PGPASSWORD.")
+    if url != "journal":
+        _check_address(url)
     first = max(1, steps // 27)
     pruner = {
         "none": lambda: optuna.pruners.NopPruner(),
@@ -322,12 +322,36 @@ def open_study(options: argparse.Namespace, folder: Path, direction: Any, steps:
             storage = open_database(url)
     except (SQLAlchemyError, ImportError) as error:
         raise Mistake(
-            f"--storage={options.storage} cannot be opened ({str(error).splitlines()[0]}), so no trial could be kept; "
-            "give sqlite, journal or the URL of a database that runs."
+            f"--storage={runs.masked(options.storage)} cannot be opened ({str(error).splitlines()[0]}), so no trial "
+            "could be kept; give sqlite, journal or the URL of a database that runs."
         ) from error
     return optuna.create_study(
         storage=storage, study_name=options.study, direction=direction, pruner=pruner, load_if_exists=True
     )
+
+
+def _check_address(url: str) -> None:
+    """Refuse the address of a database that is none, or that holds a password.
+
+    Raises:
+        Mistake: It is, or it does.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise Mistake(
+            f"--storage={runs.masked(url)} is no address of a database, so no trial could be kept; give sqlite, "
+            "journal or one like postgresql://user@host/name."
+        ) from error
+    secrets = [key for key in address.query if re.search(rf"(?i)({runs.SECRET})", key)]
+    if address.password or secrets:
+        raise Mistake(
+            f"--storage={runs.masked(url)} holds a password, which each trial would write down; put it where the "
+            "database's driver looks for it, as PGPASSWORD or ~/.pgpass."
+        )
 
 
 def open_database(url: str) -> Any:
