@@ -101,8 +101,8 @@ def damages() -> Iterator[tuple[str, str | bytes | None]]:
 ODD = [[1, 2], {"a": {"b": 1}}, "odd\x1b[2J text", None, -1, True, 10**400]
 READ = """
     monitor mode name data model trainer callbacks seed_everything data.batch_size data.root data.manifest
-    data.image_size model.network model.optimizer model.schedule trainer.max_epochs trainer.accumulate_grad_batches trainer.devices
-    trainer.gradient_clip_val callbacks.early_stopping callbacks.best
+    data.image_size model.network model.optimizer model.schedule trainer.max_epochs trainer.devices
+    trainer.accumulate_grad_batches trainer.gradient_clip_val callbacks.early_stopping callbacks.best
 """.split()
 
 

@@ -567,14 +567,15 @@ def hostile_configs(arena: Arena) -> list[bool]:
     run = place / "runs/run/version_0"
     good = yaml.safe_load((run / "config.yaml").read_text())
     attacks.plant(place)
-    for number, (setting, value) in enumerate(attacks.CONFIGS):
+    configs = attacks.CONFIGS[::6] if arena.one_of_each else attacks.CONFIGS
+    for number, (setting, value) in enumerate(configs):
         copy = place / f"runs/hostile-{number}/version_0"
         shutil.copytree(run, copy)
         content = deepcopy(good)
         attacks.change(content, setting, value)
         (copy / "config.yaml").write_text(yaml.safe_dump(content))
     commands = ["test", "validate"]
-    lines = [(command, f"--name=hostile-{number}") for number in range(len(attacks.CONFIGS)) for command in commands]
+    lines = [(command, f"--name=hostile-{number}") for number in range(len(configs)) for command in commands]
     survived = []
     for line, result in zip(lines, arena.command.each(arena.project, place, lines), strict=True):
         survived.append((result.code, len(result.errors)) == (2, 1))
@@ -599,6 +600,7 @@ def damaged_runs(arena: Arena) -> list[bool]:
             attacks.change(odd, setting, value)
             text = yaml.safe_dump(odd)
             changes.append(lambda copy, text=text: damage(copy / "config.yaml", text))
+    changes = changes[::20] if arena.one_of_each else changes
     for number, change in enumerate(changes):
         copy = place / f"runs/damaged-{number}/version_0"
         shutil.copytree(run, copy)
@@ -624,9 +626,9 @@ def damage(file: Path, content: str | bytes | None) -> None:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def fuzzed_configs(arena: Arena, number: int = 2000) -> list[bool]:
+def fuzzed_configs(arena: Arena) -> list[bool]:
     """Configs of runs that a fuzzer builds."""
-    place = arena.place()
+    place, number = arena.place(), 25 if arena.one_of_each else 2000
     arena.fit(place)
     attacks.plant(place)
     result = arena.command(arena.project, place, "-m", attacks.__file__, "runs/run/version_0", number, timeout=3600)

@@ -85,7 +85,7 @@ MUTANTS = [
     ("engine/guard.py", "if not isinstance(named, type) and (", "if False and (", "what_a_config_names"),
     ("engine/parser.py", '"sub_configs": False', '"sub_configs": True', "what_a_config_names"),
     ("engine/checkpoints.py", "entry.compress_type != zipfile.ZIP_STORED", "False", "could_run_code"),
-    ("engine/checkpoints.py", 'with unfinished.open("wb") as file:',
+    ("engine/checkpoints.py", 'with made_anew(unfinished) as file:',
      'with path.open("wb") as file:', "save_that_fails"),
     ("engine/keepers.py", "self.epoch - self.start_epoch if", "0 if", "swa_keeps"),
     ("augment.py", "self.compose.set_random_seed(seed)", "pass", "follows_its_seed"),

@@ -317,3 +317,18 @@ def test_workers_share_a_study_on_a_real_postgresql_server(tune, tmp_path):
     finally:
         subprocess.run([*tool, "stop", "-m", "immediate"], **quiet)
         shutil.rmtree(folder)
+
+
+SECRET_ADDRESSES = (
+    *("postgresql://me:hush1@host/name", "postgresql://me:hu/sh1@host", "mysql://:hush1@host/name"),
+    *("postgresql://me@host/name?password=hush1", "postgresql://me@host/name?sslpassword=hush1"),
+)
+
+
+def test_an_address_with_a_password_is_refused_and_not_shown(project, command, images, tmp_path):
+    (tmp_path / "space.yaml").write_text("model.mixup: [0, 1]")
+    fixed = ("tune", "--space=space.yaml", f"--data.root={images}")
+    wrong = {(*fixed, f"--storage={address}"): "PGPASSWORD" for address in SECRET_ADDRESSES}
+    wrong[(*fixed, "--storage=nowhere")] = "no address of a database"
+    assert all("hush1" not in done.output for done in command.refuses(project, tmp_path, wrong))
+    assert not (tmp_path / "runs").exists()

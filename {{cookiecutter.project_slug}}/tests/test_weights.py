@@ -4,6 +4,7 @@ from argparse import Namespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from project_package.engine.mistakes import Mistake
 from project_package.engine.weights import load_weights
@@ -178,9 +179,8 @@ def test_weights_that_hold_themselves_are_read_once(tmp_path):
 
 
 def test_weights_of_safetensors_are_read(tmp_path):
-    saved = pytest.importorskip("safetensors.torch")
     state = small(1).state_dict()
-    saved.save_file(state, tmp_path / "weights.safetensors")
+    save_file(state, tmp_path / "weights.safetensors")
     network = small(2)
     load_weights(network, str(tmp_path / "weights.safetensors"))
     assert_holds(network, state)

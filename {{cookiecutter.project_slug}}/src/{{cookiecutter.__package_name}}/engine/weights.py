@@ -216,11 +216,6 @@ def _read(path: Path) -> Any:
             # Many projects keep their flags beside the weights.
             with torch.serialization.safe_globals([argparse.Namespace]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except ImportError as error:
-        raise Mistake(
-            f"--model.weights={str(path)!r} needs the package safetensors, so it cannot be read; "
-            "pip install safetensors, or give a state dict saved by torch.save."
-        ) from error
     except Exception as error:  # an unreadable file raises almost anything
         strange = re.search(r"(?:GLOBAL|class|type) ([\w.]+\.\w+)", str(error))
         reason = f"it holds {strange[1]}, no plain value" if strange else (str(error).splitlines() or [repr(error)])[0]

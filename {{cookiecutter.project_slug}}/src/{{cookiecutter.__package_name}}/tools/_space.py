@@ -202,7 +202,7 @@ def check(space: list[Dimension], flags: list[str], monitor: str) -> None:
 
 def _contradiction(dimension: Dimension, value: Any, flags: list[str], searched: list[str], problem: str) -> Mistake:
     """Word what is wrong with a value of a dimension beside other flags, some of them searched."""
-    if re.search("is not a flag|is not accepted", problem) and not complaint(flags):
+    if re.search("is not a flag|which nothing here takes", problem) and not complaint(flags):
         known = {short(key) for key, _ in CLI(flags, run=False).config.items()}
         if short(dimension.key) not in known:
             return Mistake(unknown("the space's flag", dimension.key, sorted(known)))

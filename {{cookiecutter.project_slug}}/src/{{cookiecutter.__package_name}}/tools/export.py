@@ -371,7 +371,7 @@ def main(args: list[str]) -> None:
     about_opset = f"The version of ONNX's operators, for a runtime that wants another (default: {OPSET})."
     parser.add_argument("--opset", type=int, default=OPSET, metavar="N", help=about_opset)
     options, flags = parser.parse_known_args(args)
-    check_packages("export", "export", "onnx", "onnxruntime", "onnxscript", "safetensors")
+    check_packages("export", "export", "onnx", "onnxruntime", "onnxscript")
     _check_opset(options.opset)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     cli = OnCPU(["validate", *flags])
