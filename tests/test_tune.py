@@ -273,7 +273,7 @@ def test_a_flag_that_is_wrong_is_refused(project, command, images, tmp_path):
     wrong = {
         ("--storage=postgresql://u:secret@127.0.0.1/x",): "PGPASSWORD",
         ("--storage=postgresql://127.0.0.1:1/x",): "cannot be opened",
-        ("--storage=nowhere", "--trials=1"): "cannot be opened",
+        ("--storage=nowhere", "--trials=1"): "no address of a database",
         ("--trials=0",): "--trials=0",
         ("--name=mine", "--trials=1"): "--study",
         ("--trainer.fast_dev_run=true",): "fast_dev_run",

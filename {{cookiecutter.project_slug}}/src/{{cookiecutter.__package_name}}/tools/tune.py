@@ -306,8 +306,6 @@ def open_study(options: argparse.Namespace, folder: Path, direction: Any, steps:
 
     url = f"sqlite:///{folder / 'study.db'}" if options.storage == "sqlite" else options.storage
     url = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", url)
-    if url != "journal":
-        _check_address(url)
     first = max(1, steps // 27)
     pruner = {
         "none": lambda: optuna.pruners.NopPruner(),
@@ -537,6 +535,8 @@ def main(args: list[str]) -> None:
     parser.add_argument("--study", default="tune", help="its name and its folder in run_root (tune)")
     parser.add_argument("--storage", default="sqlite", help="sqlite, journal (for shared folders) or a database URL")
     options, flags = parser.parse_known_args(args)
+    if options.storage not in ("sqlite", "journal"):
+        _check_address(options.storage)
     not_by_torchrun("tune")
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
