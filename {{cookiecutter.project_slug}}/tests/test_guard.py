@@ -278,7 +278,7 @@ def test_a_manifest_that_is_none_is_refused_in_one_line(text, trained, run, capf
 def test_where_the_images_of_a_run_lie_is_said(trained, run, shapes, capfd):
     flags = ("--data.num_workers=0", "--trainer.limit_test_batches=1")
     assert main(["test", f"--ckpt_path={trained}/checkpoints/best.ckpt", *flags]) == 0
-    assert f"data of {shapes}" in capfd.readouterr().out
+    assert f"--data.root {shapes}, as the run's config has it" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "link to a device"])
@@ -330,3 +330,73 @@ def test_control_characters_are_written_out_and_names_with_them_refused(run, sha
     said = capfd.readouterr().err
     assert said.count("\\x1b[2J") == 2
     assert "\x1b" not in said
+
+
+WRITES = [
+    ("trainer.profiler", spec("lightning.pytorch.profilers.SimpleProfiler", dirpath="elsewhere", filename="x")),
+    ("trainer.callbacks", [spec("lightning.pytorch.callbacks.OnExceptionCheckpoint", dirpath="elsewhere")]),
+    (
+        "trainer.callbacks",
+        [
+            spec(
+                f"{PACKAGE}.engine.predictions.PredictionWriter",
+                run=spec(f"{PACKAGE}.engine.runs.Run", folder="elsewhere"),
+            )
+        ],
+    ),
+    ("trainer.logger", spec("lightning.pytorch.loggers.CSVLogger", save_dir="elsewhere")),
+    ("trainer.logger", spec(f"{PACKAGE}.engine.loggers.MetricsFile", file="elsewhere/x.csv")),
+]
+
+
+@pytest.mark.parametrize(("setting", "value"), WRITES)
+def test_an_evaluation_of_a_run_writes_nowhere_else(setting, value, trained, run):
+    Path("elsewhere").mkdir()
+    change(trained, setting, value)
+    run("test", "--trainer.limit_test_batches=1")
+    assert not any(Path("elsewhere").iterdir())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        spec("lightning.pytorch.loggers.MLFlowLogger", tracking_uri="http://127.0.0.1:9"),
+        {
+            "class_path": "lightning.pytorch.loggers.WandbLogger",
+            "dict_kwargs": {"settings": {"base_url": "HTTP://127.0.0.1:9"}},
+        },
+    ],
+)
+def test_an_evaluation_of_a_run_connects_to_no_address_of_its_config(value, trained, run, capfd):
+    change(trained, "trainer.logger", value)
+    assert run("test", "--trainer.limit_test_batches=1") == 0
+    assert "logger at an address" in capfd.readouterr().out
+
+
+def test_a_flag_of_torch_does_not_open_all_of_it(trained, run, capfd):
+    change(trained, "model.network", spec("torch.hub.load", repo_or_dir=".", model="x", source="local"))
+    assert run("test", "--model.optimizer=torch.optim.SGD") == 2
+    assert "torch.hub" in capfd.readouterr().err
+
+
+def test_a_function_that_is_typed_makes_the_network(trained, run, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    Path("built.py").write_text(
+        "from torch import nn\n\n\ndef small(in_channels: int, num_classes: int) -> nn.Module:\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * in_channels, num_classes))\n"
+    )
+    assert run("fit", "--model.network=built.small", "--trainer.max_steps=1", "--trainer.limit_val_batches=1") == 0
+    guard.TRUSTED.discard("built")
+    last = "--ckpt_path=runs/small/version_1/checkpoints/last.ckpt"
+    assert run("test", last, "--trainer.limit_test_batches=1") == 2
+    assert run("test", last, "--model.network=built.small", "--trainer.limit_test_batches=1") == 0
+
+
+@pytest.mark.parametrize("part", ["checkpoints", "wandb", "comet", "mlflow.db"])
+def test_a_part_of_a_run_that_is_a_link_is_refused(part, trained, run, capfd):
+    elsewhere = Path("elsewhere").absolute()
+    if (trained / part).is_dir():
+        (trained / part).rename(elsewhere)
+    (trained / part).symlink_to(elsewhere)
+    assert run("test", f"--ckpt_path={trained}/checkpoints/best.ckpt" if elsewhere.exists() else "--verbose=true") == 2
+    assert "is a link" in capfd.readouterr().err

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from . import PACKAGE, checkpoints, guard, loggers, resume, runs
-from .configs import CONFIGS, DEFAULTS, flat, named_configs, read_config, settings_of, with_home
+from .configs import CONFIGS, DEFAULTS, flat, named_configs, read_config, typed_settings, with_home
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import is_compilers_failure
@@ -104,15 +104,17 @@ class Commands(LightningCLI):
             raise Mistake(f"{missing[0]} is missing, so the defaults are unknown; install the package again.")
         files = [str(path) for path in DEFAULTS]
         self.helps = bool({"-h", "--help"} & set(args))
-        typed = guard.TRUSTED | guard.packages_in(settings_of(args))  # the user's word
+        self.typed = typed_settings(args)  # the user's word
+        self.typed_names = guard.names_in(self.typed)
+        trusted = guard.trusted_with(self.typed_names)
         if not self.helps:
             self.asked = Addressed().read(args)
-            with guard.open_to(typed):
+            with guard.open_to(trusted):
                 self.source = self._find_source(args) if run else None
             files = [str(self.source.run.config)] if self.source else files
             # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
-        packages = typed if self.source else None  # a run's folder may be anybody's
+        packages = trusted if self.source else None  # a run's folder may be anybody's
         try:
             with guard.open_to(packages):
                 super().__init__(
@@ -176,9 +178,7 @@ class Commands(LightningCLI):
                 "are unknown; keep checkpoints in the folder of their run."
             )
         if runs.is_rank_zero():
-            told = f"{command}: {source.checkpoint} with the config and splits of {source.run}"
-            root = (read_config(config).get("data") or {}).get("root")
-            print(told if any(arg.startswith("--data.root") for arg in args) else f"{told}, data of {root}")
+            print(f"{command}: {source.checkpoint} with the config and splits of {source.run}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
             if overrides and command != "fit":  # fit compares the configs
                 print(f"changed by flags: {runs.masked(' '.join(args[1:]))}")
@@ -247,7 +247,15 @@ class Commands(LightningCLI):
             # Lightning would let the checkpoint's values override the model's flags in silence (PL#21455); it gets the
             # path when the flags are settled.
             self.own.ckpt_path = None
-            guard.check_specs(self.own, str(self.source.run.config))
+            guard.check_specs(self.own, str(self.source.run.config), self.typed_names)
+            self._say_places()
+
+    def _say_places(self) -> None:
+        """Say which folders a run's config names, before they are read."""
+        for name in ("root", "predict_root"):
+            place = self.own.data.get(name)
+            if place and f"data.{name}" not in self.typed and runs.is_rank_zero():
+                print(f"--data.{name} {place}, as the run's config has it")
 
     @property
     def own(self) -> Any:
@@ -278,6 +286,7 @@ class Commands(LightningCLI):
         else:
             assert source is not None
             self.run = source.run
+            self._leave_out(config.trainer)
         if self.run is None or self.subcommand not in ("fit", "test"):
             config.trainer.logger = False
         if config.callbacks.progress_bar is None:
@@ -290,6 +299,23 @@ class Commands(LightningCLI):
             config.callbacks.lr_monitor = None  # it has nowhere to write
         if self.run is not None:
             self._settle_in(self.run, config, as_given)
+
+    def _leave_out(self, trainer: Any) -> None:
+        """Take nothing for an evaluation that would write or connect elsewhere, unless it is typed."""
+        left_out = []
+        if "trainer.profiler" not in self.typed and trainer.profiler is not None:
+            left_out.append("profiler")
+            trainer.profiler = None
+        given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        kept = [callback for callback in given if callback and guard.is_yours(callback.class_path)]
+        if "trainer.callbacks" not in self.typed and len(kept) < len([callback for callback in given if callback]):
+            left_out.append("callbacks of libraries")
+            trainer.callbacks = kept
+        if not any(key.startswith("trainer.logger") for key in self.typed) and guard.is_remote(_plain(trainer.logger)):
+            left_out.append("logger at an address")
+            trainer.logger = False
+        if left_out and runs.is_rank_zero():
+            print(f"left out of the run's config, which may be anybody's: {', '.join(left_out)}; type what you want")
 
     def _splits(self, source: Source, manifest: str | None) -> str:
         """Return the manifest to use: the run's, unless a flag names another, which a training cannot take."""
@@ -347,6 +373,7 @@ class Commands(LightningCLI):
 
     def _settle_in(self, run: Run, config: Any, as_given: Any) -> None:
         """Hand the run's folder to everything that writes."""
+        run.check_links()
         step = self.source.step if self.source else None
         config.trainer.default_root_dir = str(run)
         for checkpoint in (config.callbacks.best, config.callbacks.last):

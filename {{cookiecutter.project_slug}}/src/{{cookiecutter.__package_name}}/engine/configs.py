@@ -57,22 +57,21 @@ def _named(name: str) -> Path:
     raise Mistake(unknown("--config", name, [*known, "a file"]))
 
 
-def settings_of(args: list[str]) -> Iterator[Any]:
-    """Yield what a command line sets of what is made of classes: values of flags, and parts of the configs it names."""
+def typed_settings(args: list[str]) -> dict[str, Any]:
+    """Return what a command line sets, by dotted names: its flags, and what the configs hold that it names."""
+    found: dict[str, Any] = {}
     for position, arg in enumerate(args):
         flag, sign, value = arg.partition("=")
         if not flag.startswith("-"):
             continue
         if not sign:
             value = "".join(args[position + 1 : position + 2])
-        if flag in ("--config", "-c") and not value:
-            continue  # which the parser says
-        if flag in ("--config", "-c"):
-            content = read_config(Path(value))
-            yield [content.get(part) for part in ("model", "trainer", "callbacks")]
-        elif flag.startswith(("--model.", "--trainer.", "--callbacks.")):
+        if flag in ("--config", "-c") and value:  # else the parser says that it is missing
+            found |= flat(read_config(Path(value)))
+        elif flag.startswith("--"):
             with contextlib.suppress(yaml.YAMLError):
-                yield yaml.safe_load(value)
+                found[flag.removeprefix("--")] = yaml.safe_load(value)
+    return found
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -120,14 +119,17 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
 
 def _rename(content: dict[str, Any], old: str, new: str | None) -> None:
     *above, last = old.split(".")
+    part: Any = content
     for key in above:
-        content = content.get(key) or {}
-        if not isinstance(content, dict):
-            return
-    if last in content:
-        value = content.pop(last)
-        if new is not None:
-            content.setdefault(new.rpartition(".")[2], value)
+        part = part.get(key) if isinstance(part, dict) else None
+    if not isinstance(part, dict) or last not in part:
+        return
+    value = part.pop(last)
+    if new is not None:
+        *above, last = new.split(".")
+        for key in above:
+            content = content.setdefault(key, {})
+        content.setdefault(last, value)
 
 
 def expanded(value: Any) -> Any:

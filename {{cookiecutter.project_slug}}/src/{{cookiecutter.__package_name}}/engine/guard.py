@@ -7,7 +7,8 @@ on such a folder may run, import or fetch what its files name.
 - The parser itself asks before each import, of the name that is given and of the place where what it finds is defined
   (subprocess, of a Popen that a trusted module happens to import), so no spelling of a name gets around it.
 - Nothing is made of a class spec where a parameter takes anything; texts are never read as files or addresses.
-- A spec names no method and no function of Lightning's, which may load what their arguments say.
+- A spec names a class; a function only where it is the owner's: those of libraries may load what their arguments say.
+- An evaluation takes no callback, profiler or address of a logger from a run's config, unless it is the owner's.
 - What is typed is the user's word: the packages that a flag or a ``--config FILE`` names are trusted for that command.
 """
 
@@ -25,8 +26,11 @@ from .internals import denied_by_default, parsing_settings_restored
 from .mistakes import CONTROL, Mistake
 
 # What a run's config or a checkpoint may name; `trusted` in cli.py adds to it.
-TRUSTED = {PACKAGE, "lightning.fabric", "lightning.pytorch", "torch.nn", "torch.optim", "torchvision.models"}
-CLASS_PATH = re.compile(r"([A-Za-z_]\w*\.)+[A-Z]\w*")  # a file, such as weights.pth, is none
+LIBRARIES = {"lightning.fabric", "lightning.pytorch", "torch.nn", "torch.optim", "torchvision.models"}
+TRUSTED = {PACKAGE, *LIBRARIES}
+IMPORT_PATH = re.compile(r"([A-Za-z_]\w*\.)+[A-Za-z_]\w*")
+# Settings whose values may look like one and are not, as weights.pth.
+TEXTS = {"weights", "filename", "dirpath", "default_root_dir", "save_dir", "name", "project", "monitor"}
 DENIED = re.compile(r"Importing '([^']*)' is not allowed")
 LARGEST = 400_000  # values in a config or in the hyper-parameters of a checkpoint
 
@@ -53,23 +57,39 @@ def open_to(packages: Iterable[str] | None) -> Iterator[None]:
         yield
 
 
-def packages_in(settings: Any) -> set[str]:
-    """Return the packages of the classes that a user's own settings name, at any depth."""
-    if isinstance(settings, str):
-        package = settings.partition(".")[0]
-        return {package} if CLASS_PATH.fullmatch(settings) and not denied_by_default(package) else set()
-    if isinstance(settings, dict):
-        settings = settings.values()
-    elif not isinstance(settings, Iterable):
-        return set()
-    return set().union(*map(packages_in, settings))
+def names_in(settings: dict[str, Any]) -> set[str]:
+    """Return what a user's own settings name where a class or a function may stand, at any depth."""
+    expected = (
+        value
+        for key, value in settings.items()
+        if key.startswith(("model", "trainer", "callbacks")) and key.rpartition(".")[2] not in TEXTS
+    )
+    return {text for value in expected for text in _texts(value) if IMPORT_PATH.fullmatch(text)}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if key not in TEXTS:
+                yield from _texts(item)
+
+
+def package_of(name: str) -> str:
+    """Return what has to be trusted for a name: a package, and of the large libraries a module."""
+    package = name.partition(".")[0]
+    return name.rpartition(".")[0] if package in ("torch", "torchvision", "lightning") else package
+
+
+def trusted_with(names: Iterable[str]) -> set[str]:
+    """Return the trusted packages, and those of the names that a user typed."""
+    return TRUSTED | {package for package in map(package_of, names) if not denied_by_default(package.partition(".")[0])}
 
 
 def refused(name: str, source: str) -> Mistake:
     """Word that a package is not trusted."""
-    package = name.partition(".")[0]
-    if package in ("torch", "torchvision", "lightning"):
-        package = name.rpartition(".")[0]
+    package = package_of(name)
     remedy = "take it out"
     if not denied_by_default(package):
         remedy = f"if it is yours, add {package!r} to `trusted` in cli.py (a script imports that file)"
@@ -84,18 +104,35 @@ def denied(message: str) -> str:
     return found.group(1) if found else ""
 
 
-def check_specs(config: Any, source: str) -> None:
-    """Refuse a parsed config that would make something by a method or a function of Lightning's.
+def check_specs(config: Any, source: str, typed: Iterable[str] = ()) -> None:
+    """Refuse a parsed config that would make something by a function or a method of others.
+
+    Args:
+        config: As parsed.
+        source: Where it comes from.
+        typed: Names that are the user's word.
 
     Raises:
         Mistake: It would.
     """
     for name, named in specs_of(config):
-        of_lightning = str(getattr(named, "__module__", "")).startswith("lightning.")
-        if not isinstance(named, type) and (of_lightning or inspect.ismethod(named)):
+        is_own = not inspect.ismethod(named) and _is_of(named, {PACKAGE, *(TRUSTED - LIBRARIES)})
+        if not isinstance(named, type) and not is_own and name not in typed:
             raise Mistake(
                 f"{source} names {name!r}, which is no class, so loading it could run anything; give a class there."
             )
+
+
+def is_yours(name: str) -> bool:
+    """Tell whether a class is of the project's owner, and not of a library or of the project's machinery."""
+    machinery = {f"{PACKAGE}.engine", f"{PACKAGE}.tools"}
+    place = f"{name}."
+    return not any(place.startswith(f"{package}.") for package in LIBRARIES | machinery)
+
+
+def is_remote(options: Any) -> bool:
+    """Tell whether the options of a logger name an address."""
+    return any(re.search(r"^(?!sqlite|file)[a-z][\w+.-]*://", text.strip(), re.I) for text in _texts(options))
 
 
 def check_hyper_parameters(kind: type, hyper_parameters: dict[str, Any], source: str) -> None:

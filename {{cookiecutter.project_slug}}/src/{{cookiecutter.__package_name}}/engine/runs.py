@@ -81,6 +81,20 @@ class Run:
         """Whether the run needs no resume."""
         return not self.lock.exists()
 
+    def check_links(self) -> None:
+        """Refuse a run of which a part is a link: what is written there would go elsewhere.
+
+        Raises:
+            Mistake: One is.
+        """
+        parts = (self.checkpoints, self.comet, self.mlflow_store, self.mlflow_artifacts, self.folder / "wandb")
+        for part in parts:
+            if part.is_symlink():
+                raise Mistake(
+                    f"{part} is a link, so what is written there would change files elsewhere; remove it, and for "
+                    "another place of checkpoints give --callbacks.best.dirpath and --callbacks.last.dirpath."
+                )
+
     def __str__(self) -> str:
         return str(self.folder)
 

@@ -67,6 +67,8 @@ def main(args: list[str]) -> None:
             "--output=page.html."
         )
     print(f"report: of {', '.join(str(run.folder) for run in found)}")
+    for run in found:
+        print(f"its images: {run.setting('data.root', '')}")
     parts = compare(found) if len(found) > 1 else show(found[0], flags, options.ckpt_path)
     with tqdm(parts, "report", leave=False) as bar:
         sections = [Section(title, draw()) for title, draw in bar]
