@@ -15,8 +15,6 @@ from .guard import check_hyper_parameters, check_plain
 from .internals import INSTANTIATE, INSTANTIATOR
 from .mistakes import Mistake, RunFailed
 
-FACTORIES = ("network", "loss", "optimizer", "schedule")
-
 
 class WholeFile(TorchCheckpointIO):
     """Writes beside the target and then takes its place, so that the previous checkpoint survives whatever happens.
@@ -82,12 +80,10 @@ def read(path: str | Path, kind: type, to_go_on: bool = False) -> dict[str, Any]
         ) from error
     hparams = dict(content["hyper_parameters"])
     made_by = hparams.pop(INSTANTIATOR, INSTANTIATE)
-    strings = [name for name in FACTORIES if isinstance(hparams.get(name), str)]
-    strings += ["_class_path"] if "_class_path" in hparams else []
-    if made_by != INSTANTIATE or strings:
+    if made_by != INSTANTIATE or "_class_path" in hparams:
         raise Mistake(
-            f"checkpoint {str(path)!r} would be made by {strings or made_by!r}, so loading it could run code; "
-            "give one that this project wrote."
+            f"checkpoint {str(path)!r} would be made by {hparams.get('_class_path', made_by)!r}, so loading it could "
+            "run code; give one that this project wrote."
         )
     with contextlib.suppress(ArgumentError):  # of another version: its config tells
         check_hyper_parameters(kind, hparams, f"checkpoint {str(path)!r}")

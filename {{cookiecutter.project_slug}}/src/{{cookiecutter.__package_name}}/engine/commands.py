@@ -105,8 +105,7 @@ class Commands(LightningCLI):
         files = [str(path) for path in DEFAULTS]
         self.helps = bool({"-h", "--help"} & set(args))
         self.typed = typed_settings(args)  # the user's word
-        self.typed_names = guard.names_in(self.typed)
-        trusted = guard.trusted_with(self.typed_names)
+        trusted = guard.trusted_with(guard.names_in(self.typed))
         if not self.helps:
             self.asked = Addressed().read(args)
             with guard.open_to(trusted):
@@ -247,7 +246,7 @@ class Commands(LightningCLI):
             # Lightning would let the checkpoint's values override the model's flags in silence (PL#21455); it gets the
             # path when the flags are settled.
             self.own.ckpt_path = None
-            guard.check_specs(self.own, str(self.source.run.config), self.typed_names)
+            guard.check_specs(self.own, str(self.source.run.config))
             self._say_places()
 
     def _say_places(self) -> None:

@@ -17,6 +17,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
@@ -28,6 +29,7 @@ from .mistakes import CONTROL, Mistake
 # What a run's config or a checkpoint may name; `trusted` in cli.py adds to it.
 LIBRARIES = {"lightning.fabric", "lightning.pytorch", "torch.nn", "torch.optim", "torchvision.models"}
 TRUSTED = {PACKAGE, *LIBRARIES}
+opened: ContextVar[frozenset[str]] = ContextVar("opened", default=frozenset())  # what ``open_to`` let in
 IMPORT_PATH = re.compile(r"([A-Za-z_]\w*\.)+[A-Za-z_]\w*")
 # Settings whose values may look like one and are not, as weights.pth.
 TEXTS = {"weights", "filename", "dirpath", "default_root_dir", "save_dir", "name", "project", "monitor"}
@@ -46,6 +48,7 @@ def open_to(packages: Iterable[str] | None) -> Iterator[None]:
 
     The settings of jsonargparse are those of before afterwards, but that nothing remote is read.
     """
+    before = opened.set(frozenset(packages or ()))
     with parsing_settings_restored():
         set_parsing_settings(
             instantiate_subclass_spec_in_any=False,
@@ -54,7 +57,10 @@ def open_to(packages: Iterable[str] | None) -> Iterator[None]:
         )
         if packages is not None:
             set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=sorted(packages))
-        yield
+        try:
+            yield
+        finally:
+            opened.reset(before)
 
 
 def names_in(settings: dict[str, Any]) -> set[str]:
@@ -104,20 +110,20 @@ def denied(message: str) -> str:
     return found.group(1) if found else ""
 
 
-def check_specs(config: Any, source: str, typed: Iterable[str] = ()) -> None:
+def check_specs(config: Any, source: str) -> None:
     """Refuse a parsed config that would make something by a function or a method of others.
 
     Args:
-        config: As parsed.
+        config: As parsed; ``open_to`` must still be in force.
         source: Where it comes from.
-        typed: Names that are the user's word.
 
     Raises:
         Mistake: It would.
     """
+    owners = opened.get() - LIBRARIES
     for name, named in specs_of(config):
-        is_own = not inspect.ismethod(named) and _is_of(named, {PACKAGE, *(TRUSTED - LIBRARIES)})
-        if not isinstance(named, type) and not is_own and name not in typed:
+        is_function = not inspect.ismethod(named) and _is_of(named, owners)
+        if not isinstance(named, type) and not is_function:
             raise Mistake(
                 f"{source} names {name!r}, which is no class, so loading it could run anything; give a class there."
             )
