@@ -574,11 +574,16 @@ def hostile_configs(arena: Arena) -> list[bool]:
         content = deepcopy(good)
         attacks.change(content, setting, value)
         (copy / "config.yaml").write_text(yaml.safe_dump(content))
-    commands = ["test", "validate"]
-    lines = [(command, f"--name=hostile-{number}") for number in range(len(configs)) for command in commands]
+    lines: list[tuple[str, ...]] = []
+    for number in range(len(configs)):
+        folder = f"runs/hostile-{number}/version_0"
+        lines += [(command, f"--name=hostile-{number}") for command in ("test", "validate", "export")]
+        lines += [("predict", f"--name=hostile-{number}", "--data.predict_root=images/red"), ("report", folder)]
+        lines += [("fit", *BASE, f"--ckpt_path={folder}/checkpoints/last.ckpt")]
     survived = []
     for line, result in zip(lines, arena.command.each(arena.project, place, lines), strict=True):
-        survived.append((result.code, len(result.errors)) == (2, 1))
+        without_scores = line[0] == "report" and "could not be scored" in result.output
+        survived.append((result.code, len(result.errors)) == (2, 1) or (result.code == 0 and without_scores))
         if not survived[-1]:
             print(f"not refused: {line}: {result.code} {result.output[-600:]}")
     return [*survived, not (place / attacks.CANARY).exists()]

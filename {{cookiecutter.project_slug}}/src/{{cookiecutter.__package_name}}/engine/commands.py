@@ -86,7 +86,7 @@ class Commands(LightningCLI):
     task: ClassVar[type[LightningModule]]
     data_module: ClassVar[type[LightningDataModule]]
     callback_options: ClassVar[type]
-    trusted: ClassVar[tuple[str, ...]] = ()  # packages, beside torch, torchvision, lightning and this one
+    trusted: ClassVar[tuple[str, ...]] = ()  # packages, beside those of guard.TRUSTED
 
     def __init_subclass__(cls) -> None:
         guard.trust(cls.trusted)
