@@ -410,6 +410,11 @@ def test_a_folder_given_that_is_no_utf8_is_refused_in_one_line(flag, run, tmp_pa
     assert said.count("\n") == 1
 
 
+def test_half_a_character_in_a_configuration_is_no_folder():
+    with pytest.raises(Mistake, match=r"'data/\\ud800' is no UTF-8"):
+        ImageData("data/\ud800")
+
+
 def test_one_class_in_two_unicode_forms_is_one(tmp_path):
     composed, parted = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     tree(tmp_path, composed, parted, "tea")

@@ -207,7 +207,7 @@ def check_path(flag: str, path: str | Path | None) -> None:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise Mistake(
-            f"{flag}={os.fsencode(str(path))!r} is no UTF-8, so it could not be written into any configuration; rename "
+            f"{flag}={str(path)!a} is no UTF-8, so it could not be written into any configuration; rename "
             "the folder, or give a link to it."
         ) from error
 
