@@ -38,7 +38,17 @@ def split_tree(root: Path, *splits: str) -> Path:
 
 @pytest.mark.parametrize(
     "names",
-    [("train", "val", "test"), ("Training", "Testing"), ("TRAIN", "Valid"), ("train ", "dev"), ("trainset", "testset")],
+    [
+        *[
+            ("train", "val", "test"),
+            ("Training", "Testing"),
+            ("TRAIN", "Valid"),
+            ("train ", "dev"),
+            ("trainset", "testset"),
+        ],
+        *[("training_set", "test_set"), ("Training Set", "testing-set", "validation_set"), ("train_data", "test_data")],
+        *[("images_train", "images_test"), ("TrainImages", "valimgs", "TestData"), ("split.train", "split.eval")],
+    ],
 )
 def test_splits_are_known_by_the_names_that_people_give_them(names, tmp_path):
     samples = find(split_tree(tmp_path, *names))
@@ -56,6 +66,18 @@ def test_splits_are_known_by_the_names_that_people_give_them(names, tmp_path):
         (("train", "test"), "no class folders"),
         (("part1/cat", "part1/dog", "part2/cat", "part2/dog"), "hold the same folders"),
         (("cat", "dog", "animals/cat", "animals/dog"), "lie beside it"),
+        (
+            ("seg_train/seg_train/a", "seg_train/seg_train/b", "seg_test/seg_test/a", "seg_pred/seg_pred"),
+            "seg_pred not",
+        ),
+        (("train2017", "val2017"), "train2017, val2017 are called like splits,"),
+        (("my-train", "my-valid"), "my-train, my-valid are called like splits,"),
+        (("x.train/a", "x.train/b", "x.test/a", "other"), "x.test, x.train are called like splits and other not"),
+        (("train", "test", "bus"), "test, train are called like splits and bus not"),
+        (("train", "test/cat", "test/dog"), "train hold images and no class folders"),
+        (("site1/a", "site1/b", "site1/c", "site2/a", "site2/b"), "hold the same folders"),
+        (("site1/a", "site1/b", "site1/c", "site2/b", "site2/c", "site2/d", "thumbs"), "hold the same folders"),
+        (("data/my_train/cat", "data/my_val/cat", "other"), "data holds folders called like splits"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -68,8 +90,68 @@ def test_what_could_be_splits_or_classes_is_refused_and_a_flag_decides(folders, 
     assert set(find(tmp_path, "classes").target.names) == tops
 
 
-def test_a_class_may_be_called_like_a_split(tmp_path):
-    assert find(tree(tmp_path, "car", "bus", "train")).target.names == ["bus", "car", "train"]
+@pytest.mark.parametrize("name", ["train", "test_tube", "freight train", "valid", "dev_1", "train_test"])
+def test_a_class_may_be_called_like_a_split(name, tmp_path):
+    assert find(tree(tmp_path, "car", "bus", name)).target.names == ["bus", "car", name]
+
+
+def test_classes_that_share_a_word_are_classes(tmp_path):
+    assert len(find(tree(tmp_path, "freight_train", "bullet_train", "train_1")).target.names) == 3
+
+
+@pytest.mark.parametrize(
+    ("folders", "meant"),
+    [
+        (("seg_test/seg_test/a", "seg_test/seg_test/b", "seg_train/seg_train/a", "seg_train/seg_train/b"), "seg_train"),
+        (("my_test/cat", "my_test/dog", "my_train/cat", "my_train/dog"), ""),
+        (("val2017", "train2017", "test2017"), ""),
+    ],
+    ids=str,
+)
+def test_the_training_split_is_the_one_that_may_be_meant(folders, meant, tmp_path):
+    tree(tmp_path, *folders)
+    top = next(folder.split("/")[0] for folder in folders if "train" in folder)
+    with pytest.raises(Mistake) as refusal:
+        find(tmp_path)
+    assert f"did you mean --data.root={str(tmp_path / top / meant)!r}?" in str(refusal.value)
+
+
+def test_a_test_split_is_never_the_one_that_may_be_meant(tmp_path):
+    with pytest.raises(Mistake, match="no train") as refusal:
+        find(tree(tmp_path, "testing_set/cat", "testing_set/dog"))
+    assert "did you mean" not in str(refusal.value)
+
+
+def test_folders_beside_given_splits_are_left_out_and_counted(tmp_path):
+    split_tree(tmp_path, "train", "val", "extra", "old_test")
+    draw(tmp_path / "loose.png")
+    samples = find(tmp_path, "splits")
+    assert (len(samples.keys), set(samples.given or ())) == (16, {"train", "val"})
+    assert "2 folders that are no split (extra, old_test)" in samples.left_out
+    assert "1 in no class folder" in samples.left_out
+
+
+def test_splits_by_a_word_in_their_names_are_taken_where_it_is_said_that_they_are_splits(tmp_path):
+    split_tree(tmp_path, "my-train", "my-valid", "pred")
+    samples = find(tmp_path, "splits")
+    assert set(samples.given or ()) == {"train", "val"}
+    assert "1 folders that are no split (pred)" in samples.left_out
+
+
+def test_folders_of_which_none_is_a_split_are_no_splits(tmp_path):
+    with pytest.raises(Mistake, match=r"cat, dog, none is called like a split.*--data\.layout classes"):
+        find(tree(tmp_path, "cat/a", "dog/a"), "splits")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("train", "test"), ("seg_train", "seg_test"), ("Training_Set", "test set")]
+)
+def test_splits_within_folders_of_their_name_are_no_classes(train, test, tmp_path):
+    tree(tmp_path, *(f"{split}/{split}/{name}" for split in (train, test) for name in ("cat", "dog")))
+    with pytest.raises(Mistake, match="move the class folders up"):
+        find(tmp_path, "splits")
+    tree(tmp_path / "tubes", "train/test_tube", "train/test_strip", "test/test_tube", "test/test_strip")
+    assert find(tmp_path / "tubes").target.names == ["test_strip", "test_tube"]
 
 
 def test_folders_within_classes_are_of_the_class(tmp_path):
@@ -179,7 +261,46 @@ def test_a_class_folder_of_which_no_file_counts_is_refused(name, tmp_path):
         find(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", "System Volume Information"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: (folder / "gone.png").symlink_to("nowhere.png"), "'bird' holds 1 broken links and no image"),
+        (lambda folder: os.mkfifo(folder / "pipe.png"), "'bird' holds 1 no plain files"),
+        (lambda folder: draw(folder / ".hidden.png"), "'bird' holds 1 hidden"),
+        (lambda folder: draw(folder / "@eaDir/0.png"), r"'bird' holds 1 system folder \(@eaDir\)"),
+        (lambda folder: (folder / "a/b").mkdir(parents=True), "'bird' is empty"),
+        (lambda folder: None, "'bird' is empty"),
+    ],
+    ids=["broken link", "pipe", "hidden", "system", "empty folders", "empty"],
+)
+def test_a_class_folder_of_which_nothing_can_be_read_is_refused(make, words, tmp_path):
+    tree(tmp_path, "cat", "dog")
+    (tmp_path / "bird").mkdir()
+    make(tmp_path / "bird")
+    with pytest.raises(Mistake, match=words):
+        find(tmp_path)
+
+
+def test_a_class_folder_of_one_split_of_which_no_file_counts_is_refused(tmp_path):
+    split_tree(tmp_path, "train", "val")
+    (tmp_path / "annotations/old").mkdir(parents=True)
+    (tmp_path / "annotations/old/all.xml").write_text("-")
+    (tmp_path / "test/dog").mkdir(parents=True)
+    draw(tmp_path / "test/cat/0.png")
+    assert len(find(tmp_path).keys) == 17  # an empty folder says that the split has none of the class
+    (tmp_path / "test/dog/a.heic").write_text("-")
+    with pytest.raises(Mistake, match=r"'test/dog' holds 1 \.heic"):
+        find(tmp_path)
+    (tmp_path / "test/dog/a.heic").unlink()
+    (tmp_path / "train/bird").mkdir()
+    with pytest.raises(Mistake, match="'train/bird' is empty"):
+        find(tmp_path)
+
+
+SYSTEM = ["@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", "System Volume Information", "Temporary Items"]
+
+
+@pytest.mark.parametrize("name", [*SYSTEM, "Network Trash Folder", "TheVolumeSettingsFolder", "@__thumb"])
 def test_folders_of_other_systems_are_no_data(name, tmp_path):
     tree(tmp_path, "cat", "dog", f"cat/{name}/0.png", name)
     samples = find(tmp_path)
@@ -195,6 +316,40 @@ def test_each_real_folder_is_listed_once_whatever_links_lead_to_it(tmp_path):
     assert samples.target.names == ["cat", "dog"]
     assert len(samples.keys) == 8
     assert "2 links to a folder that is listed already" in samples.left_out
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
+    tree(tmp_path / "all/root", "cat", "dog")
+    tree(tmp_path / "all", "other")
+    tree(tmp_path / "store", "cow", "pig")
+    (tmp_path / "all/root/cat/loop").symlink_to("../..")
+    (tmp_path / "all/root/cow").symlink_to(tmp_path / "store/cow")
+    (tmp_path / "all/root/cow/up").symlink_to("..")
+    (tmp_path / "all/root/pig").symlink_to(tmp_path / "store/pig")
+    samples = find(tmp_path / "all/root")
+    assert len(samples.keys) == 16
+    assert samples.target.names == ["cat", "cow", "dog", "pig"]
+    assert {key.count("/") for key in samples.keys} == {1}
+    assert "2 links to a folder above" in samples.left_out
+
+
+def test_a_real_folder_within_a_link_is_listed_once(tmp_path):
+    tree(tmp_path / "data", "x", "y")
+    tree(tmp_path / "root", "cat")
+    (tmp_path / "root/a").symlink_to(tmp_path / "data/x")
+    (tmp_path / "root/b").symlink_to(tmp_path / "data")
+    samples = find(tmp_path / "root")
+    assert len(samples.keys) == 12
+    assert sorted({key.rpartition("/")[0] for key in samples.keys}) == ["a", "b/y", "cat"]
+
+
+def test_what_links_in_a_class_lead_to_comes_after_classes_that_are_links(tmp_path):
+    tree(tmp_path / "data", "x", "y")
+    tree(tmp_path / "root", "other")
+    (tmp_path / "root/a").symlink_to(tmp_path / "data/x")
+    (tmp_path / "data/x/more").symlink_to(tmp_path / "data/y")
+    (tmp_path / "root/b").symlink_to(tmp_path / "data/y")
+    assert find(tmp_path / "root").target.names == ["a", "b", "other"]
 
 
 def test_a_root_of_links_is_read(tmp_path):
@@ -220,6 +375,44 @@ def test_names_that_are_not_utf8_are_refused_by_name(tmp_path):
     os.rename(os.fsencode(tmp_path / "cat/0.png"), os.fsencode(tmp_path / "cat") + b"/gr\xfcn.png")
     with pytest.raises(Mistake, match=r"gr\\xfcn\.png"):
         find(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"gr\xfcn", b"Icon\r"])
+def test_a_folder_whose_name_cannot_be_written_is_refused(name, tmp_path):
+    tree(tmp_path, "cat", "dog")
+    os.rename(os.fsencode(tmp_path / "cat"), os.fsencode(tmp_path) + b"/" + name)
+    with pytest.raises(Mistake, match="a name in"):
+        find(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [b"Icon\r", b".gr\xfcn.png", b"gr\xfcn.txt", b"notes.gr\xfcn", b"a.\x1b[31m", b".\x1b"]
+)
+def test_names_of_what_is_left_out_may_be_any(name, tmp_path):
+    tree(tmp_path, "cat", "dog")
+    with open(os.fsencode(tmp_path / "cat") + b"/" + name, "wb"):
+        pass
+    samples = find(tmp_path)
+    assert len(samples.keys) == 8
+    assert samples.left_out.startswith("1 ")
+    assert samples.left_out.encode().isascii()
+    assert samples.left_out.isprintable()
+
+
+@pytest.mark.parametrize("flag", ["root", "predict_root", "cache_root"])
+def test_a_folder_given_that_is_no_utf8_is_refused_in_one_line(flag, run, tmp_path, capfd):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfcn")
+    tree(Path(folder), "cat", "dog")
+    assert run("fit", f"--data.{flag}={folder}") == 2
+    said = capfd.readouterr().err
+    assert f"--data.{flag}=" in said
+    assert "is no UTF-8" in said
+    assert said.count("\n") == 1
+
+
+def test_half_a_character_in_a_configuration_is_no_folder():
+    with pytest.raises(Mistake, match=r"'data/\\ud800' is no UTF-8"):
+        ImageData("data/\ud800")
 
 
 def test_one_class_in_two_unicode_forms_is_one(tmp_path):

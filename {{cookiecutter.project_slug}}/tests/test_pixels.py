@@ -54,6 +54,15 @@ def test_values_of_any_depth_become_the_same_grey_as_in_8_bits(depth, tmp_path):
     assert "--data.value_range" in " ".join(said)
 
 
+NO_RANGES = [(0, 0), (4095, 0), (0, float("inf")), (float("-inf"), 0), (float("nan"), 1), (-1.7e308, 1.7e308)]
+
+
+@pytest.mark.parametrize("value_range", NO_RANGES, ids=str)
+def test_a_range_that_is_none_is_refused(value_range, tmp_path):
+    with pytest.raises(Mistake, match=r"--data\.value_range=.* is out of range"):
+        ImageData(str(tmp_path), value_range=value_range)
+
+
 def test_a_given_range_is_kept_and_nothing_is_said(tmp_path):
     path = save(tmp_path / "deep.png", ramp(1000, np.uint16))
     looks = looking.look_at(tmp_path, [path.name])

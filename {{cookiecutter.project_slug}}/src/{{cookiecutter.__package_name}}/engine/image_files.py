@@ -1,5 +1,6 @@
 """What every data module of image files shares: size and values, copies, the cache, and what ``predict`` reads."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -9,7 +10,7 @@ from .builtin import is_built_in, write_built_in
 from .cache import Cache, opened_cache
 from .contents import check_there, copies, fingerprint
 from .decoding import MEGAPIXELS
-from .folders import new_images
+from .folders import check_path, new_images
 from .images import Decoding, Fit, ImageDataset, check_colour
 from .loading import SplitData
 from .looks import check_colours, look_at, remarks, settled
@@ -68,6 +69,12 @@ class ImageFiles(SplitData):
         for flag, side in (("--data.image_size", image_size), ("--data.stored_size", stored_size)):
             require(side is None or side >= 1, flag, side, "x ≥ 1", "images would have no pixels")
         require(max_megapixels > 0, "--data.max_megapixels", max_megapixels, "x > 0", "no image could be read")
+        low, high = value_range or (0, 1)
+        is_range = low < high and math.isfinite(high - low)
+        require(is_range, "--data.value_range", value_range, "LOW < HIGH, both finite", "no value would be a grey")
+        check_path("--data.root", root)
+        check_path("--data.cache_root", cache_root)
+        check_path("--data.predict_root", predict_root)
         self.built_in = root if is_built_in(root) else None
         self.root = Path("data", root) if self.built_in else Path(root)
         self.image_size, self.stored_size = image_size, stored_size

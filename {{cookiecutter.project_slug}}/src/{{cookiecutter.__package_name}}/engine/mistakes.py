@@ -31,7 +31,7 @@ def said_by(error: BaseException, package: str) -> bool:
     return any(last.is_relative_to(place) for place in (spec and spec.submodule_search_locations) or ())
 
 
-def require(holds: bool, flag: str, value: float | None, allowed: str, consequence: str) -> None:
+def require(holds: bool, flag: str, value: object, allowed: str, consequence: str) -> None:
     """Refuse a value that is out of range.
 
     Args:
