@@ -181,7 +181,7 @@ class Commands(LightningCLI):
             print(told if any(arg.startswith("--data.root") for arg in args) else f"{told}, data of {root}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
             if overrides and command != "fit":  # fit compares the configs
-                print(f"changed by flags: {runs.masked(' '.join(args[1:]))}")
+                print(f"changed by flags: {runs.masked_command(args[1:])}")
         return source
 
     def _find_unfinished(self, root: Path, name: str) -> Source | None:
