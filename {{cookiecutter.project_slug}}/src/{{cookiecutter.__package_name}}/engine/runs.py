@@ -168,7 +168,7 @@ SECRET = (
 )
 IN_ADDRESS = r"(?<=://)[^\s\"'/@:?]*:[^\s\"']+@"
 IN_QUERY = rf"([?&;][^\s\"'=&;]*(?:{SECRET})=)[^\s\"'&;]+"
-IN_LIST = rf"(?:^|[\s;,{{\"'])[\w.-]*(?:{SECRET})[\"']?\s*[=:]\s*\S"
+IN_LIST = r"(?:^|[\s;,{\"'])" + rf"[\w.-]*(?:{SECRET})[\"']?\s*[=:]\s*\S"
 IN_HEADER = r"\b(bearer\s+|authorization[\"']?\s*[=:]\s*[\"']?\w+\s+)[^\s\"',}]+"
 IN_TEXT = re.compile(f"(?i){IN_ADDRESS}|{IN_QUERY}|{IN_LIST}|{IN_HEADER}")
 
