@@ -364,7 +364,7 @@ def test_what_a_run_holds_does_not_fill_the_memory(kind, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "manifest.json", "environment.txt", "metrics.csv", "timing.csv"])
-@pytest.mark.parametrize("kind", ["pipe", "link to a device", "huge"])
+@pytest.mark.parametrize("kind", ["pipe", "huge"])
 def test_a_run_with_such_a_file_goes_on_or_is_refused(name, kind, trained, run, capfd):
     (trained / "unfinished.lock").touch()
     special(trained / name, kind)
@@ -443,7 +443,7 @@ def test_an_optimizer_of_many_groups_is_read(trained):
 def test_a_resume_reads_damaged_files_or_refuses_in_one_line(name, content, trained, run, capfd):
     (trained / "unfinished.lock").touch()
     (trained / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    code = run("fit", "--resume=auto", "--trainer.max_epochs=3")
+    code = run("fit", "--resume=auto")
     said = capfd.readouterr().err
     assert code == (0 if name == "environment.txt" else 2), said
     assert name == "environment.txt" or (said.count("\n") == 1 and name in said)

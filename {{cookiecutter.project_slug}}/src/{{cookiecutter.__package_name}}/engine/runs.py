@@ -179,7 +179,7 @@ def masked(text: str) -> str:
     shown = re.sub(f"(?i){IN_QUERY}", r"\1***", shown)
     shown = re.sub(f"(?i){IN_HEADER}", r"\1***", shown)
     value = r"(?<=\")[^\"]*|(?<=')[^']*|[^\s\"',}]+"
-    return re.sub(rf"(?i)((?:{SECRET})[\"']?[=:\s]\s*[\"']?)(?!\w+ \*\*\*)(?:{value})", r"\1***", shown)
+    return re.sub(rf"(?i)((?:{SECRET})[\"']?[=:\s]\s*[\"']?)(?!(?:\w+ )?\*\*\*)(?:{value})", r"\1***", shown)
 
 
 def masked_command(args: Sequence[str]) -> str:
