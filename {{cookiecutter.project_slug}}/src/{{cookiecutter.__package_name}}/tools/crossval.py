@@ -196,6 +196,12 @@ class CrossValidation:
             with tqdm(total=len(todo), bar_format=BAR, desc="crossval ", mininterval=0.5) as bar:
                 for variant, fold in todo:
                     scored.append(self._score(variant, fold, bar))
+                    if scored[-1].metrics.keys() != scored[0].metrics.keys():
+                        file = self._scores(runs.Run(scored[-1].folder))
+                        raise Mistake(
+                            f"{file} and that of {scored[0].folder} hold different metrics, so they have no mean; "
+                            "remove both, and start again."
+                        )
                     bar.update(len(scored) - bar.n)
                     shown = " ".join(f"{name}={value:.4f}" for name, value in sorted(scored[-1].metrics.items()))
                     bar.write(f"{variant} {fold}: {shown} ({scored[-1].folder})".lstrip())
