@@ -610,10 +610,12 @@ def damaged_runs(arena: Arena) -> list[bool]:
         copy = place / f"runs/damaged-{number}/version_0"
         shutil.copytree(run, copy)
         change(copy)
+        (copy / "unfinished.lock").touch()
     each = [place / f"runs/damaged-{number}/version_0" for number in range(len(changes))]
-    lines = [
-        line for copy in each for line in (("report", copy), ("diagnose", copy), ("test", f"--name={copy.parent.name}"))
-    ]
+    lines: list[Sequence[object]] = []
+    for copy in each:
+        name = f"--name={copy.parent.name}"
+        lines += [("report", copy), ("diagnose", copy), ("test", name), ("fit", *BASE, name, "--resume=auto")]
     survived = []
     for line, result in zip(lines, arena.command.each(arena.project, place, lines), strict=True):
         survived.append(result.code == 0 or (result.code, len(result.errors)) == (2, 1))

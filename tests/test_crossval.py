@@ -94,6 +94,18 @@ def test_ctrl_c_loses_no_finished_fold_and_the_same_command_ends_with_the_same_n
     assert scores(tmp_path / FOLDS) == scores(validated / FOLDS)
 
 
+def test_damaged_scores_are_refused_in_one_line(images, validated, project, command, tmp_path):
+    shutil.copytree(validated / "runs", tmp_path / "runs")
+    file = tmp_path / FOLDS / "fold_1/version_0/score_last.json"
+    given = ("crossval", "--folds=3", "--data.root", images, *TINY)
+    for content in ("[" * 100_000, '{"images": 1, "metrics": {"val/loss": "x"}}'):
+        file.write_text(content)
+        command.refuses(project, tmp_path, {given: "score_last.json"})
+    whole = (validated / FOLDS / "fold_1/version_0/score_last.json").read_text()
+    file.write_text(whole.replace('"val/loss"', '"val/other"'))
+    command.refuses(project, tmp_path, {given: "score_last.json"})
+
+
 def test_other_settings_than_those_of_the_finished_folds_are_refused(images, validated, project, command):
     before = (validated / FOLDS / "runs.csv").read_bytes()
     (validated / "other.yaml").write_text("data: {root: other}\n")

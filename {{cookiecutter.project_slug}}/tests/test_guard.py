@@ -16,10 +16,14 @@ import yaml
 from project_package.__main__ import main
 from project_package.engine import PACKAGE, guard
 from project_package.engine.checkpoints import WholeFile
+from project_package.engine.checkpoints import read as read_checkpoint
 from project_package.engine.configs import RENAMED, read_config
-from project_package.engine.files import append, write
-from project_package.engine.loggers import MetricsFile
+from project_package.engine.contents import content_hashes, file_stats
+from project_package.engine.files import append, read_text, write
+from project_package.engine.loggers import MetricsFile, _identity
 from project_package.engine.mistakes import Mistake
+from project_package.engine.runs import Run
+from project_package.engine.splits import Manifest
 from project_package.model import Classifier
 
 CANARY = Path("canary")
@@ -314,9 +318,11 @@ def test_a_null_where_something_is_needed_is_named(flag, run, capfd):
     assert f"{flag}=null" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("part", ["data", "model", "trainer"])
+@pytest.mark.parametrize("part", ["data", "model", "trainer", "callbacks"])
 @pytest.mark.parametrize("value", [None, 5, [1], "text"])
 def test_a_part_of_a_config_that_is_no_mapping_is_refused(part, value, run, capfd):
+    if part == "callbacks" and value is None:
+        return  # none of them
     Path("odd.yaml").write_text(yaml.safe_dump({part: value}))
     assert run("fit", "--config=odd.yaml") == 2
     assert "no mapping" in capfd.readouterr().err
@@ -400,3 +406,134 @@ def test_a_part_of_a_run_that_is_a_link_is_refused(part, trained, run, capfd):
     (trained / part).symlink_to(elsewhere)
     assert run("test", f"--ckpt_path={trained}/checkpoints/best.ckpt" if elsewhere.exists() else "--verbose=true") == 2
     assert "is a link" in capfd.readouterr().err
+
+
+def special(place: Path, kind: str) -> None:
+    """Make what is no plain file, or a huge one that takes no room."""
+    place.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "link to a device":
+        place.symlink_to("/dev/zero")
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.touch()
+        os.truncate(place, 2**40)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a device", "folder", "huge"])
+def test_what_a_run_holds_does_not_fill_the_memory(kind, tmp_path):
+    place = tmp_path / "file"
+    special(place, kind)
+    with pytest.raises(ValueError, match=r"no plain file|larger than"):
+        read_text(place)
+    for read in (Manifest.load, read_config, lambda path: _identity(path, None, 4)):
+        with pytest.raises(Mistake, match=r"no plain file|larger than"):
+            read(place)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "manifest.json", "environment.txt", "metrics.csv", "timing.csv"])
+@pytest.mark.parametrize("kind", ["pipe", "huge"])
+def test_a_run_with_such_a_file_goes_on_or_is_refused(name, kind, trained, run, capfd):
+    (trained / "unfinished.lock").touch()
+    special(trained / name, kind)
+    assert run("fit", "--resume=auto") in (0, 2)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_config_of_more_than_a_megabyte_is_not_parsed(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: [" + "1, " * 400_000 + "1]")
+    with pytest.raises(Mistake, match="larger than"):
+        read_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("callbacks", [1]), ("callbacks", 5), ("callbacks.last", 5), ("callbacks.best", [1])),
+        *(("callbacks.last.init_args", [1]), ("callbacks.last.init_args.dirpath", 5)),
+    ],
+)
+def test_a_resume_refuses_odd_callbacks_in_one_line(setting, value, trained, run, capfd):
+    (trained / "unfinished.lock").touch()
+    change(trained, setting, value)
+    assert run("fit", "--resume=auto") == 2
+    said = capfd.readouterr().err
+    assert "config.yaml" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        *(("global_step", None), ("global_step", "x"), ("resume", []), ("callbacks", 5)),
+        *(("optimizer_states", {}), ("lr_schedulers", 1)),
+    ],
+)
+def test_a_resume_passes_over_a_checkpoint_of_odd_parts(part, value, trained, run, capfd):
+    (trained / "unfinished.lock").touch()
+    for name in ("last", "best"):
+        content = torch.load(trained / f"checkpoints/{name}.ckpt", weights_only=True)
+        content[part] = value
+        if value is None:
+            del content[part]
+        torch.save(content, trained / f"checkpoints/{name}.ckpt")
+    assert run("fit", "--resume=auto", "--trainer.max_steps=1") == 0
+    said = capfd.readouterr().out
+    assert said.count("passed over") == 2
+    assert part in said
+
+
+@pytest.mark.parametrize("part", ["callbacks", "loops", "lr_schedulers", "optimizer_states", "resume", "more"])
+def test_lists_that_double_are_refused_in_any_part_of_a_checkpoint(part, trained, run, capfd):
+    doubled: list[Any] = []
+    for _ in range(40):
+        doubled = [doubled, doubled]
+    file = trained / "checkpoints/last.ckpt"
+    content = torch.load(file, weights_only=True)
+    content[part] = doubled if part in ("lr_schedulers", "optimizer_states") else {"a": doubled}
+    torch.save(content, file)
+    with pytest.raises(Mistake, match="more than"):
+        read_checkpoint(file, Classifier)
+
+
+def test_an_optimizer_of_many_groups_is_read(trained):
+    file = trained / "checkpoints/last.ckpt"
+    content = torch.load(file, weights_only=True)
+    group = content["optimizer_states"][0]["param_groups"][0]
+    content["optimizer_states"][0]["param_groups"] = [dict(group) for _ in range(10_000)]
+    torch.save(content, file)
+    assert read_checkpoint(file, Classifier)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("metrics.csv", "step,a\nx,1\n"), ("environment.txt", b"\xff\xfe"), ("metrics.csv", b"\xff")]
+)
+def test_a_resume_reads_damaged_files_or_refuses_in_one_line(name, content, trained, run, capfd):
+    (trained / "unfinished.lock").touch()
+    (trained / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    code = run("fit", "--resume=auto")
+    said = capfd.readouterr().err
+    assert code == (0 if name == "environment.txt" else 2), said
+    assert name == "environment.txt" or (said.count("\n") == 1 and name in said)
+
+
+@pytest.mark.parametrize("name", ["version_²", "version_٣", "version_x", "version_-1", "mine"])
+def test_only_plain_digits_number_a_run(name):
+    assert Run(name).number == -1
+
+
+def test_hashes_that_claim_more_rows_than_they_have_are_taken_again(tmp_path):
+    image, index, victim = tmp_path / "a", tmp_path / "hashes.npy", tmp_path / "victim"
+    image.write_text("a")
+    victim.write_text("as it was")
+    with index.open("wb") as file:
+        header = {"descr": [("key", "S16"), ("hash", "S16")], "fortran_order": False, "shape": (10**12,)}
+        np.lib.format.write_array_header_1_0(file, header)
+    (tmp_path / f".hashes.npy.{os.getpid()}").symlink_to(victim)
+    stats = file_stats(tmp_path, ["a"])
+    taken = content_hashes(tmp_path, ["a"], stats, index)
+    assert np.load(index)["hash"].tolist() == taken.tolist()
+    assert content_hashes(tmp_path, ["a"], stats, index).tolist() == taken.tolist()
+    assert victim.read_text() == "as it was"

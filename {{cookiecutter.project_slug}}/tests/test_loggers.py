@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from project_package.engine import loggers
 from project_package.engine.mistakes import Mistake
-from project_package.engine.runs import Run, masked, without_secrets
+from project_package.engine.runs import Run, masked, masked_command, without_secrets
 
 KINDS = [name for name in lightning_loggers.__all__ if name != "Logger"]
 
@@ -114,6 +114,46 @@ def test_mlflow_goes_on_where_it_was(run_here):
 )
 def test_a_key_that_is_typed_is_not_kept(typed, shown):
     assert masked(typed) == (typed.replace("abc", "***") if shown is None else shown)
+
+
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [
+        (["--my.passphrase", "abc of abc words", "--name", "y"], "--my.passphrase *** --name y"),
+        (["--my.passphrase=abc of abc words", "-x"], "--my.passphrase=*** -x"),
+        (["--api-key", "abc", "--report=false"], "--api-key *** --report=false"),
+        (["--api-key", "--report=false"], "--api-key --report=false"),
+        (["--header", "Authorization: Bearer abc"], "--header Authorization: Bearer ***"),
+        (["--header=Authorization: Basic abc"], "--header=Authorization: Basic ***"),
+        (['{"password": "abc of abc", "b": 1}'], '{"password": "***", "b": 1}'),
+        (["--url=postgresql://h/db?user=u&password=a,b}c&x=1"], "--url=postgresql://h/db?user=u&password=***&x=1"),
+        (["--url=postgresql://me@host/db"], "--url=postgresql://me@host/db"),
+    ],
+)
+def test_a_secret_is_masked_in_each_argument(args, shown):
+    assert masked_command(args) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("postgresql://h/db?user=u&password=p", "postgresql://h/db?sslpassword=p", "postgresql://h/db?p%61ssword=p"),
+        *("host=h password=p", "Bearer abc", "Authorization: Basic abc", "redis://:p@host", "mysql://u:p@q@host/x"),
+    ],
+)
+def test_a_text_with_a_secret_is_not_kept(text):
+    assert without_secrets({"a": [text]}) == ({"a": [None]}, ["a.0"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("postgresql://USER@HOST/DB", "postgresql://USER@HOST:5432/DB", "https://host/x?user=u", "tokenizer=bert"),
+        *("{epoch}-{val/loss:.3f}", "me@host", "compass: north", "val/loss", "git@host:me/x.git"),
+    ],
+)
+def test_a_text_without_one_is_kept(text):
+    assert without_secrets({"a": [text]}) == ({"a": [text]}, [])
 
 
 def test_a_key_in_a_config_is_not_kept_and_is_named():

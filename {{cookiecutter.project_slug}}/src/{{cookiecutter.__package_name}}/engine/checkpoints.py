@@ -11,9 +11,13 @@ from jsonargparse import ArgumentError
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from .files import made_anew
-from .guard import check_hyper_parameters, check_plain
+from .guard import check_hyper_parameters, check_plain, check_size
 from .internals import INSTANTIATE, INSTANTIATOR
 from .mistakes import Mistake, RunFailed
+
+# What goes on is made of these, where it is there.
+PARTS = {"callbacks": dict, "global_step": int, "lr_schedulers": list, "optimizer_states": list, "resume": dict}
+MOST_VALUES = 10_000_000  # beside the weights; an optimizer of 10,000 groups has half a million
 
 
 class WholeFile(TorchCheckpointIO):
@@ -67,11 +71,17 @@ def read(path: str | Path, kind: type, to_go_on: bool = False) -> dict[str, Any]
         for key in ("state_dict", "hyper_parameters", "loops"):
             if not isinstance(content.get(key), dict) or not all(isinstance(name, str) for name in content[key]):
                 raise ValueError(f"it holds no {key}")
+        for key, kind_of_part in PARTS.items():
+            if key in content and not isinstance(content[key], kind_of_part):
+                raise ValueError(f"its {key} is {type(content[key]).__name__}")
+        if "global_step" not in content:
+            raise ValueError("it holds no global_step")
         if "pytorch-lightning_version" not in content:
             raise ValueError("it holds no version")
         if {"hparams", "module_arguments"} & content.keys():  # Lightning would read them, too
             raise ValueError("it holds hyper-parameters of a Lightning before 1.0")
         check_plain(content["hyper_parameters"])
+        check_size([part for key, part in content.items() if key != "state_dict"], MOST_VALUES)
     except Exception as error:  # a damaged file raises almost anything
         reason = str(error).strip().splitlines()
         raise Mistake(

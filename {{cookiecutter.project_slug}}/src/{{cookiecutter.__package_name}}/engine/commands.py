@@ -180,7 +180,7 @@ class Commands(LightningCLI):
             print(f"{command}: {source.checkpoint} with the config and splits of {source.run}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
             if overrides and command != "fit":  # fit compares the configs
-                print(f"changed by flags: {runs.masked(' '.join(args[1:]))}")
+                print(f"changed by flags: {runs.masked_command(args[1:])}")
         return source
 
     def _find_unfinished(self, root: Path, name: str) -> Source | None:

@@ -1,17 +1,19 @@
 """Config files: found by name, read as plain values of today's names, compared setting by setting."""
 
 import contextlib
+import functools
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .files import read_text
 from .guard import check_plain
 from .mistakes import Mistake, unknown
 
+LARGEST = 10**6  # bytes of a config; YAML reads some 150,000 of them in a second
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Every config starts from these, each over the one before; `--config NAME` lays another over them.
 DEFAULTS = [CONFIGS / "presets" / "standard.yaml", CONFIGS / "base.yaml", CONFIGS / "logger.yaml"]
@@ -87,17 +89,13 @@ def read_config(path: Path) -> dict[str, Any]:
 def config_text(path: Path) -> str:
     """Read a config file for the parser: its text, or where it is of an earlier version that of today."""
     content, text = _read(path)
-    return text if content == yaml.safe_load(text) else yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return text if content == _parsed(text) else yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("it is no plain file")
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text) or {}
-        check_plain(content)
-        content = expanded(content)
+        text = read_text(path, LARGEST)
+        content = expanded(_parsed(text))  # a copy, which may be changed
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise Mistake(
             f"config {str(path)!r} cannot be read ({' '.join(str(error).split())}), so its settings are unknown; "
@@ -107,14 +105,23 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         raise Mistake(f"config {str(path)!r} is no mapping of flags to values, so it has no effect; mend it.")
     if content.pop("config", None):
         raise Mistake(f"config {str(path)!r} names another one, which is not read; give both: --config A --config B.")
-    for part in ("model", "data", "trainer"):
-        if part in content and not isinstance(content[part], dict):
+    for part in ("model", "data", "trainer", "callbacks"):
+        none = part == "callbacks" and content.get(part) is None
+        if part in content and not none and not isinstance(content[part], dict):
             raise Mistake(
                 f"config {str(path)!r} has {part!r} as {content[part]!r}, which is no mapping of settings; mend it."
             )
     for old, new in RENAMED.items():
         _rename(content, old, new)
     return content, text
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """Return what a text of YAML holds: parsed once, for a command asks several times."""
+    content = yaml.safe_load(text) or {}
+    check_plain(content)
+    return content
 
 
 def _rename(content: dict[str, Any], old: str, new: str | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import is_gone
+from .files import LARGEST, is_gone, made_anew
 from .mistakes import Mistake
 from .splits import Samples
 
@@ -101,8 +101,10 @@ def content_hashes(root: str | Path, paths: list[str], stats: np.ndarray, index:
     row = np.dtype([("key", "S16"), ("hash", "S16")])
     known = np.empty(0, row)
     if index is not None:
-        with contextlib.suppress(OSError, ValueError, EOFError):  # there is none, or it is damaged
-            kept = np.load(index) if Path(index).is_file() else known
+        with contextlib.suppress(OSError, ValueError, EOFError, MemoryError, RecursionError):  # none, or damaged
+            # Mapped: numpy would make room for as many rows as the file says it has, be they there or not.
+            usable = Path(index).is_file() and os.path.getsize(index) <= LARGEST
+            kept = np.load(index, mmap_mode="r") if usable else known
             known = kept if kept.dtype == row and kept.ndim == 1 else known
     prefix = os.path.join(os.path.abspath(root), "")
     wanted = np.empty(len(paths), row)
@@ -135,7 +137,7 @@ def content_hashes(root: str | Path, paths: list[str], stats: np.ndarray, index:
             merged = np.concatenate([known, wanted[fresh]])
             Path(index).parent.mkdir(parents=True, exist_ok=True)
             unfinished = Path(index).with_name(f".{Path(index).name}.{os.getpid()}")
-            with unfinished.open("wb") as file:
+            with made_anew(unfinished) as file:
                 np.save(file, merged[np.unique(merged["key"], return_index=True)[1]])
             os.replace(unfinished, index)
     return wanted["hash"]

@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 from .mistakes import Mistake
 
+LARGEST = 2**30  # bytes of a file that is read whole: the manifest of some 20 million images
+
 
 def is_gone(error: BaseException | None) -> bool:
     """Tell whether an error says that a file is not there, and not that it cannot be read."""
@@ -37,6 +39,32 @@ def reading(path: Path) -> Iterator[None]:
             f"{path} cannot be read ({str(error)[:200]}), so what it says of the run is not known; bring it back, or "
             "move it away."
         ) from error
+
+
+def plain_file(path: str | Path, most: int = LARGEST) -> BinaryIO:
+    """Open a file to read it, without waiting for the other end of a pipe.
+
+    Raises:
+        OSError: It cannot be opened.
+        ValueError: It is a pipe, a device or a folder, or larger than ``most`` bytes: it would fill the memory.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= most:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise ValueError(f"it is larger than {most:,} bytes" if stat.S_ISREG(found.st_mode) else "it is no plain file")
+
+
+def read_text(path: str | Path, most: int = LARGEST, errors: str = "strict") -> str:
+    """Read a whole file of a run as text; raises what ``plain_file`` does."""
+    with plain_file(path, most) as file:
+        return file.read(most).decode("utf-8", errors)
+
+
+def plain_table(path: str | Path) -> io.TextIOWrapper:
+    """Open a CSV file to read it; raises what ``plain_file`` does."""
+    return io.TextIOWrapper(plain_file(path), encoding="utf-8", newline="")
 
 
 def made_anew(path: Path) -> BinaryIO:

@@ -16,7 +16,7 @@ import contextlib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -209,20 +209,38 @@ def check_plain(content: Any) -> None:
         ValueError: With their repetitions written out they would fill the memory, a list holds itself, a number has
             more than 64 bits, or a text holds control characters.
     """
-    if _size(content, {}) > LARGEST:
-        raise ValueError(f"it holds more than {LARGEST} values, or itself")
+    check_size(content, LARGEST, _check_one)
 
 
-def _size(value: Any, known: dict[int, float]) -> float:
-    """Return the number of values, each object being visited once."""
+def check_size(content: Any, most: int, check: Callable[[Any], None] = lambda value: None) -> None:
+    """Refuse values that would fill the memory with their repetitions written out.
+
+    Args:
+        content: The values.
+        most: How many there may be.
+        check: Looks at each that holds no others.
+
+    Raises:
+        ValueError: There are more, or one holds itself.
+    """
+    if _size(content, {}, check) > most:
+        raise ValueError(f"it holds more than {most} values, or itself")
+
+
+def _check_one(value: Any) -> None:
     if isinstance(value, str) and CONTROL.search(value):
         raise ValueError(f"it holds control characters, {value[:80]!r}")
     if isinstance(value, int) and value.bit_length() > 63:
         raise ValueError("it holds a number of more than 64 bits")
+
+
+def _size(value: Any, known: dict[int, float], check: Callable[[Any], None]) -> float:
+    """Return the number of values, each object being visited once."""
     if not isinstance(value, dict | list | tuple | set):
+        check(value)
         return 1
     if id(value) not in known:
         known[id(value)] = float("inf")  # as long as it is being counted: for one that holds itself
         items = [*value, *value.values()] if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_size(item, known) for item in items)
+        known[id(value)] = 1 + sum(_size(item, known, check) for item in items)
     return known[id(value)]

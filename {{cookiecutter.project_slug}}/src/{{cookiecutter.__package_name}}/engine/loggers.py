@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from .configs import flat, read_config
-from .files import append, csv_text, reading, write
+from .files import append, csv_text, plain_table, read_text, reading, write
 from .keepers import BestCheckpoint
 from .mistakes import Mistake
 from .runs import Run, is_rank_zero, made
@@ -88,7 +88,7 @@ class MetricsFile(Logger):
 def _header(path: Path) -> list[str]:
     if not path.is_file():
         return []
-    with reading(path), path.open(newline="", encoding="utf-8") as file:
+    with reading(path), plain_table(path) as file:
         return next(csv.reader(file), [])
 
 
@@ -96,7 +96,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Read the rows of a CSV file, none where there is no file."""
     if not path.is_file():
         return []
-    with reading(path), path.open(newline="", encoding="utf-8") as file:
+    with reading(path), plain_table(path) as file:
         return list(csv.DictReader(file))
 
 
@@ -107,7 +107,8 @@ def _csv(columns: list[str], rows: list[dict[str, str]]) -> str:
 def forget(path: Path, step: int) -> None:
     """Drop the rows of metrics.csv that a resumed run will write again: those since ``step``."""
     rows = read_rows(path)
-    kept = [row for row in rows if row.get("step") and int(row["step"]) < step]
+    with reading(path):
+        kept = [row for row in rows if row.get("step") and int(row["step"]) < step]
     if len(kept) < len(rows):
         write(path, _csv(_header(path), kept))
 
@@ -227,7 +228,7 @@ def _mlflow(told: Told) -> dict[str, Any]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     options: dict[str, Any] = {"run_name": told.given.get("run_name") or told.name}
     file, store = told.run.mlflow_id, told.run.mlflow_store
-    known = file.read_text(encoding="utf-8").strip() if file.is_file() else None  # TellLoggers wrote it
+    known = _known(file) if file.exists() else None  # TellLoggers wrote it
     options["run_id"] = told.given.get("run_id") or known
     if told.given.get("tracking_uri"):
         return options
@@ -256,7 +257,12 @@ def _identity(file: Path, given: str | None, size: int) -> str:
     """Return by what a service knows the run: on disk before it starts, so that test and a resumed run go on there."""
     if given or not file.exists():
         write(file, given or secrets.token_hex(size))
-    return file.read_text().strip()
+    return _known(file)
+
+
+def _known(file: Path) -> str:
+    with reading(file):
+        return read_text(file, most=10_000).strip()
 
 
 def _stay_offline(service: str, variable: tuple[str, str], asked: Any, has_key: bool, later: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from . import checkpoints
 from .configs import as_typed, differences, read_config
-from .files import opened
+from .files import opened, reading
 from .mistakes import Mistake
 from .runs import Run, is_rank_zero, runs_of
 
@@ -82,10 +82,7 @@ def find(root: Path, name: str, kind: type) -> Source | None:
     for run in found[:1] if implied() else found:
         if run.ended or not run.config.is_file() or Lock.is_held(run):
             continue
-        callbacks = read_config(run.config).get("callbacks") or {}
-        for path in (run.last, run.best):
-            given = ((callbacks.get(path.stem) or {}).get("init_args") or {}).get("dirpath")
-            path = Path(given) / path.name if given else path
+        for path in _kept(run):
             if not path.is_file():
                 continue
             try:
@@ -98,6 +95,17 @@ def find(root: Path, name: str, kind: type) -> Source | None:
                 continue
             return Source(run, path, content["global_step"])
     return None
+
+
+def _kept(run: Run) -> list[Path]:
+    """Return where a run keeps its two checkpoints, by its config."""
+    callbacks = read_config(run.config).get("callbacks") or {}
+    places = []
+    with reading(run.config):
+        for path in (run.last, run.best):
+            given = ((callbacks.get(path.stem) or {}).get("init_args") or {}).get("dirpath")
+            places.append(Path(given) / path.name if given else path)
+    return places
 
 
 def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+import urllib.parse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from .files import append, write
+from .files import append, read_text, reading, write
 from .mistakes import Mistake, RunFailed
 from .steps import is_log_point
 
@@ -74,7 +75,7 @@ class Run:
     def number(self) -> int:
         """N of a folder ``version_N``, or -1."""
         suffix = self.folder.name.removeprefix("version_")
-        return int(suffix) if suffix.isdigit() else -1
+        return int(suffix) if suffix.isascii() and suffix.isdecimal() else -1
 
     @property
     def ended(self) -> bool:
@@ -174,15 +175,40 @@ def latest(root: Path, name: str, file: str = "config") -> Run:
     )
 
 
-# What a key or a password is called, and where one stands in an address.
-SECRET = r"(?:api|access|secret|private)_?key|token|password|passwd|passphrase|secret|pwd|(?<![a-z])pass"
-IN_ADDRESS = r"(?<=://)[^\s\"']+@"
+# What a key or a password is called, and where one stands in a text: USER:SECRET@ of an address, a part of its query or
+# of a list (host=h password=p), what a header holds.
+SECRET = (
+    r"(?:api|access|secret|private)[_-]?key|authorization|token|password|passwd|passphrase|secret|pwd|(?<![a-z])pass"
+)
+IN_ADDRESS = r"(?<=://)[^\s\"'/@:?]*:[^\s\"']+@"
+IN_QUERY = rf"([?&;][^\s\"'=&;]*(?:{SECRET})=)[^\s\"'&;]+"
+IN_LIST = r"(?:^|[\s;,{\"'])" + rf"[\w.-]*(?:{SECRET})[\"']?\s*[=:]\s*\S"
+IN_HEADER = r"\b(bearer\s+|authorization[\"']?\s*[=:]\s*[\"']?\w+\s+)[^\s\"',}]+"
+IN_TEXT = re.compile(f"(?i){IN_ADDRESS}|{IN_QUERY}|{IN_LIST}|{IN_HEADER}")
 
 
-def masked(command: str) -> str:
-    """Return a command line without the keys and passwords that were typed in it."""
-    shown = re.sub(IN_ADDRESS, "***@", command)
-    return re.sub(rf"(?i)((?:{SECRET})[\"']?[=:\s]\s*[\"']?)[^\s\"',}}]+", r"\1***", shown)
+def masked(text: str) -> str:
+    """Return what was typed without the keys and passwords in it."""
+    shown = re.sub(IN_ADDRESS, "***@", text)
+    shown = re.sub(f"(?i){IN_QUERY}", r"\1***", shown)
+    shown = re.sub(f"(?i){IN_HEADER}", r"\1***", shown)
+    value = r"(?<=\")[^\"]*|(?<=')[^']*|[^\s\"',}]+"
+    return re.sub(rf"(?i)((?:{SECRET})[\"']?[=:\s]\s*[\"']?)(?!(?:\w+ )?\*\*\*)(?:{value})", r"\1***", shown)
+
+
+def masked_command(args: Sequence[str]) -> str:
+    """Return a command line without keys and passwords; one that is quoted may hold spaces."""
+    shown, is_secret = [], False
+    for arg in args:
+        flag = re.match(rf"(?i)(-[\w.-]*(?:{SECRET}))(=|$)", arg)
+        if is_secret and not arg.startswith("--"):
+            shown.append("***")
+        elif flag:
+            shown.append(flag.group() + ("***" if flag.group(2) else ""))
+        else:
+            shown.append(masked(arg))
+        is_secret = flag is not None and not flag.group(2)
+    return " ".join(shown)
 
 
 def without_secrets(settings: Any, name: str = "") -> tuple[Any, list[str]]:
@@ -194,14 +220,14 @@ def without_secrets(settings: Any, name: str = "") -> tuple[Any, list[str]]:
         hidden = [each for _, names in parts.values() for each in names]
         return (kept if isinstance(settings, dict) else list(kept.values())), hidden
     is_secret = isinstance(settings, str) and (
-        re.search(rf"(?i)(?:^|[._-])(?:{SECRET})$", name) or re.search(IN_ADDRESS, settings)
+        re.search(rf"(?i)(?:^|[._-])(?:{SECRET})$", name) or IN_TEXT.search(urllib.parse.unquote(settings))
     )
     return (None, [name]) if is_secret else (settings, [])
 
 
 def environment() -> str:
     """Describe what a run depends on beside its config: versions, hardware, the state of the code, the command."""
-    lines = [f"command: {masked(' '.join(sys.argv))}", f"python: {platform.python_version()} on {platform.platform()}"]
+    lines = [f"command: {masked_command(sys.argv)}", f"python: {platform.python_version()} on {platform.platform()}"]
     for package in PACKAGES:
         try:
             lines.append(f"{package}: {importlib.metadata.version(package)}")
@@ -261,7 +287,8 @@ class RunFiles(Callback):
         if hidden:
             print(f"kept out of config.yaml: {', '.join(hidden)}; give it again, or by its environment variable")
         begun = self.run.environment
-        earlier = begun.read_text(encoding="utf-8") + "\n" if begun.is_file() else ""
+        with reading(begun):
+            earlier = read_text(begun, errors="replace") + "\n" if begun.is_file() else ""
         write(begun, earlier + environment())
         if not earlier:
             data.manifest.save(self.run.manifest)

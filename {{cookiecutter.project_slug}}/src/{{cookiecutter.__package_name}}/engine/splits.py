@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import write
+from .files import read_text, write
 from .mistakes import CONTROL, Mistake
 from .sampling import derived_seed
 from .schema import Schema
@@ -102,7 +102,7 @@ class Manifest:
             Mistake: The file is missing or is no manifest, or one sample stands in two splits.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
             version = content.get("version", 1)
             if version not in (1, cls.VERSION):
                 raise ValueError(f"it is of version {version}")

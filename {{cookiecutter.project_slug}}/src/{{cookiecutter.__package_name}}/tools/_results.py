@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..cli import CLI
 from ..engine import PACKAGE, runs
 from ..engine.configs import CONFIGS, flat, read_config
-from ..engine.files import reading
+from ..engine.files import plain_table, read_text, reading
 from ..engine.metrics import MONITOR, direction
 from ..engine.mistakes import Mistake, shown
 from ..engine.parser import Options
@@ -208,7 +208,7 @@ class Run(runs.Run):
         with reading(self.timing):
             self.durations = read_durations(self.timing)
         with reading(self.failure):
-            failure = shown(self.failure.read_text(encoding="utf-8").strip()) if self.failure.is_file() else ""
+            failure = shown(read_text(self.failure).strip()) if self.failure.is_file() else ""
         self.error, _, self.traceback = failure.partition("\n")
 
     def setting(self, name: str, default: Any = None) -> Any:
@@ -273,7 +273,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
     """Return the columns of metrics.csv, none where there is no such file."""
     points: dict[str, list[tuple[float, float]]] = {}
     if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
+        with plain_table(path) as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():
                     if row.get("step") and value and name != "step":
@@ -283,7 +283,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 def read_durations(path: Path) -> Durations | None:
     """Return the columns of timing.csv, None where there is no such file or no whole row in it."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = read_text(path) if path.is_file() else ""
     rows = [line.split(",") for line in text.splitlines()[1:]]
     whole = [row for row in rows if len(row) == 4 and row[3]]  # the last one may be cut off
     return Durations(*np.array(whole, dtype=float).T) if whole else None

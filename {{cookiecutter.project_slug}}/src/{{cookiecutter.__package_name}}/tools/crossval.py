@@ -32,7 +32,7 @@ from tqdm import tqdm
 from ..cli import CLI
 from ..engine import PACKAGE, resume, runs
 from ..engine.configs import differences, flat, read_config
-from ..engine.files import write, write_rows
+from ..engine.files import read_text, reading, write, write_rows
 from ..engine.folders import new_images
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.parser import Options
@@ -196,6 +196,12 @@ class CrossValidation:
             with tqdm(total=len(todo), bar_format=BAR, desc="crossval ", mininterval=0.5) as bar:
                 for variant, fold in todo:
                     scored.append(self._score(variant, fold, bar))
+                    if scored[-1].metrics.keys() != scored[0].metrics.keys():
+                        file = self._scores(runs.Run(scored[-1].folder))
+                        raise Mistake(
+                            f"{file} and that of {scored[0].folder} hold different metrics, so they have no mean; "
+                            "remove both, and start again."
+                        )
                     bar.update(len(scored) - bar.n)
                     shown = " ".join(f"{name}={value:.4f}" for name, value in sorted(scored[-1].metrics.items()))
                     bar.write(f"{variant} {fold}: {shown} ({scored[-1].folder})".lstrip())
@@ -211,7 +217,7 @@ class CrossValidation:
     def _describe(self) -> None:
         """Write each variant's config and the splits, once they are found to be those of the runs that are there."""
         for variant, (_, cli) in self.variants.items():
-            config = cli.plain() | self.drawn
+            config, _ = runs.without_secrets(cli.plain() | self.drawn)
             file = self.folder / variant / "crossval.yaml"
             if any(file.parent.glob("[fs]*_[0-9]*/version_*")):
                 for key, old, new in differences(read_config(file), config):
@@ -258,7 +264,10 @@ class CrossValidation:
             done = from_checkpoint("validate", self._checkpoint(run))
             metrics = {name: float(value) for name, value in done.trainer.callback_metrics.items()}
             write(file, json.dumps({"images": len(done.datamodule.train_keys), "metrics": metrics}) + "\n")
-        return Scored(variant, fold, run.folder, **json.loads(file.read_text()))
+        with reading(file):
+            content = json.loads(read_text(file))
+            metrics = {name: float(value) for name, value in content["metrics"].items()}
+            return Scored(variant, fold, run.folder, int(content["images"]), metrics)
 
     def _fit(self, args: list[str], bar: tqdm) -> None:
         if self.devices == 1:

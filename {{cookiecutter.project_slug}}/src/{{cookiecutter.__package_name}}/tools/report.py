@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..engine import PACKAGE, runs
 from ..engine.endings import is_refusal
+from ..engine.files import read_text, reading
 from ..engine.mistakes import Mistake
 from ..engine.parser import Options
 from ..engine.resume import SILENT
@@ -406,8 +407,10 @@ def reproduce(run: Run) -> str:
     again = ["python", "-m", PACKAGE, "fit", "--config", str(run.config), "--data.manifest", str(run.manifest)]
     environment = "No environment.txt."
     if run.environment.is_file():
-        environment = run.environment.read_text(encoding="utf-8", errors="replace")
-    config = run.config.read_text(encoding="utf-8")
+        with reading(run.environment):
+            environment = read_text(run.environment, errors="replace")
+    with reading(run.config):
+        config = read_text(run.config)
     return (
         f"<p>The same run again, with the same splits:</p><pre>{escape(shlex.join(again))}</pre>"
         f"<h3>Environment</h3><pre>{escape(environment)}</pre>"
