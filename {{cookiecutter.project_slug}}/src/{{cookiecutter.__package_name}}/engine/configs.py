@@ -105,9 +105,10 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         raise Mistake(f"config {str(path)!r} is no mapping of flags to values, so it has no effect; mend it.")
     if content.pop("config", None):
         raise Mistake(f"config {str(path)!r} names another one, which is not read; give both: --config A --config B.")
+    if content.get("callbacks") is None:  # sets nothing
+        content.pop("callbacks", None)
     for part in ("model", "data", "trainer", "callbacks"):
-        none = part == "callbacks" and content.get(part) is None
-        if part in content and not none and not isinstance(content[part], dict):
+        if part in content and not isinstance(content[part], dict):
             raise Mistake(
                 f"config {str(path)!r} has {part!r} as {content[part]!r}, which is no mapping of settings; mend it."
             )
