@@ -82,7 +82,7 @@ MUTANTS = [
     ("engine/guard.py", 'import_path_denylist=["*"]', "import_path_denylist=[]", "what_a_config_names"),
     ("engine/guard.py", "instantiate_subclass_spec_in_any=False",
      "instantiate_subclass_spec_in_any=True", "a_checkpoint_names"),
-    ("engine/guard.py", "if not isinstance(named, type) and (", "if False and (", "what_a_config_names"),
+    ("engine/guard.py", "if not isinstance(named, type) and not", "if False and not", "what_a_config_names"),
     ("engine/parser.py", '"sub_configs": False', '"sub_configs": True', "what_a_config_names"),
     ("engine/checkpoints.py", "entry.compress_type != zipfile.ZIP_STORED", "False", "could_run_code"),
     ("engine/checkpoints.py", 'with made_anew(unfinished) as file:',

@@ -8,9 +8,9 @@ import lightning.pytorch.loggers as lightning_loggers
 import pytest
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from project_package.engine import loggers
+from project_package.engine import loggers, runs
 from project_package.engine.mistakes import Mistake
-from project_package.engine.runs import Run, masked, masked_command, without_secrets
+from project_package.engine.runs import Run
 
 KINDS = [name for name in lightning_loggers.__all__ if name != "Logger"]
 
@@ -113,7 +113,7 @@ def test_mlflow_goes_on_where_it_was(run_here):
     ],
 )
 def test_a_key_that_is_typed_is_not_kept(typed, shown):
-    assert masked(typed) == (typed.replace("abc", "***") if shown is None else shown)
+    assert runs.masked(typed) == (typed.replace("abc", "***") if shown is None else shown)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_key_that_is_typed_is_not_kept(typed, shown):
     ],
 )
 def test_a_secret_is_masked_in_each_argument(args, shown):
-    assert masked_command(args) == shown
+    assert runs.masked_command(args) == shown
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_secret_is_masked_in_each_argument(args, shown):
     ],
 )
 def test_a_text_with_a_secret_is_not_kept(text):
-    assert without_secrets({"a": [text]}) == ({"a": [None]}, ["a.0"])
+    assert runs.without_secrets({"a": [text]}) == ({"a": [None]}, ["a.0"])
 
 
 @pytest.mark.parametrize(
@@ -153,14 +153,14 @@ def test_a_text_with_a_secret_is_not_kept(text):
     ],
 )
 def test_a_text_without_one_is_kept(text):
-    assert without_secrets({"a": [text]}) == ({"a": [text]}, [])
+    assert runs.without_secrets({"a": [text]}) == ({"a": [text]}, [])
 
 
 def test_a_key_in_a_config_is_not_kept_and_is_named():
     address = "https://me:abc@host/x"
     one = {"class_path": "a.B", "init_args": {"api_key": "abc", "experiment_key": "kept", "tracking_uri": address}}
     config = {"trainer": {"logger": [one, True], "max_epochs": 2}, "data": {"root": "https://host/x", "secret": 3}}
-    kept, hidden = without_secrets(config)
+    kept, hidden = runs.without_secrets(config)
     assert kept["trainer"]["logger"][0]["init_args"] == {
         "api_key": None,
         "experiment_key": "kept",
