@@ -633,6 +633,16 @@ def damage(file: Path, content: str | bytes | None) -> None:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def guarded(arena: Arena) -> list[bool]:
+    """A project's own tests of runs of others."""
+    chosen = ("-k", "no_plain_file") if arena.one_of_each else ()
+    file = arena.project / "tests/test_guard.py"
+    result = arena.run(arena.place(), "-m", "pytest", "-p", "no:cacheprovider", file, *chosen)
+    counts = {what: int(number) for number, what in re.findall(r"(\d+) (passed|failed|errors?)", result.output)}
+    assert counts.get("passed"), result.output[-2000:]
+    return [True] * counts["passed"] + [False] * sum(n for what, n in counts.items() if what != "passed")
+
+
 def fuzzed_configs(arena: Arena) -> list[bool]:
     """Configs of runs that a fuzzer builds."""
     place, number = arena.place(), 25 if arena.one_of_each else 2000
@@ -872,6 +882,11 @@ ROWS = [
     Row("hostile checkpoints, for every command", "refused in one line, nothing is run", hostile_checkpoints),
     Row("hostile configs of runs, by hand", "refused in one line, nothing is run or imported", hostile_configs),
     Row("a run's files, damaged in any way", "read as far as they say something, or refused in one line", damaged_runs),
+    Row(
+        "links, pipes, devices, huge files, names that lead out, in a run's folder",
+        "nothing elsewhere is written or read, nothing hangs",
+        guarded,
+    ),
     Row("hostile configs of runs, by a fuzzer", "nothing is run or imported", fuzzed_configs),
     Row(
         "projects baked from random and hostile answers",

@@ -261,7 +261,9 @@ def test_a_checkpoint_is_not_saved_through_a_link(name, tmp_path):
     assert torch.load(tmp_path / "best.ckpt", weights_only=True) == {"a": 1}
 
 
-@pytest.mark.parametrize("key", ["/etc/hostname", "../../secret.png", "left/../../x.png", "left/\x1b[2J.png", 5])
+@pytest.mark.parametrize(
+    "key", ["/etc/hostname", "../../secret.png", "left/../../x.png", "left/\x1b[2J.png", "left/\u202egnp.exe", 5]
+)
 def test_a_manifest_names_nothing_outside_of_the_data(key, trained, run, capfd):
     content = json.loads((trained / "manifest.json").read_text())
     content["splits"]["val"][0][0] = key

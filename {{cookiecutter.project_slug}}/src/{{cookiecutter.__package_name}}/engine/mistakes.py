@@ -15,7 +15,8 @@ class RunFailed(RuntimeError):
     """A run that cannot go on, through no mistake in what was asked for: one line, exit code 1."""
 
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What changes a terminal, or the order in which it shows a text.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def shown(text: str) -> str:
