@@ -269,14 +269,26 @@ class Arena:
         def files() -> list[str]:
             return sorted(str(path) for path in place.rglob("*") if place / "data" not in (path, *path.parents))
 
-        before, results = files(), self.command.each(self.project, place, lines)
-        survived = []
-        for line, result in zip(lines, results, strict=True):
-            survived.append((result.code, len(result.errors)) == (2, 1) and words in result.errors[0])
-            if not survived[-1]:
-                print(f"not refused: {line}: {result.code} {result.output[-600:]}")
+        before = files()
+        survived = self.judged(place, lines, lambda _, result: in_one_line(result) and words in result.errors[0])
         assert before == files(), set(before) ^ set(files())
         return survived
+
+    def judged(
+        self, place: Path, lines: Sequence[Sequence[object]], survives: Callable[[Sequence[object], Result], bool]
+    ) -> list[bool]:
+        """Tell which commands end well, and print how the others ended."""
+        survived = []
+        for line, result in zip(lines, self.command.each(self.project, place, lines), strict=True):
+            survived.append(survives(line, result))
+            if not survived[-1]:
+                print(f"not survived: {line}: {result.code} {result.output[-600:]}")
+        return survived
+
+
+def in_one_line(result: Result) -> bool:
+    """Tell whether a command ended as a user's mistake."""
+    return (result.code, len(result.errors)) == (2, 1)
 
 
 def kills(arena: Arena, setting: str, tries: int) -> list[bool]:
@@ -580,13 +592,12 @@ def hostile_configs(arena: Arena) -> list[bool]:
         lines += [(command, f"--name=hostile-{number}") for command in ("test", "validate", "export")]
         lines += [("predict", f"--name=hostile-{number}", "--data.predict_root=images/red"), ("report", folder)]
         lines += [("fit", *BASE, f"--ckpt_path={folder}/checkpoints/last.ckpt")]
-    survived = []
-    for line, result in zip(lines, arena.command.each(arena.project, place, lines), strict=True):
+
+    def survives(line: Sequence[object], result: Result) -> bool:
         without_scores = line[0] == "report" and "could not be scored" in result.output
-        survived.append((result.code, len(result.errors)) == (2, 1) or (result.code == 0 and without_scores))
-        if not survived[-1]:
-            print(f"not refused: {line}: {result.code} {result.output[-600:]}")
-    return [*survived, not (place / attacks.CANARY).exists()]
+        return in_one_line(result) or (result.code == 0 and without_scores)
+
+    return [*arena.judged(place, lines, survives), not (place / attacks.CANARY).exists()]
 
 
 def damaged_runs(arena: Arena) -> list[bool]:
@@ -616,12 +627,7 @@ def damaged_runs(arena: Arena) -> list[bool]:
     for copy in each:
         name = f"--name={copy.parent.name}"
         lines += [("report", copy), ("diagnose", copy), ("test", name), ("fit", *BASE, name, "--resume=auto")]
-    survived = []
-    for line, result in zip(lines, arena.command.each(arena.project, place, lines), strict=True):
-        survived.append(result.code == 0 or (result.code, len(result.errors)) == (2, 1))
-        if not survived[-1]:
-            print(f"not in one line: {line}: {result.code} {result.output[-600:]}")
-    return survived
+    return arena.judged(place, lines, lambda _, result: result.code == 0 or in_one_line(result))
 
 
 def damage(file: Path, content: str | bytes | None) -> None:

@@ -306,8 +306,9 @@ class Commands(LightningCLI):
             left_out.append("profiler")
             trainer.profiler = None
         given = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
-        kept = [callback for callback in given if callback and guard.is_yours(callback.class_path)]
-        if "trainer.callbacks" not in self.typed and len(kept) < len([callback for callback in given if callback]):
+        given = [callback for callback in given if callback]
+        kept = [callback for callback in given if guard.is_yours(callback.class_path)]
+        if "trainer.callbacks" not in self.typed and len(kept) < len(given):
             left_out.append("callbacks of libraries")
             trainer.callbacks = kept
         if not any(key.startswith("trainer.logger") for key in self.typed) and guard.is_remote(_plain(trainer.logger)):
@@ -352,7 +353,7 @@ class Commands(LightningCLI):
     def _trust_what_is_typed(config: Any) -> None:
         """Trust the packages of a fresh run's config in this process, and say that others will not."""
         names = guard.outside(config)
-        packages = sorted({name.partition(".")[0] for name in names})
+        packages = sorted(set(map(guard.package_of, names)))
         guard.trust(packages)
         if names and runs.is_rank_zero():
             print(
@@ -433,19 +434,16 @@ class Commands(LightningCLI):
             print(self.datamodule.summary(), flush=True)
 
     def before_validate(self) -> None:
-        """Refuse to end well with nothing scored."""
-        if self.trainer.limit_val_batches == 0:  # pyright: ignore[reportAttributeAccessIssue]
-            raise Mistake(
-                "--trainer.limit_val_batches=0, which the run's config may hold, leaves nothing to score; give "
-                "--trainer.limit_val_batches 1.0."
-            )
+        self._refuse_to_score_nothing("limit_val_batches")
 
     def before_test(self) -> None:
-        """Refuse to end well with nothing scored."""
-        if self.trainer.limit_test_batches == 0:  # pyright: ignore[reportAttributeAccessIssue]
+        self._refuse_to_score_nothing("limit_test_batches")
+
+    def _refuse_to_score_nothing(self, limit: str) -> None:
+        if getattr(self.trainer, limit) == 0:
             raise Mistake(
-                "--trainer.limit_test_batches=0, which the run's config may hold, leaves nothing to score; give "
-                "--trainer.limit_test_batches 1.0."
+                f"--trainer.{limit}=0, which the run's config may hold, leaves nothing to score; give "
+                f"--trainer.{limit} 1.0."
             )
 
     def after_predict(self) -> None:

@@ -34,27 +34,28 @@ def check_there(root: str | Path, paths: list[str]) -> None:
     Raises:
         Mistake: The root or some files are not there.
     """
-
-    def lacks(path: str | Path) -> bool:
-        try:
-            os.stat(path)
-        except OSError as error:
-            return is_gone(error)  # what cannot be read is said when it is read
-        return False
-
-    if paths and lacks(root):
+    prefix = os.path.join(root, "")
+    unseen = [paths[i] for i in np.flatnonzero(file_stats(root, paths)[:, 0] < 0)]
+    if unseen and _lacks(root):
         raise Mistake(
             f"--data.root={str(root)!r} is not there, so the images of the run's splits cannot be read; if the folder "
             "was moved, give its new place: --data.root NEW."
         )
-    prefix = os.path.join(root, "")
-    gone = [path for path in paths if lacks(prefix + path)]
+    gone = [path for path in unseen if _lacks(prefix + path)]
     if gone:
         raise Mistake(
             f"{len(gone)} of {len(paths)} images of the run's splits are not there, the first is {prefix}{gone[0]}, so "
             "they can be neither trained on nor scored; bring them back, or give the folder that holds them all: "
             "--data.root NEW."
         )
+
+
+def _lacks(path: str | Path) -> bool:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return is_gone(error)  # what cannot be read is said when it is read
+    return False
 
 
 def fingerprint(samples: Samples, root: str | Path) -> str:

@@ -40,7 +40,6 @@ SYSTEM_FOLDERS = {
     *("network trash folder", "temporary items", "thevolumesettingsfolder", "@__thumb"),
 }
 NEEDED = {".heic": "pillow-heif", ".heif": "pillow-heif", ".dcm": "a conversion", ".nii": "a conversion"}
-FEW = 20  # classes that are listed one by one
 
 
 @functools.cache

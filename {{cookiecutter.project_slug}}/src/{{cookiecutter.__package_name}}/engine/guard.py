@@ -29,7 +29,7 @@ from .mistakes import CONTROL, Mistake
 # What a run's config or a checkpoint may name; `trusted` in cli.py adds to it.
 LIBRARIES = {"lightning.fabric", "lightning.pytorch", "torch.nn", "torch.optim", "torchvision.models"}
 TRUSTED = {PACKAGE, *LIBRARIES}
-opened: ContextVar[frozenset[str]] = ContextVar("opened", default=frozenset())  # what ``open_to`` let in
+admitted: ContextVar[frozenset[str]] = ContextVar("admitted", default=frozenset())  # the packages of ``open_to``
 IMPORT_PATH = re.compile(r"([A-Za-z_]\w*\.)+[A-Za-z_]\w*")
 # Settings whose values may look like one and are not, as weights.pth.
 TEXTS = {"weights", "filename", "dirpath", "default_root_dir", "save_dir", "name", "project", "monitor"}
@@ -48,7 +48,7 @@ def open_to(packages: Iterable[str] | None) -> Iterator[None]:
 
     The settings of jsonargparse are those of before afterwards, but that nothing remote is read.
     """
-    before = opened.set(frozenset(packages or ()))
+    before = admitted.set(frozenset(packages or ()))
     with parsing_settings_restored():
         set_parsing_settings(
             instantiate_subclass_spec_in_any=False,
@@ -60,7 +60,7 @@ def open_to(packages: Iterable[str] | None) -> Iterator[None]:
         try:
             yield
         finally:
-            opened.reset(before)
+            admitted.reset(before)
 
 
 def names_in(settings: dict[str, Any]) -> set[str]:
@@ -120,7 +120,7 @@ def check_specs(config: Any, source: str) -> None:
     Raises:
         Mistake: It would.
     """
-    owners = opened.get() - LIBRARIES
+    owners = admitted.get() - LIBRARIES
     for name, named in specs_of(config):
         is_function = not inspect.ismethod(named) and _is_of(named, owners)
         if not isinstance(named, type) and not is_function:

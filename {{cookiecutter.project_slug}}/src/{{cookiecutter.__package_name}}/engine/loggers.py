@@ -77,7 +77,7 @@ class MetricsFile(Logger):
             earlier = read_rows(self.file)
             self.columns = sorted({*self.columns, *new})
             write(self.file, _csv(self.columns, earlier))
-        append(self.file, csv_text([[row.get(name, "") for name in self.columns] for row in self.rows]))
+        append(self.file, csv_text(_cells(self.columns, self.rows)))
         self.rows = []
 
     @rank_zero_only
@@ -101,7 +101,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _csv(columns: list[str], rows: list[dict[str, str]]) -> str:
-    return csv_text([columns, *([row.get(name, "") for name in columns] for row in rows)])
+    return csv_text([columns, *_cells(columns, rows)])
+
+
+def _cells(columns: list[str], rows: list[dict[str, Any]]) -> list[list[Any]]:
+    return [[row.get(name, "") for name in columns] for row in rows]
 
 
 def forget(path: Path, step: int) -> None:

@@ -111,16 +111,33 @@ class PredictionWriter(Callback):
         if not trainer.is_global_zero:
             return
         target: Classes = data.target
-        table = [["path", "label", *target.columns, *(["error"] if self.unread else [])]]
-        for index, _, predicted, error in rows:
-            cells = [target.decide(predicted), *written(predicted)]
-            if self.unread:
-                cells = [*([""] * len(cells) if error else cells), error]
-            table.append([paths[index], *cells])
-        write_rows(self.run.predictions, table)
+        write_predictions(
+            self.run.predictions,
+            target.columns,
+            [
+                (paths[index], [target.decide(predicted), *written(predicted)], error)
+                for index, _, predicted, error in rows
+            ],
+        )
         print(f"predictions: {self.run.predictions}")
         if data.left_out:
             print(f"left out: {data.left_out}")
+
+
+def write_predictions(file: Path, columns: list[str], rows: Sequence[tuple[str, list[Any], str]]) -> None:
+    """Write the predictions of new samples, in the form that PredictionWriter describes.
+
+    Args:
+        file: The file.
+        columns: The name of each probability.
+        rows: Of each sample the path, the label with the probabilities, and why it could not be read.
+    """
+    has_errors = any(error for _, _, error in rows)
+    table = [["path", "label", *columns, *(["error"] if has_errors else [])]]
+    for path, cells, error in rows:
+        known = [""] * len(cells) if error else cells
+        table.append([path, *known, *([error] if has_errors else [])])
+    write_rows(file, table)
 
 
 def written(predictions: list[float]) -> list[str]:

@@ -36,7 +36,7 @@ from ..engine.files import read_text, reading, write, write_rows
 from ..engine.folders import new_images
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.parser import Options
-from ..engine.predictions import SomeUnread
+from ..engine.predictions import SomeUnread, write_predictions
 from ..engine.sampling import run_seed
 from ..engine.splits import Manifest, folds, rows_of_folds
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
@@ -299,14 +299,12 @@ class CrossValidation:
             probabilities.append([[float(cell or "nan") for cell in row[2:end]] for row in rows])
             errors |= {row[0]: row[end] for row in rows if len(row) > end and row[end]}
             paths = [row[0] for row in rows]
-        means: list[list[Any]] = []
-        for path, mean_K in zip(paths, np.mean(probabilities, axis=0), strict=True):
-            cells = [classes[mean_K.argmax()], *mean_K.tolist()]
-            if errors:
-                cells = [*([""] * len(cells) if path in errors else cells), errors.get(path, "")]
-            means.append([path, *cells])
+        means = [
+            (path, [classes[mean_K.argmax()], *mean_K.tolist()], errors.get(path, ""))
+            for path, mean_K in zip(paths, np.mean(probabilities, axis=0), strict=True)
+        ]
         file = runs.Run(self.folder).predictions
-        write_rows(file, [["path", "label", *classes, *(["error"] if errors else [])], *means])
+        write_predictions(file, classes, means)
         print(f"predictions: {file}")
         if errors:
             raise SomeUnread([f"{path} {why}" for path, why in errors.items()], f"{len(paths)} images", file)
