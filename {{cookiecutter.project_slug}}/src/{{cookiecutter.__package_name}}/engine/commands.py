@@ -3,7 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -19,6 +19,7 @@ from .configs import CONFIGS, DEFAULTS, flat, named_configs, read_config, typed_
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import is_compilers_failure
+from .labels import Asked, read_labels
 from .keepers import BestCheckpoint, LastCheckpoint
 from .metrics import MONITOR, direction
 from .mistakes import Mistake, not_compiled, said_by
@@ -83,7 +84,7 @@ class Commands(LightningCLI):
         callbacks: Callbacks of a tool, beside those of the config.
     """
 
-    task: ClassVar[type[LightningModule]]
+    tasks: ClassVar[Mapping[str, type[LightningModule]]]  # by what --data.task calls it
     data_module: ClassVar[type[LightningDataModule]]
     callback_options: ClassVar[type]
     trusted: ClassVar[tuple[str, ...]] = ()  # packages, beside those of guard.TRUSTED
@@ -111,13 +112,15 @@ class Commands(LightningCLI):
             with guard.open_to(trusted):
                 self.source = self._find_source(args) if run else None
             files = [str(self.source.run.config)] if self.source else files
+        task = self._task_of(self.source.run) if self.source else self._task_asked_for()
+        if not self.helps:
             # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
         packages = trusted if self.source else None  # a run's folder may be anybody's
         try:
             with guard.open_to(packages):
                 super().__init__(
-                    self.task,
+                    task,
                     self.data_module,
                     save_config_callback=None,  # RunFiles writes it
                     seed_everything_default=0,
@@ -135,6 +138,35 @@ class Commands(LightningCLI):
         finally:
             if self.lock is not None:
                 self.lock.release()
+
+    def _task_asked_for(self) -> type[LightningModule]:
+        """Choose the model by what is predicted: as a flag says, or a table of labels, or a manifest."""
+        settings = {key: value for path in DEFAULTS for key, value in flat(read_config(path))} | self.typed
+        data = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
+        task = data.get("task") or "auto"
+        if task == "auto" and data.get("labels"):
+            asked = {name: data[name] for name in Asked._fields if data.get(name) is not None}
+            named = asked.get("label_columns")
+            asked["label_columns"] = [named] if isinstance(named, str) else named
+            task = read_labels(Asked(**{"root": "", **asked})).samples.target.task
+        elif task == "auto" and data.get("manifest"):
+            task = Manifest.load(data["manifest"], outside=True).target.task
+        return self._model_for("multiclass" if task == "auto" else task)
+
+    def _task_of(self, run: Run) -> type[LightningModule]:
+        """Return the model of a run, by its config; runs of earlier versions tell classes apart."""
+        data = read_config(run.config).get("data") if run.config.is_file() else None
+        task = self.typed.get("data.task") or (data or {}).get("task")
+        return self._model_for("multiclass" if task in (None, "auto") else task)
+
+    def _model_for(self, task: Any) -> type[LightningModule]:
+        if not isinstance(task, str) or task not in self.tasks:
+            known = ", ".join(self.tasks)
+            raise Mistake(
+                f"--data.task={task} has no model in cli.py, which names those for {known}, so nothing could be "
+                "trained on such targets; give one of these, or add a model to `tasks` there."
+            )
+        return self.tasks[task]
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]  (a static one)
         """Return the command that is asked for: making the parsers of the others would take half of the start."""
@@ -169,7 +201,7 @@ class Commands(LightningCLI):
                 choice = source.checkpoint
             else:
                 source = Source(Run.of(choice), Path(choice))
-            checkpoints.read(choice, self.task, to_go_on=command == "fit")
+            checkpoints.read(choice, self._task_of(source.run), to_go_on=command == "fit")
         config = source.run.config
         if not config.is_file():
             raise Mistake(
@@ -189,7 +221,7 @@ class Commands(LightningCLI):
         if launched_by_lightning and "RUN_RESUMED" in os.environ:
             chosen = os.environ["RUN_RESUMED"].split("\n")
             return Source(Run(chosen[0]), Path(chosen[1]), int(chosen[2])) if len(chosen) == 3 else None
-        source = resume.find(root, name, self.task)
+        source = resume.find(root, name, self._task_of)
         os.environ["RUN_RESUMED"] = "\n".join(map(str, source or ()))
         if source is None and runs.is_rank_zero():
             print(f"resume: no unfinished run in {root / name} has a checkpoint, so a fresh one begins")
@@ -247,11 +279,13 @@ class Commands(LightningCLI):
             # path when the flags are settled.
             self.own.ckpt_path = None
             guard.check_specs(self.own, str(self.source.run.config))
+            if "data.outside" not in self.typed:  # a run's folder may be anybody's
+                self.own.data.outside = False
             self._say_places()
 
     def _say_places(self) -> None:
         """Say which folders a run's config names, before they are read."""
-        for name in ("root", "predict_root"):
+        for name in ("root", "predict_root", *(["labels"] if self.command == "fit" else [])):
             place = self.own.data.get(name)
             if place and f"data.{name}" not in self.typed and runs.is_rank_zero():
                 print(f"--data.{name} {place}, as the run's config has it")

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from .files import write_rows
 from .mistakes import RunFailed
 from .runs import Run
-from .targets import Classes
+from .targets import Classes, Target
 from .watching import matrix, show
 
 MOST_CLASSES = 2000  # of a confusion matrix
@@ -21,7 +21,7 @@ class Row(NamedTuple):
     """A sample by its position: the target, the predictions, and why it could not be read."""
 
     position: int
-    target: int
+    target: Any
     predicted: list[float]
     error: str
 
@@ -46,7 +46,9 @@ class PredictionWriter(Callback):
     """Writes the predictions of ``test`` and ``predict`` as CSV: path, label, one column per class.
 
     ``label`` is the predicted class. ``test`` adds the true one as ``target``, and writes the confusion matrix (a row
-    for each true class, a column for each predicted one). Files that exist are replaced.
+    for each true class, a column for each predicted one). Of several labels there is ``labels``, those that reach the
+    thresholds that validation chose; of numbers a column each, and in ``test`` the true one as ``true_NAME``. Files
+    that exist are replaced.
 
     Where ``predict`` could not read a sample, its row has nothing but the path and, in one more column at the end,
     ``error``, the reason; without such samples there is no such column.
@@ -62,7 +64,7 @@ class PredictionWriter(Callback):
 
     def _collect(self, outputs: dict[str, torch.Tensor], errors: Sequence[str] = ()) -> None:
         index = outputs["position"].tolist()
-        targets = outputs["y"].tolist() if "y" in outputs else [-1] * len(index)
+        targets = outputs["y"].cpu().numpy() if "y" in outputs else [None] * len(index)
         self.rows += map(Row, index, targets, outputs["predictions"].tolist(), errors or [""] * len(index))
 
     def _gathered(self, trainer: Trainer) -> list[Row]:
@@ -86,14 +88,19 @@ class PredictionWriter(Callback):
         rows, data = self._gathered(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         if not trainer.is_global_zero:
             return
-        target: Classes = data.target
+        target: Target = data.target
         keys, _ = data.split("test")
+        header = ["path", *target.decision, *target.truth, *target.columns]
         rows_of_csv = [
-            [keys[index], target.decide(predicted), target.write(true), *written(predicted)]
+            [keys[index], *decided(target, predicted, pl_module), *target.told(true), *written(target, predicted)]
             for index, true, predicted, _ in rows
         ]
-        write_rows(self.run.test_predictions, [["path", "label", "target", *target.columns], *rows_of_csv])
+        write_rows(self.run.test_predictions, [header, *rows_of_csv])
         print(f"predictions: {self.run.test_predictions}")
+        if isinstance(target, Classes):
+            self._write_confusion(trainer, target, rows)
+
+    def _write_confusion(self, trainer: Trainer, target: Classes, rows: list[Row]) -> None:
         if len(target.names) > MOST_CLASSES:
             print(f"confusion matrix: left out, for {len(target.names)} classes it would fill the memory")
             return
@@ -110,36 +117,36 @@ class PredictionWriter(Callback):
             self.unread = SomeUnread(unread, f"{len(rows)} {data.noun}", self.run.predictions)
         if not trainer.is_global_zero:
             return
-        target: Classes = data.target
-        write_predictions(
-            self.run.predictions,
-            target.columns,
-            [
-                (paths[index], [target.decide(predicted), *written(predicted)], error)
-                for index, _, predicted, error in rows
-            ],
-        )
+        target: Target = data.target
+        cells = ([*decided(target, row.predicted, pl_module), *written(target, row.predicted)] for row in rows)
+        predicted = [(paths[row.position], of_row, row.error) for row, of_row in zip(rows, cells, strict=True)]
+        write_predictions(self.run.predictions, target, predicted)
         print(f"predictions: {self.run.predictions}")
         if data.left_out:
             print(f"left out: {data.left_out}")
 
 
-def write_predictions(file: Path, columns: list[str], rows: Sequence[tuple[str, list[Any], str]]) -> None:
+def write_predictions(file: Path, target: Target, rows: Sequence[tuple[str, list[Any], str]]) -> None:
     """Write the predictions of new samples, in the form that PredictionWriter describes.
 
     Args:
         file: The file.
-        columns: The name of each probability.
-        rows: Of each sample the path, the label with the probabilities, and why it could not be read.
+        target: What is predicted.
+        rows: Of each sample the path, what is predicted of it in cells, and why it could not be read.
     """
     has_errors = any(error for _, _, error in rows)
-    table = [["path", "label", *columns, *(["error"] if has_errors else [])]]
+    table = [["path", *target.decision, *target.columns, *(["error"] if has_errors else [])]]
     for path, cells, error in rows:
         known = [""] * len(cells) if error else cells
         table.append([path, *known, *([error] if has_errors else [])])
     write_rows(file, table)
 
 
-def written(predictions: list[float]) -> list[str]:
-    """Write numbers with the digits that float32 has."""
-    return [f"{value:.9g}" for value in predictions]
+def decided(target: Target, predicted: list[float], model: Any) -> list[str]:
+    """Return what a prediction comes to, in cells."""
+    return target.decide(predicted, getattr(model, "settled", None))
+
+
+def written(target: Target, predictions: list[float]) -> list[str]:
+    """Write predicted values with the digits that they have."""
+    return [f"{value:.{target.digits}g}" for value in predictions]

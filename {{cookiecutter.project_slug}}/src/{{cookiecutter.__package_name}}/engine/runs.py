@@ -277,7 +277,7 @@ class RunFiles(Callback):
         if not trainer.is_global_zero or stage != "fit":
             return
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        for name, value in data.schema.inputs.items():  # what followed the data is settled from here on
+        for name, value in data.settled.items():  # what followed the data, from here on does not
             if name in self.config.data:
                 self.config.data[name] = value
         if hasattr(data, "root"):
