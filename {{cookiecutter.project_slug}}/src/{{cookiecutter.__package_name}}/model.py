@@ -100,11 +100,11 @@ class Classifier(Task):
             x_NCHW, target = self.mix(x_NCHW, target)
         logits_NK = self.network(x_NCHW)
         hits_N = logits_NK.argmax(1) == batch.y  # hard labels, also where training mixes them
-        return self.training_loss(self.loss(logits_NK, target), self.loss.normaliser(target), accuracy=hits_N)
+        return self.training_loss(self.loss(logits_NK, target), self.loss.weights(target).sum(), accuracy=hits_N)
 
     def score(self, batch: Batch, split: str) -> tuple[Tensor, Tensor, Tensor]:
         """Update the metrics of a split; returns the loss of each sample, their weight, and probabilities_NK."""
         logits_NK = self(batch.x)
         probabilities_NK = logits_NK.float().softmax(1)
         self.scores[split].update(probabilities_NK, batch.y)
-        return self.loss(logits_NK, batch.y), self.loss.normaliser(batch.y), probabilities_NK
+        return self.loss(logits_NK, batch.y), self.loss.weights(batch.y).sum(), probabilities_NK
