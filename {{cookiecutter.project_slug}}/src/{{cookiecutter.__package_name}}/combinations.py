@@ -36,8 +36,8 @@ RULES = [
     Rule(
         "several labels + a loss for one class",
         True,
-        "its probabilities add up to 1, so a second label would count against the first; use BinaryCrossEntropy, Focal or "
-        "Asymmetric, or --data.task multiclass",
+        "its probabilities add up to 1, so a second label would count against the first; use BinaryCrossEntropy, Focal "
+        "or Asymmetric, or --data.task multiclass",
         lambda model, data, trainer: _several(model.loss) and getattr(model.loss, "needs_classes", False),
     ),
     Rule(
@@ -74,8 +74,8 @@ RULES = [
     Rule(
         "MixUp or CutMix + numbers",
         False,
-        "labels of numbers are interpolated, also those of images that are far apart; compare with a run without (C-Mixup "
-        "is not built in)",
+        "labels of numbers are interpolated, also between images that are far apart (C-Mixup is not built in); compare "
+        "with a run without",
         lambda model, data, trainer: model.mix is not None and _of_numbers(model),
     ),
     Rule(

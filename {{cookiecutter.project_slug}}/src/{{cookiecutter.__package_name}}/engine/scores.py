@@ -283,8 +283,9 @@ def _of_each(
         weight_N: The weight of each sample.
     """
     found = []
-    for probability_N, has_N in zip(probabilities_NK.T, target_NK.T, strict=True):
-        has_N = has_N.astype(bool)
+    # Contiguous, as reading a column of a large array costs more than sorting it.
+    columns = np.ascontiguousarray(probabilities_NK.T), np.ascontiguousarray(target_NK.T.astype(bool))
+    for probability_N, has_N in zip(*columns, strict=True):
         if not has_N.any():
             found.append(np.nan)
             continue
