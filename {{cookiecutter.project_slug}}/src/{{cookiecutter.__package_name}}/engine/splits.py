@@ -32,13 +32,19 @@ class Samples:
         target: What the targets mean.
         given: The split that the data set itself names for each sample, or None where it names none.
         left_out: What was passed over, for people.
+        groups: The number of the group of each sample, (N,), or None: a group stays in one split.
+        weights: The weight of each sample in the loss and the scores, (N,), or None.
+        remarks: What was inferred or may surprise, for people.
     """
 
     keys: list[str]
     targets: np.ndarray
-    target: Classes
+    target: Any
     given: list[str] | None = None
     left_out: str = ""
+    groups: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    remarks: Sequence[str] = ()
 
     @classmethod
     def labelled(

@@ -31,6 +31,7 @@ class Classes:
     """
 
     names: list[str]
+    task = "multiclass"
 
     def __str__(self) -> str:
         return f"the classes {', '.join(self.names[:4])}" + (f" … ({len(self.names)})" if len(self.names) > 4 else "")
@@ -109,6 +110,45 @@ class Classes:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for a manifest, a checkpoint or an export."""
         return {"kind": "classes", "names": list(self.names)}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Several labels per sample; a target is a row of 0 and 1.
+
+    Args:
+        names: The names of the labels.
+    """
+
+    names: list[str]
+    task = "multilabel"
+
+    @property
+    def columns(self) -> list[str]:
+        """The name of each column of a prediction."""
+        return self.names
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """One or more numbers per sample, in the user's unit.
+
+    Args:
+        names: The names of the numbers.
+        log: Whether their logarithm is learned.
+    """
+
+    names: list[str]
+    log: bool = False
+    task = "regression"
+
+    @property
+    def columns(self) -> list[str]:
+        """The name of each column of a prediction."""
+        return self.names
+
+
+Target = Classes | Labels | Numbers
 
 
 def target_from(content: dict[str, Any]) -> Classes:
