@@ -92,6 +92,12 @@ class Column:
             self.values |= new
             self.is_cut = len(self.values) > self.most
 
+    def forget(self) -> None:
+        """Let go of what would fill the memory: the first of too many values."""
+        self.sample.clear()
+        if self.is_cut:
+            self.values.clear()
+
     @property
     def repeats(self) -> bool:
         """Whether its values recur, as classes do and names of files do not."""

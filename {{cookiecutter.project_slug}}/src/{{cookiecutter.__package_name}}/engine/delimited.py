@@ -19,7 +19,7 @@ from .mistakes import CONTROL, Mistake, shown
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 LONGEST_LINE = 2**24  # characters; a longer one is no line of a table, and would fill the memory
 FIRST_RECORDS = 50  # that tell the delimiter
-CHUNK = 4096  # rows that are worked on at once
+CHUNK = 512  # rows that are worked on at once: few enough that Python does not look for garbage among them
 BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
 BOMS |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -58,14 +58,17 @@ class RawTable:
 
     def chunks(self) -> Iterator[Chunk]:
         """Read the rows from the beginning, some at a time; blank lines are no rows."""
-        width = len(self.names)
-        rows = enumerate(self.rows(), self.first)
+        width, start, rows = len(self.names), self.first, self.rows()
         while part := list(islice(rows, CHUNK)):
-            right = [(number, cells) for number, cells in part if len(cells) == width]
-            wrong = [(number, len(cells)) for number, cells in part if cells and len(cells) != width]
-            by_column = zip(*(cells for _, cells in right), strict=True)
-            columns = [[*map(str.strip, column)] for column in by_column] or [[] for _ in self.names]
-            yield Chunk([number for number, _ in right], columns, wrong)
+            numbers, wrong = list(range(start, start + len(part))), []
+            start += len(part)
+            if set(map(len, part)) != {width}:
+                numbered = list(zip(numbers, part, strict=True))
+                wrong = [(number, len(cells)) for number, cells in numbered if cells and len(cells) != width]
+                numbers = [number for number, cells in numbered if len(cells) == width]
+                part = [cells for cells in part if len(cells) == width]
+            columns = [[*map(str.strip, column)] for column in zip(*part, strict=True)]
+            yield Chunk(numbers, columns or [[] for _ in self.names], wrong)
 
 
 def open_table(flag: str, path: Path) -> RawTable:

@@ -92,6 +92,8 @@ def _read(asked: Asked, path: Path) -> Table:
     if not columns or not columns[0].rows:
         raise Mistake(f"--data.labels={asked.labels!r} has no rows, so there is nothing to learn; add one an image.")
     roles = settle(asked, raw, columns, root)
+    for column in columns:
+        column.forget()
     if asked.log_target and roles.task != "regression":
         raise Mistake(
             f"--data.log_target=true is for numbers, and --data.task is {roles.task}, so there is no logarithm to "
@@ -151,7 +153,9 @@ class _Codes:
 
     @property
     def codes(self) -> np.ndarray:
-        return np.concatenate(self.parts) if self.parts else np.empty(0, np.int32)
+        """The position of each cell's value among ``values``, (N,)."""
+        self.parts = [np.concatenate([np.empty(0, np.int32), *self.parts])] if len(self.parts) != 1 else self.parts
+        return self.parts[0]
 
     @property
     def values(self) -> list[str]:
@@ -190,6 +194,7 @@ class _Rows:
         """
         self._collect(raw)
         number_of = np.concatenate(self.numbers)
+        self.numbers.clear()
         if not len(self.cells):
             self._refuse()
         target, targets, remarks = self._targets(number_of)
@@ -200,7 +205,10 @@ class _Rows:
         located = locate(self.cells, self.roles.folder, root, self.asked.outside)
         for i, reason in located.problems:
             self._offend(number_of[i], located.keys[i], located.keys[i], reason)
-        if len(set(located.keys)) < len(located.keys):
+        # Whether a path may stand there twice; a set of a million would double what they take.
+        hashes = np.fromiter(map(hash, located.keys), np.int64, len(located.keys))
+        hashes.sort()
+        if (hashes[1:] == hashes[:-1]).any():
             self._check_repeated(located, targets, number_of)
         if self.offenders:
             self._refuse()

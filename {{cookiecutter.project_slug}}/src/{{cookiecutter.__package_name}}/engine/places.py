@@ -79,6 +79,11 @@ def _levels(root: Path, beside: Path) -> list[list[str]]:
     return [*([top] for top in tops), sorted(inner)]
 
 
+def _folder(cell: str) -> str:
+    """Return what stands before the name of a file, with the slash; os.path takes as long as all the rest together."""
+    return cell[: cell.rfind("/") + 1]
+
+
 def _tidy(cell: str) -> str:
     return posixpath.normpath(cell) if ODD.search(cell) else cell
 
@@ -96,10 +101,10 @@ def match_files(folder: str, cells: Iterable[str], home: str | None, strict: boo
         Mistake: A folder may not be listed.
     """
     matches: dict[str, Match] = dict.fromkeys(cells)
+    endings: dict[str, str] = {}  # each suffix once, not once a file
     known = suffixes()
-    for inner in {os.path.dirname(cell) for cell in matches}:
-        prefix = os.path.join(inner, "") if inner else ""
-        place = os.path.join(folder, inner)
+    for prefix in set(map(_folder, matches)):
+        place = os.path.join(folder, prefix)
         is_linked = home is not None and not _is_below(place, home)
         try:
             entries = os.scandir(place)
@@ -121,7 +126,13 @@ def match_files(folder: str, cells: Iterable[str], home: str | None, strict: boo
                 if name in matches:  # the name itself counts before what begins like it
                     matches[name] = LINKED if out else ""
                 if is_stem:
-                    matches[stem] = SEVERAL if matches[stem] is not None else LINKED if out else f".{suffix}"
+                    matches[stem] = (
+                        SEVERAL
+                        if matches[stem] is not None
+                        else LINKED
+                        if out
+                        else endings.setdefault(suffix, f".{suffix}")
+                    )
     return matches
 
 
@@ -158,9 +169,9 @@ def locate(cells: list[str], folder: str, root: str, outside: bool) -> Located:
     for i, cell in enumerate(cells):
         if ODD.search(cell):
             cells[i] = _tidy(cell) if cell else ""
-    prefixes = {inner: _prefix(folder, inner, root) for inner in {os.path.dirname(cell) for cell in cells}}
+    prefixes = {inner: _prefix(folder, inner, root) for inner in set(map(_folder, cells))}
     leaves = {inner for inner, prefix in prefixes.items() if prefix.startswith(("/", "../")) and not outside}
-    wanted = (cell for cell in cells if cell and (not leaves or os.path.dirname(cell) not in leaves))
+    wanted = (cell for cell in cells if cell and (not leaves or _folder(cell) not in leaves))
     found = match_files(folder, wanted, None if outside else os.path.realpath(root), strict=True)
     unseen = {_composed(cell): cell for cell, match in found.items() if match is None and not cell.isascii()}
     renamed = _in_other_forms(folder, unseen) if unseen else {}
@@ -168,12 +179,12 @@ def locate(cells: list[str], folder: str, root: str, outside: bool) -> Located:
     matches = [found.get(cell) for cell in cells]
     del found
     problems, without_suffix = [], 0
-    is_same = all(prefix == (os.path.join(inner, "") if inner else "") for inner, prefix in prefixes.items())
+    is_same = all(prefix == inner for inner, prefix in prefixes.items())
     for i, match in enumerate(matches):
         cell = cells[i]
         if match is None and cell in renamed:
             cell, match = renamed[cell], again[renamed[cell]]
-        inner = os.path.dirname(cell)
+        inner = _folder(cell)
         if not cell:
             problems.append((i, "no image is named"))
         elif inner in leaves:
@@ -187,7 +198,7 @@ def locate(cells: list[str], folder: str, root: str, outside: bool) -> Located:
         else:
             without_suffix += bool(match)
             # A path that stays as it is stays the same object.
-            cells[i] = cell + match if is_same else prefixes[inner] + os.path.basename(cell) + match
+            cells[i] = cell + match if is_same else prefixes[inner] + cell[len(inner) :] + match
     return Located(cells, problems, without_suffix)
 
 
@@ -208,10 +219,10 @@ def _composed(name: str) -> str:
 def _in_other_forms(folder: str, unseen: dict[str, str]) -> dict[str, str]:
     """Find files whose names are written in other characters that look the same, as those of a Mac's archive are."""
     renamed = {}
-    for inner in {os.path.dirname(cell) for cell in unseen.values()}:
+    for inner in set(map(_folder, unseen.values())):
         with contextlib.suppress(OSError), os.scandir(os.path.join(folder, inner)) as entries:
             for entry in entries:
-                name = os.path.join(inner, entry.name)
+                name = inner + entry.name
                 composed = "" if name.isascii() else _composed(name)
                 for cell in (composed, os.path.splitext(composed)[0]):
                     if cell in unseen and entry.is_file():
