@@ -12,7 +12,7 @@ from project_package.data import ImageData
 from project_package.engine.mistakes import Mistake
 from project_package.engine.schema import Schema
 from project_package.engine.splits import Manifest, Samples, assign, draw_splits, folds, group, stratified_part
-from project_package.engine.targets import Classes, Labels, Numbers, Standardised, target_from
+from project_package.engine.targets import Classes, Labels, Numbers, target_from
 from project_package.model import Regressor
 
 SHARES = [0.7, 0.15, 0.15]
@@ -167,9 +167,9 @@ def test_the_sampler_takes_rare_values_of_a_number_as_often_as_others():
 
 def test_labels_are_decided_by_their_own_thresholds():
     target = Labels(["a", "b", "c"])
-    assert target.decide([0.5, 0.49, 0.9]) == ["a;c"]
-    assert target.decide([0.5, 0.49, 0.9], [0.6, 0.1, 0.95]) == ["b"]
-    assert target.decide([0.0, 0.0, 0.0]) == [""]
+    assert target.chosen([0.5, 0.49, 0.9]) == ["a", "c"]
+    assert target.chosen([0.5, 0.49, 0.9], [0.6, 0.1, 0.95]) == ["b"]
+    assert target.chosen([0.0, 0.0, 0.0]) == []
 
 
 @pytest.mark.parametrize("log", [False, True])
@@ -226,10 +226,10 @@ def test_a_model_of_numbers_speaks_in_their_unit_and_weighs_its_samples(shapes: 
 
 def test_a_correction_that_weighs_classes_is_refused_for_numbers(shapes: Path):
     data = Brightness(str(shapes), batch_size=8, num_workers=0, balance="class_weights")
-    with pytest.raises(Mistake, match="--data.balance=class_weights weighs classes"):
+    with pytest.raises(Mistake, match=r"--data\.balance=class_weights weighs classes"):
         data.setup("fit")
 
 
 def test_data_of_another_kind_than_asked_for_is_refused(shapes: Path):
-    with pytest.raises(Mistake, match="--data.task=multilabel is not what the data holds: the number brightness"):
+    with pytest.raises(Mistake, match=r"--data\.task=multilabel is not what the data holds: the number brightness"):
         Brightness(str(shapes), batch_size=8, num_workers=0, task="multilabel").setup("fit")
