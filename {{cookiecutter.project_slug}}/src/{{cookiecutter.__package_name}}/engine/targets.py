@@ -281,7 +281,10 @@ class Numbers(Target):
         return [float(number) for number in value]
 
     def read(self, written: Sequence[Sequence[float]]) -> np.ndarray:
-        target_NT = np.array(written, dtype=np.float64).reshape(len(written), len(self.names))
+        values = np.array(written)
+        if values.dtype.kind not in "fiu":
+            raise TypeError("a target is no list of numbers")
+        target_NT = values.astype(np.float64).reshape(len(written), len(self.names))
         if not np.isfinite(target_NT).all() or (self.log and (target_NT <= 0).any()):
             raise ValueError("a target is no finite number, or has no logarithm")
         return target_NT
@@ -356,23 +359,26 @@ class Standardised(nn.Module):
     """
 
     centre_T: Tensor
+    centre_rest_T: Tensor
     scale_T: Tensor
 
     def __init__(self, centre_T: np.ndarray, scale_T: np.ndarray, log: bool = False) -> None:
         super().__init__()
         self.register_buffer("centre_T", torch.tensor(centre_T).float())
+        # What 32 bits lose of it: of times in seconds, say, more than they differ by.
+        self.register_buffer("centre_rest_T", (torch.tensor(centre_T) - self.centre_T).float())
         self.register_buffer("scale_T", torch.tensor(scale_T).float())
         self.log = log
 
     def forward(self, y_NT: Tensor) -> Tensor:
         """Return targets as standardised ones (float32)."""
         learned_NT = y_NT.log() if self.log else y_NT
-        return ((learned_NT - self.centre_T) / self.scale_T).float()
+        return ((learned_NT - self.centre_T - self.centre_rest_T) / self.scale_T).float()
 
     def restored(self, values_NT: Tensor) -> Tensor:
         """Return standardised values in the user's unit, in 64 bits where the device has them."""
         exact = torch.float32 if values_NT.device.type == "mps" else torch.float64
-        learned_NT = values_NT.to(exact) * self.scale_T + self.centre_T
+        learned_NT = values_NT.to(exact) * self.scale_T + self.centre_rest_T + self.centre_T
         return learned_NT.exp() if self.log else learned_NT
 
 
