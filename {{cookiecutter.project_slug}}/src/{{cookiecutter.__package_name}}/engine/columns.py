@@ -371,7 +371,9 @@ def _task(asked: Asked, labels: list[Column]) -> Task:
             remedy = f"--data.task multiclass, or --data.label_delimiter '{delimiter}'"
             raise _ambiguous(asked, f"the values of {what} may be names or labels parted by {delimiter!r}", remedy)
     if any(value.startswith(("[", "{")) for value in column.values):
-        raise _ambiguous(asked, f"{what} holds lists in brackets", "the labels of a cell as A;B")
+        raise _ambiguous(
+            asked, f"{what} holds lists in brackets", "the labels of a cell as A;B, or --data.task multiclass"
+        )
     if not column.repeats:
         raise _ambiguous(asked, f"most values of {what} stand in one row alone, as those of classes do not")
     return "multiclass"

@@ -4,6 +4,7 @@ How a file is read stands in delimited.py, which column is what in columns.py, w
 """
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -406,16 +407,18 @@ class _Rows:
         except (OSError, Mistake) as error:
             where = f"they could not be written to {file} ({error})"
         flag = " (or give --data.outside true)" if any("--data.root" in kind for kind in kinds) else ""
+        number = len({number for number, *_ in rows})
+        many = f"{number:,} rows" if number > 1 else "a row"
         raise Mistake(
-            f"{len({number for number, *_ in rows}):,} rows of --data.labels={self.asked.labels!r} cannot be used "
-            f"({counted}), so what is learned would not be what the table says: {shown(listed)}; mend them or take "
+            f"--data.labels={self.asked.labels!r} has {many} that cannot be used ({counted}), so "
+            f" what is learned would not be what the table says: {shown(listed)}; mend them or take "
             f"them away{flag}; {where}."
         )
 
 
 def _kind(reason: str) -> str:
     """Return what reasons of one kind share: all but the number of another row."""
-    return reason.rstrip("0123456789 ")
+    return re.sub(r" row \d+$", " row", reason)
 
 
 def _class_name(cell: str, is_whole: bool = False) -> str:
