@@ -324,6 +324,7 @@ def test_one_class_in_two_unicode_forms_is_one(tmp_path):
         ("split", ["training", "validation", "testing"], ["train", "val", "test"]),
         ("is_valid", ["False", "True", "False"], ["train", "val", "train"]),
         ("is_valid", ["0", "1", "0"], ["train", "val", "train"]),
+        ("is_valid", ["no", "yes", "test"], ["train", "val", "test"]),
     ],
 )
 def test_the_split_of_each_row_is_taken_from_the_table(header, words, given, tmp_path):
@@ -341,6 +342,19 @@ def test_the_flag_of_a_test_split_is_taken_by_its_flag_alone(tmp_path):
     assert "2 columns that could be labels, label, is_test" in refused(table(tmp_path / "t.csv", *lines))
     found = read(tmp_path / "t.csv", split_column="is_test")
     assert found.samples.given == ["train", "train", "test", "test", "train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("is_train", ["val", "train"]), ("isTest", ["train", "test"]), ("Validation", ["train", "val"]), ("split", None)],
+)
+def test_what_zero_and_one_mean_of_a_split_is_told_by_its_name_alone(name, given, tmp_path):
+    images(tmp_path)
+    path = table(tmp_path / "labels.csv", *rows(f"image,label,{name}", "p,0", "q,0", "p,1", "q,1", "p,1", "q,0"))
+    if given is None:
+        assert "names no row for training" in refused(path, split_column=name)
+    else:
+        assert read(path, split_column=name).samples.given == [given[flag] for flag in (0, 0, 1, 1, 1, 0)]
 
 
 def test_groups_and_weights_are_taken_by_name_or_by_flag(tmp_path):
@@ -380,7 +394,7 @@ OFFENDERS = {
     "a split": (
         "image,label,split",
         "g.png,p,tarin",
-        "split names no split (train, val or test, or true and false)",
+        "split names no split (train, val or test)",
         {},
     ),
     "a class for validation": ("image,label,split", "g.png,r,val", "stands in val and in no row of training", {}),
@@ -524,6 +538,8 @@ UNREADABLE = {
     "Latin-1": ("image,label\na.png,\xe9\n".encode("latin-1"), "iconv -f WINDOWS-1252 -t UTF-8"),
     "half of UTF-16": ("image,label\na.png,p\n".encode("utf-16")[:-1], "is no text in UTF-16"),
     "names twice": (b"image,label,label\na.png,p,q\n", "has 1 column names twice, the first is 'label'"),
+    "Latin-1 further below": (b"image,label\na.png,p\nb.png,\xe9\n", "is no text in UTF-8 (line 3)"),
+    "a tab in a name": (b'image,"la\tbel"\na.png,p\n', "'la\\tbel'"),
     "control characters in a name": (b"image,la\x1bbel\na.png,p\n", "'la\\x1bbel'"),
     "no header": (b"a.png,p\nb.png,q\n", "is no header"),
     "no header, without suffix": (b"a,p\nb,q\nc,p\nd,q\n", "is no header"),

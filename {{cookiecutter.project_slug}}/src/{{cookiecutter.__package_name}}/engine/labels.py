@@ -17,7 +17,7 @@ from .builtin import is_built_in
 from .columns import FLAGS, Asked, Column, Roles, profile, read_numbers, settle
 from .delimited import RawTable, open_table, safe_cells
 from .files import write_rows
-from .folders import SPLIT_WORDS, check_path
+from .folders import BETWEEN_WORDS, SPLIT_WORDS, check_path
 from .mistakes import CONTROL, Mistake, shown
 from .places import Located, locate
 from .splits import SPLITS, Samples
@@ -318,17 +318,21 @@ class _Rows:
         if column is None:
             return None
         coded = self.coded[column.name]
-        held_out = "test" if "test" in column.name.casefold() else "val"
-        means = {str(word): split for word, split in SPLIT_WORDS.items()}
-        flag = {word: (held_out if is_held_out else "train") for word, is_held_out in FLAGS.items()}
-        is_flag = bool(coded.values) and column.is_flag
-        splits = [(flag if is_flag else means).get(value.casefold(), "") for value in coded.values]
-        reason = f"{column.name} names no split (train, val or test{', or true and false' if not is_flag else ''})"
+        named = [
+            SPLIT_WORDS[word] for word in map(str.casefold, BETWEEN_WORDS.split(column.name)) if word in SPLIT_WORDS
+        ]
+        means: dict[str, str] = dict(SPLIT_WORDS)
+        if len(named) == 1:  # is_valid, is_test, is_train
+            others = "val" if named[0] == "train" else "train"
+            means |= {word: named[0] if flag else others for word, flag in FLAGS.items()}
+        splits = [means.get(value.casefold(), "") for value in coded.values]
+        reason = f"{column.name} names no split (train, val or test{', or true or false' if named else ''})"
         self._offend_rows(coded, [not split for split in splits], number_of, reason)
         if "train" not in splits:
+            words = shown(_some([*map(repr, coded.values)]))
             raise Mistake(
-                f"the column {column.name!r} of --data.labels={self.asked.labels!r} names no row for training, so "
-                "there is nothing to train on; write train there, or rename the column if it means something else."
+                f"the column {column.name!r} of --data.labels={self.asked.labels!r} ({words}) names no row for training, "
+                "so there is nothing to train on; write train there, or rename the column if it is no split."
             )
         return [splits[code] for code in coded.codes.tolist()]
 
@@ -406,7 +410,9 @@ class _Rows:
             write_rows(file, safe_cells([("row", "image", "value", "reason"), *rows]))
         except (OSError, Mistake) as error:
             where = f"they could not be written to {file} ({error})"
-        flag = " (or give --data.outside true)" if any("--data.root" in kind for kind in kinds) else ""
+        flag = ""
+        if any("--data.root" in kind for kind in kinds):
+            flag = f" (or give --data.root {self.roles.folder}, or --data.outside true)"
         number = len({number for number, *_ in rows})
         many = f"{number:,} rows" if number > 1 else "a row"
         raise Mistake(
