@@ -331,8 +331,8 @@ class _Rows:
         if "train" not in splits:
             words = shown(_some([*map(repr, coded.values)]))
             raise Mistake(
-                f"the column {column.name!r} of --data.labels={self.asked.labels!r} ({words}) names no row for training, "
-                "so there is nothing to train on; write train there, or rename the column if it is no split."
+                f"the column {column.name!r} of --data.labels={self.asked.labels!r} ({words}) names no row for "
+                "training, so there is nothing to train on; write train there, or rename the column if it is no split."
             )
         return [splits[code] for code in coded.codes.tolist()]
 
