@@ -249,6 +249,11 @@ AMBIGUOUS = {
         ["red car", "blue car", "red bus", "blue bus", "red car", "blue car"],
         "label_delimiter ' '",
     ),
+    "names with an adjective": (
+        "what",
+        ["dense forest", "forest", "urban", "dense urban", "forest", "urban"],
+        "--data.task",
+    ),
     "rare semicolons": ("what", ["p;q", "r", "r", "p;q", "r", "r"], "--data.label_delimiter ';'"),
     "lists": ("what", ["\"['p', 'q']\"", "['r']"] * 3, "--data.task"),
     "two kinds": ("x,y", ["p,1.5", "q,2.5"] * 3, "--data.label_columns '[y]'"),
@@ -381,6 +386,22 @@ OFFENDERS = {
     "a repeated row": ("image,label", "a.png,p", "the row repeats row 2", {}),
     "the same file in other words": ("image,label", "./a.png,p", "the row repeats row 2", {}),
     "a second class": ("image,label", "a.png,q", "the image has another target in row 2", {}),
+    "a class called nan": (
+        "image,label",
+        "g.png,NaN",
+        "no class is named (if that means no label: --data.task multilabel)",
+        {},
+    ),
+    "an integer called NA": (
+        "image,n",
+        "g.png,NA",
+        "no class is named (if that means no label: --data.task multilabel)",
+        {},
+    ),
+    "NA among integers as fractions": (
+        *("image,whole", "g.png,null", "no class is named (if that means no label: --data.task multilabel)"),
+        {"task": "multiclass"},
+    ),
     "no class": ("image,label", "g.png,", "no class is named (if that means no label: --data.task multilabel)", {}),
     "too few cells": ("image,label", "g.png", "the row has 1 cells and the header 2", {}),
     "too many cells": ("image,label", "g.png,p,q", "the row has 3 cells and the header 2", {}),
@@ -404,7 +425,17 @@ OFFENDERS = {
     "control characters": ("image,label", "g.png,p\x1b[31m", "control characters", {}),
     "neither": ("image,x,y", "g.png,1,2", "y is neither 0 nor 1", {"task": "multilabel", "label_columns": ["x", "y"]}),
 }
-FILL = {"label": "pq", "age": ("1.5", "2.5"), "split": ("train",), "group": "xy", "weight": "12", "x": "01", "y": "10"}
+FILL = {
+    "n": "12",
+    "whole": ("1.0", "2.0"),
+    "label": "pq",
+    "age": ("1.5", "2.5"),
+    "split": ("train",),
+    "group": "xy",
+    "weight": "12",
+    "x": "01",
+    "y": "10",
+}
 
 
 @pytest.mark.parametrize(("header", "row", "reason", "flags"), OFFENDERS.values(), ids=OFFENDERS.keys())

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -153,7 +154,8 @@ def _lines(flag: str, path: Path) -> Iterator[str]:
                 yield line
         except UnicodeError as error:
             why = f"is no text in {encoding.upper().removesuffix('-SIG')}{_undecodable(flag, path, encoding)}"  # pyright: ignore[reportAttributeAccessIssue]
-            remedy = f"save it in UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}"
+            name = shlex.quote(shown(path.name))
+            remedy = f"save it in UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {name} > utf8.csv"
             raise _unreadable(flag, path, why, remedy) from error
 
 

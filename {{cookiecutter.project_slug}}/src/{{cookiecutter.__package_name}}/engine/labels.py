@@ -281,9 +281,10 @@ class _Rows:
         self._offend_rows(self.written, [bool(CONTROL.search(cell)) for cell in cells], number_of, "control characters")
         if roles.form == "names":
             reason = "no class is named (if that means no label: --data.task multilabel)"
-            self._offend_rows(self.written, [not cell for cell in cells], number_of, reason)
-            is_whole = roles.labels[0].is_whole and roles.labels[0].kinds["whole"] > 0
-            written = [[_class_name(cell, is_whole)] for cell in cells]
+            column = roles.labels[0]
+            self._offend_rows(self.written, [column.lacks(cell) for cell in cells], number_of, reason)
+            is_whole = column.is_whole and column.kinds["whole"] > 0
+            written = [["" if column.lacks(cell) else _class_name(cell, is_whole)] for cell in cells]
         else:
             delimiter = roles.delimiter or ""
             written = [[_class_name(part) for part in map(str.strip, cell.split(delimiter)) if part] for cell in cells]
@@ -405,7 +406,7 @@ class _Rows:
         listed = "; ".join(
             f"row {number}: {shown(value)[:80]!r}: {reason}" for number, _, value, reason in rows[:LISTED]
         )
-        where = f"all are in {file}"
+        where = f"all are in {shown(str(file))}"
         try:
             write_rows(file, safe_cells([("row", "image", "value", "reason"), *rows]))
         except (OSError, Mistake) as error:
@@ -429,7 +430,7 @@ def _kind(reason: str) -> str:
 
 def _class_name(cell: str, is_whole: bool = False) -> str:
     """Return a class as it is called: in one form of Unicode, and an integer without the fraction of a spreadsheet."""
-    if is_whole and cell:
+    if is_whole:
         return str(int(float(cell)))
     return cell if cell.isascii() else unicodedata.normalize("NFC", cell)
 
