@@ -7,7 +7,7 @@ not know where they came from. A database, for example, of paths below the root 
     rows = sqlite3.connect("images.db").execute("SELECT path, name FROM images").fetchall()
     return Samples.labelled([path for path, _ in rows], [name for _, name in rows])
 
-Several labels or numbers are given as ``Samples(keys, targets, Labels(names))`` or ``Numbers(names)``, with --data.task.
+Several labels or numbers are ``Samples(keys, targets, Labels(names))`` or ``Numbers(names)``, with --data.task.
 """
 
 from typing import Any

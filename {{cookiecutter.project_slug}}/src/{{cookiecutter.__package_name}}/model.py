@@ -28,7 +28,7 @@ from .engine.optimizers import ScheduleFactory
 from .engine.per_sample import PerSample
 from .engine.schema import Schema
 from .engine.scores import Score
-from .engine.targets import Balance, Scale, Standardised
+from .engine.targets import Balance, Standardised
 from .engine.task import Task
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy, LossFactory, NumberLossFactory
 from .networks import NetworkFactory, SmallCNN
@@ -144,7 +144,7 @@ class Tagger(ImageTask):
         super().build(schema, balance)
         self.loss = self.make_loss(*balance)
         self.loss.several_labels = True
-        metrics = {  # add yours, from (probabilities_NK, target_NK)
+        metrics: dict[str, Any] = {  # add yours, from (probabilities_NK, target_NK)
             "map": Score(scores.mean_average_precision),
             "f1_macro": Score(scores.f1_macro),
             "f1_micro": Score(scores.f1_micro),
@@ -184,10 +184,10 @@ class Regressor(ImageTask):
         super().__init__(**options)
         self.make_loss = loss
 
-    def build(self, schema: Schema, balance: Scale) -> None:
+    def build(self, schema: Schema, balance: Standardised) -> None:
         super().build(schema, balance)
         self.loss = PerSample(self.make_loss())
-        self.standardised = Standardised(balance, schema.target.log)
+        self.standardised = balance
         measures = {  # add yours, from (values_NT, target_NT, weight_N) in the user's unit
             "rmse": scores.rmse,
             "mae": scores.mae,

@@ -11,8 +11,8 @@ from .cache import Cache, opened_cache
 from .contents import check_there, copies, fingerprint
 from .decoding import MEGAPIXELS
 from .folders import check_path, new_images
-from .labels import Asked, read_labels
 from .images import Decoding, Fit, ImageDataset, check_colour
+from .labels import Asked, read_labels
 from .loading import SplitData
 from .looks import check_colours, look_at, remarks, settled
 from .mistakes import Mistake, require

@@ -1,7 +1,7 @@
 """Scores of a whole split, exact on any number of devices, with sample weights as scikit-learn has them.
 
-A measure is a function of (predictions, target, weight_N), arrays in float64, that returns one number, for labels also of
-``thresholds``; ``Score(measure)`` is a metric that model.py lists. Weights are above 0. Add your own measure anywhere:
+A measure is a function of (predictions, target, weight_N), arrays in float64, that returns one number; of labels also
+of ``thresholds``. ``Score(measure)`` is a metric that model.py lists. Weights are above 0. Add your own measure anywhere:
 
     def worst(predictions_NT, target_NT, weight_N):
         return np.abs(predictions_NT - target_NT).max()

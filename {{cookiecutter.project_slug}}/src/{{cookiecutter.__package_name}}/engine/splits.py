@@ -96,7 +96,7 @@ class Manifest:
             yield [key, self.target.write(value), *weight]
 
     def save(self, path: str | Path) -> None:
-        """Write the manifest as JSON, a line for each sample: split → [key, target], and its weight if there are any."""
+        """Write the manifest as JSON, a line for each sample: split → [key, target], or [key, target, weight]."""
         about = {"version": self.VERSION, "seed": self.seed, "fold": self.fold, "schema": self.schema.as_dict()}
         lines = [json.dumps(about, ensure_ascii=False)[:-1] + ', "splits": {']
         for split in self.splits:
@@ -365,8 +365,8 @@ def _check(splits: dict[str, tuple[list[str], np.ndarray]], target: Target, want
         for split, fraction in wanted.items():
             if counts[split][index] == 0:
                 raise Mistake(
-                    f"--data.{split}_fraction={fraction} leaves {target.noun} {name!r} ({total} samples) without any in "
-                    f"{split}, so its score would be unknown; raise it above {0.5 / total:.3f}, add samples (or fewer "
+                    f"--data.{split}_fraction={fraction} leaves {target.noun} {name!r} ({total} samples) without any "
+                    f"in {split}, so its score would be unknown; raise it above {0.5 / total:.3f}, add samples (or fewer "
                     f"groups), or drop the {target.noun}."
                 )
 
