@@ -328,7 +328,9 @@ class CrossValidation:
         settled = np.mean(thresholds, axis=0).tolist()  # of nothing is nothing
         cells = ([*target.decide(mean, settled), *mean] for mean in means)
         file = runs.Run(self.folder).predictions
-        write_predictions(file, target, [(path, of, errors.get(path, "")) for path, of in zip(paths, cells, strict=True)])
+        write_predictions(
+            file, target, [(path, of, errors.get(path, "")) for path, of in zip(paths, cells, strict=True)]
+        )
         print(f"predictions: {file}")
         if errors:
             raise SomeUnread([f"{path} {why}" for path, why in errors.items()], f"{len(paths)} images", file)

@@ -346,6 +346,8 @@ def compare(model: Any, data: Any, folder: Path) -> Figures:
             "images_per_second": round(len(true) / seconds[name]),
         }
     return figures
+
+
 def lost_in_32_bits(data: Any) -> float:
     """Return how far apart neighbours of float32 are among the targets, as ``largest_difference`` counts."""
     values = np.asarray(data.train_targets, dtype=np.float32)
@@ -434,7 +436,9 @@ def main(args: list[str]) -> None:
     if not same:
         remedy = "look for what the network draws at random when it is evaluated"
         if lost_in_32_bits(data) > TOLERANCE / 4:
-            remedy = "it gives float32, of 7 digits, so take away of all targets what they have in common, and train again"
+            remedy = (
+                "it gives float32, of 7 digits, so take away of all targets what they have in common, and train again"
+            )
         raise RunFailed(
             f"the largest difference {data.target.difference} from the checkpoint's is {worst:.2g}, more than "
             f"{TOLERANCE}, so the export is no good; it lies in {failed}, the figures in its metadata.json; {remedy}."
