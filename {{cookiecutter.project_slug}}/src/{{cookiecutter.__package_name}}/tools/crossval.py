@@ -414,6 +414,8 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
             row = {"variant": name, "run": one.fold, "training_images": one.images}
             tables["runs"].append(row | one.metrics | {"folder": str(one.folder)})
     notes = cross.notes()
+    if any(known(metric, target) == ERROR for metric in scored[0].metrics):
+        notes.append("RMSE and MAE are in the target's unit; of several targets they are the mean over these.")
     caption = note("Blue: the mean and its 95 % interval. Grey: each fold or seed.")
     sections = [Section("Method", "".join(map(note, notes))), Section("Pictures", figures(*drawn) + caption)]
     for name, rows in tables.items():
