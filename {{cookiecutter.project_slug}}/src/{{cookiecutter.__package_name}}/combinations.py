@@ -29,7 +29,7 @@ def _of_numbers(model: Any) -> bool:
 
 
 def _weighted(data: Any) -> bool:
-    return getattr(data, "weighted", False)  # whether samples have weights
+    return data.is_weighted  # whether samples have weights
 
 
 RULES = [

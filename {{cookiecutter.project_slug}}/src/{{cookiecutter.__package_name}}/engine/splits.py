@@ -34,6 +34,7 @@ class Samples:
         left_out: What was passed over, for people.
         groups: The number of each sample's group (a patient, a video), which stays in one split, (N,); or None.
         weights: The weight of each sample in the loss and the scores, (N,); None where all count the same.
+        remarks: What was doubtful, a line each, for people.
     """
 
     keys: list[str]
@@ -43,6 +44,7 @@ class Samples:
     left_out: str = ""
     groups: np.ndarray | None = None
     weights: np.ndarray | None = None
+    remarks: Sequence[str] = ()
 
     @classmethod
     def labelled(
@@ -366,8 +368,8 @@ def _check(splits: dict[str, tuple[list[str], np.ndarray]], target: Target, want
             if counts[split][index] == 0:
                 raise Mistake(
                     f"--data.{split}_fraction={fraction} leaves {target.noun} {name!r} ({total} samples) without any "
-                    f"in {split}, so its score would be unknown; raise it above {0.5 / total:.3f}, add samples (or fewer "
-                    f"groups), or drop the {target.noun}."
+                    f"in {split}, so its score would be unknown; raise it above {0.5 / total:.3f}, add samples (or "
+                    f"fewer groups), or drop the {target.noun}."
                 )
 
 
