@@ -259,7 +259,7 @@ def draw_targets(folder: Path) -> Path:
     """Draw 60 images, and beside them TASK.json: manifests with several labels, and with large numbers, learned by log.
 
     Which of the three colours are bright is what the labels say; the numbers follow from it, and from the grey of the
-    picture. Every third sample has twice the weight.
+    picture. In TASK_weighted.json every third sample has twice the weight.
     """
     rng = np.random.default_rng(0)
     samples: dict[str, list[list[Any]]] = {task: [] for task in OTHER_TASKS}
@@ -279,12 +279,14 @@ def draw_targets(folder: Path) -> Path:
     for task, rows_of_task in samples.items():
         parts = {"train": rows_of_task[:36], "val": rows_of_task[36:50], "test": rows_of_task[50:]}
         about = {"version": 2, "seed": 0, "fold": None, "schema": {"inputs": {}, "target": targets[task]}}
-        (folder / f"{task}.json").write_text(json.dumps({**about, "splits": parts}))
+        (folder / f"{task}_weighted.json").write_text(json.dumps({**about, "splits": parts}))
+        plain = {split: [sample[:2] for sample in of_split] for split, of_split in parts.items()}
+        (folder / f"{task}.json").write_text(json.dumps({**about, "splits": plain}))
     return folder
 
 
 def of_task(images: Path, task: str) -> tuple[str, ...]:
-    """Return the flags that train for a task on what ``draw_targets`` drew."""
+    """Return the flags that train on what ``draw_targets`` drew, for a task, or TASK_weighted."""
     return (f"--data.root={images}", f"--data.manifest={images / task}.json", *TINY)
 
 

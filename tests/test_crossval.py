@@ -211,10 +211,10 @@ def test_what_cannot_be_validated_is_refused_in_one_line_and_leaves_nothing(imag
 
 @pytest.mark.parametrize("task", OTHER_TASKS)
 def test_folds_of_labels_and_numbers_keep_their_weights_and_predict_together(task, targets, project, command, tmp_path):
-    flags = ("crossval", "--folds=3", *of_task(targets, task), "--trainer.logger=false")
+    flags = ("crossval", "--folds=3", *of_task(targets, f"{task}_weighted"), "--trainer.logger=false")
     done = command(project, tmp_path, *flags, "--predict", targets / "a")
     assert done.code == 0, done.output
-    content = json.loads((targets / f"{task}.json").read_text())
+    content = json.loads((targets / f"{task}_weighted.json").read_text())
     names = content["schema"]["target"]["names"]
     samples = sorted(content["splits"]["train"] + content["splits"]["val"])
     runs = [tmp_path / FOLDS / f"fold_{i}/version_0" for i in (1, 2, 3)]

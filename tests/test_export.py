@@ -307,9 +307,9 @@ def test_a_run_that_was_trained_on_everything_is_exported(images, project, comma
 
 @pytest.mark.parametrize("task", OTHER_TASKS)
 def test_labels_and_large_numbers_leave_as_predict_writes_them(task, targets, project, command, tmp_path):
-    flags = (*of_task(targets, task), "--trainer.max_epochs=5", "--model.optimizer.lr=0.01")
-    for line in (("fit", *flags), ("predict", f"--data.predict_root={targets}"), ("export",)):
-        done = command(project, tmp_path, *line)
+    flags = (*of_task(targets, f"{task}_weighted"), "--trainer.max_epochs=5", "--model.optimizer.lr=0.01")
+    lines = (("fit", *flags), ("predict", f"--data.predict_root={targets}"), ("export",))
+    for done in command.each(project, tmp_path, lines):
         assert done.code == 0, done.output
     folder = tmp_path / RUN / "export"
     about = json.loads((folder / "metadata.json").read_text())
@@ -324,7 +324,7 @@ def test_labels_and_large_numbers_leave_as_predict_writes_them(task, targets, pr
     assert known.get("thresholds") == settled
     assert (settled is None) == (task == "regression")
 
-    val = json.loads((targets / f"{task}.json").read_text())["splits"]["val"]
+    val = json.loads((targets / f"{task}_weighted.json").read_text())["splits"]["val"]
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     assert session.get_outputs()[0].name == {"multilabel": "probabilities", "regression": "values"}[task]
     assert session.get_outputs()[0].type == "tensor(float)"

@@ -57,10 +57,10 @@ def test_the_recipes_train(rare, digits, project, command, tmp_path):
 
 @pytest.mark.parametrize("task", OTHER_TASKS)
 def test_the_recipes_train_for_labels_and_numbers_but_the_one_for_classes(task, targets, project, command, tmp_path):
-    begin = ("fit", *of_task(targets, task), *QUICK)
-    lines = [[*begin, "--name=first"]]
+    flags = (*of_task(targets, task), *QUICK)
+    lines = [["fit", *flags, "--name=first"]]
     for recipe in RECIPES:
-        lines.append([*begin, f"--config={recipe}", f"--name={recipe}"])
+        lines.append(["fit", f"--config={recipe}", *flags, f"--name={recipe}"])
         if recipe == "finetune":
             lines[-1].append("--model.weights=runs/first/version_0/checkpoints/last.ckpt")
     done = dict(zip(["first", *RECIPES], command.each(project, tmp_path, lines), strict=True))

@@ -94,8 +94,9 @@ def test_a_search_for_labels_or_numbers_goes_where_its_metric_is_better(task, ta
     flags = (*of_task(targets, task), "--trainer.logger=[]", f"--monitor={monitor}", "--pruner=none")
     done = command(project, tmp_path, "tune", "--trials=3", *flags)  # the space that comes with a project
     assert done.code == 0, done.output
-    scores = [trial.value for trial in trials(tmp_path)]
+    scores: list[Any] = [trial.value for trial in trials(tmp_path)]
     assert len(scores) == 3
+    assert None not in scores, [trial.user_attrs.get("reason") for trial in trials(tmp_path)]
     assert f"best {monitor}: {better(scores):.4f}" in done.output
 
 
