@@ -145,7 +145,7 @@ def test_the_weights_are_those_of_the_checkpoint_averaged_ones_included(trained)
 def test_the_example_classifies_files_of_any_kind_as_predict_does_without_the_project(trained, images, predicted):
     example = trained / RUN / "export/example.py"
     code = [line for line in example.read_text().splitlines()[1:] if line.strip()]
-    assert len(code) == 25
+    assert len(code) == 26
     paths = [str(images / row["path"]) for row in predicted]
     bare = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([sys.executable, example, *paths], capture_output=True, text=True, cwd=images, env=bare)
@@ -329,7 +329,8 @@ def test_labels_and_large_numbers_leave_as_predict_writes_them(task, targets, pr
     assert session.get_outputs()[0].name == {"multilabel": "probabilities", "regression": "values"}[task]
     assert session.get_outputs()[0].type == "tensor(float)"
     preprocess = runpy.run_path(str(folder / "preprocessing.py"))["preprocess"]
-    given = session.run(None, {"images": np.stack([preprocess(targets / path) for path, _, _ in val])})[0]
+    images_NCHW = np.stack([preprocess(targets / path) for path, _, _ in val])
+    given = np.asarray(session.run(None, {"images": images_NCHW})[0])
     expected = np.array([[float(predicted[path][name]) for name in names] for path, _, _ in val])
     assert np.allclose(given, expected, rtol=1e-4)
 

@@ -6,6 +6,7 @@ It needs numpy, onnxruntime and pillow, nothing of the project.
 import json
 import sys
 
+import numpy as np
 import onnxruntime
 from preprocessing import Unreadable, preprocess  # pyright: ignore[reportMissingImports]  (the file beside this one)
 
@@ -15,7 +16,7 @@ names, kind = about["target"]["names"], about["target"]["kind"]
 unread = 0
 for path in sys.argv[1:]:
     try:
-        predicted = session.run(None, {"images": preprocess(path)[None]})[0][0].tolist()
+        predicted = np.asarray(session.run(None, {"images": preprocess(path)[None]})[0])[0].tolist()
     except Unreadable as error:
         print(f"error: {error}", file=sys.stderr)
         unread += 1
