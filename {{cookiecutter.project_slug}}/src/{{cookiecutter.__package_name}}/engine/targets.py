@@ -84,14 +84,22 @@ class Target:
         """Return the cells of a true target."""
         return [str(self.write(value))]
 
-    def decide(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
-        """Return the cells of what a prediction comes to.
+    def chosen(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
+        """Return what a prediction comes to: the class, the labels, or the numbers as they are written.
 
         Args:
             predicted: A value for each column.
             settled: What the model chose on validation, see ``Task.settled``.
         """
-        return []
+        return self.written(predicted)
+
+    def decided(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
+        """Return the cells of what a prediction comes to, where that is more than the prediction itself."""
+        return [BETWEEN.join(self.chosen(predicted, settled))] if self.decision else []
+
+    def written(self, predicted: Sequence[float]) -> list[str]:
+        """Return the cells of a prediction, with the digits that it has."""
+        return [f"{value:.{self.digits}g}" for value in predicted]
 
     def thresholds(self, settled: Sequence[float] | None = None) -> list[float] | None:
         """Return from which value on each column counts; None where none is decided on its own."""
@@ -171,7 +179,7 @@ class Classes(Target):
         number = {name: index for index, name in enumerate(self.names)}
         return np.fromiter((number[name] for name in written), np.int64, len(written))
 
-    def decide(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
+    def chosen(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
         return [self.names[max(range(len(self.names)), key=predicted.__getitem__)]]
 
     def measure(self, settled: Sequence[float] | None = None) -> scores.Measure:
@@ -237,10 +245,10 @@ class Labels(Target):
     def told(self, value: np.ndarray) -> list[str]:
         return [BETWEEN.join(self.write(value))]
 
-    def decide(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
+    def chosen(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
         """Return the labels whose probability reaches their threshold."""
         found = zip(self.names, predicted, self.thresholds(settled), strict=True)
-        return [BETWEEN.join(name for name, probability, least in found if probability >= least)]
+        return [name for name, probability, least in found if probability >= least]
 
     def thresholds(self, settled: Sequence[float] | None = None) -> list[float]:
         """Return those of validation, 0.5 where none were chosen."""
@@ -321,13 +329,16 @@ class Numbers(Target):
         return [float(number) for number in value]
 
     def read(self, written: Sequence[Sequence[float]]) -> np.ndarray:
-        target_NT = np.array(written, dtype=np.float64).reshape(len(written), len(self.names))
+        values = np.array(written)
+        if values.dtype.kind not in "fiu":
+            raise TypeError("a target is no list of numbers")
+        target_NT = values.astype(np.float64).reshape(len(written), len(self.names))
         if not np.isfinite(target_NT).all() or (self.log and (target_NT <= 0).any()):
             raise ValueError("a target is no finite number, or has no logarithm")
         return target_NT
 
     def told(self, value: np.ndarray) -> list[str]:
-        return [f"{number:.{self.digits}g}" for number in value]
+        return self.written(value.tolist())
 
     def learned(self, targets: np.ndarray) -> np.ndarray:
         """Return what is learned of targets, before it is standardised."""
@@ -403,27 +414,27 @@ class Standardised(nn.Module):
     """
 
     centre_T: Tensor
+    centre_rest_T: Tensor
     scale_T: Tensor
 
     def __init__(self, centre_T: np.ndarray, scale_T: np.ndarray, log: bool = False) -> None:
         super().__init__()
         self.register_buffer("centre_T", torch.tensor(centre_T).float())
+        # What 32 bits lose of it: of times in seconds, say, more than they differ by.
+        self.register_buffer("centre_rest_T", (torch.tensor(centre_T) - self.centre_T).float())
         self.register_buffer("scale_T", torch.tensor(scale_T).float())
         self.log = log
 
     def forward(self, y_NT: Tensor) -> Tensor:
         """Return targets as standardised ones (float32)."""
         learned_NT = y_NT.log() if self.log else y_NT
-        return ((learned_NT - self.centre_T) / self.scale_T).float()
+        return ((learned_NT - self.centre_T - self.centre_rest_T) / self.scale_T).float()
 
     def restored(self, values_NT: Tensor) -> Tensor:
-        """Return standardised values in the user's unit, in 64 bits where the device has them.
-
-        An export computes in 32 bits, which every runtime has.
-        """
-        narrow = values_NT.device.type == "mps" or torch.compiler.is_exporting()
-        exact = torch.float32 if narrow else torch.float64
-        learned_NT = values_NT.to(exact) * self.scale_T + self.centre_T
+    def chosen(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
+        """Return the labels whose probability reaches their threshold."""
+        found = zip(self.names, predicted, self.thresholds(settled), strict=True)
+        return [name for name, probability, least in found if probability >= least]
         return learned_NT.exp() if self.log else learned_NT
 
 

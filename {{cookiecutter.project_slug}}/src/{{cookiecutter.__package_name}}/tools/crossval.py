@@ -326,7 +326,7 @@ class CrossValidation:
             paths = [row[0] for row in rows]
         means = np.mean(values, axis=0).tolist()
         settled = np.mean(thresholds, axis=0).tolist()  # of nothing is nothing
-        cells = ([*target.decide(mean, settled), *mean] for mean in means)
+        cells = ([*target.decided(mean, settled), *mean] for mean in means)
         file = runs.Run(self.folder).predictions
         write_predictions(
             file, target, [(path, of, errors.get(path, "")) for path, of in zip(paths, cells, strict=True)]
