@@ -266,3 +266,21 @@ def test_the_errors_of_two_configs_are_compared_in_pairs(targets, project, comma
     of_runs = {(row["variant"], row["run"]): float(row["val/rmse"]) for row in rows(folder / "runs.csv")}
     differences = [of_runs["against_mae", fold] - of_runs["this", fold] for fold in ("fold_1", "fold_2")]
     assert float(compared["val/rmse"]["mean"]) == pytest.approx(np.mean(differences))
+
+
+def test_folds_of_a_table_keep_its_groups(targets, project, command, tmp_path):
+    samples = json.loads((targets / "regression.json").read_text())["splits"]
+    lines = ["path,price,group"]
+    for number, (path, (price, _)) in enumerate(sample for split in samples.values() for sample in split):
+        lines.append(f"{path},{price},{number % 13}")
+    table = tmp_path / "prices.csv"
+    table.write_text("\n".join(lines[:1] + sorted(lines[1:], reverse=True)) + "\n")
+    group_of = {path: group for path, _, group in (line.split(",") for line in lines[1:])}
+    read = (f"--data.labels={table}", f"--data.root={targets}", "--data.log_target=true", "--trainer.max_epochs=1")
+    done = command(project, tmp_path, "crossval", "--folds=3", *TINY, *read)
+    assert done.code == 0, done.output
+    folds = [json.loads((tmp_path / FOLDS / f"fold_{i}/version_0/manifest.json").read_text()) for i in (1, 2, 3)]
+    assert all(fold["schema"]["target"] == {"kind": "numbers", "names": ["price"], "log": True} for fold in folds)
+    parts = [{group_of[path] for path, _ in fold["splits"]["val"]} for fold in folds]
+    parts.append({group_of[path] for path, _ in folds[0]["splits"]["test"]})
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 13

@@ -431,10 +431,13 @@ class Standardised(nn.Module):
         return ((learned_NT - self.centre_T - self.centre_rest_T) / self.scale_T).float()
 
     def restored(self, values_NT: Tensor) -> Tensor:
-    def chosen(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
-        """Return the labels whose probability reaches their threshold."""
-        found = zip(self.names, predicted, self.thresholds(settled), strict=True)
-        return [name for name, probability, least in found if probability >= least]
+        """Return standardised values in the user's unit, in 64 bits where the device has them.
+
+        An export computes in 32 bits, which every runtime has.
+        """
+        narrow = values_NT.device.type == "mps" or torch.compiler.is_exporting()
+        exact = torch.float32 if narrow else torch.float64
+        learned_NT = values_NT.to(exact) * self.scale_T + self.centre_rest_T + self.centre_T
         return learned_NT.exp() if self.log else learned_NT
 
 

@@ -126,8 +126,8 @@ def is_best(trainer: Trainer) -> bool:
 class Projector(Callback):
     """Hands the embeddings of validation images to TensorBoard's projector at the end of training.
 
-    They are those of the best validation of this launch: what the last layer sees, with the targets and the images. With
-    several devices those of the first are shown.
+    They are those of the best validation of this launch: what the last layer sees, with the targets and the images.
+    With several devices those of the first are shown.
 
     Args:
         images: How many images, at most.
