@@ -59,8 +59,7 @@ OWN_FOLDERS = {"src", "test", "tests", "docs", "runs", "data", "dist", "site_pac
 OWN_TESTS = """
     conftest suites test_data test_folders test_guard test_internals test_labels test_loggers test_losses
     test_mistakes test_model test_pixels test_reading test_resume test_run test_schedules test_scores test_speed
-    test_targets test_techniques
-    test_weights
+    test_targets test_techniques test_weights
 """.split()
 
 
