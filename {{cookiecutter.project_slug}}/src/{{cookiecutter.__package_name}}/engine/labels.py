@@ -21,7 +21,7 @@ from .folders import BETWEEN_WORDS, SPLIT_WORDS, check_path
 from .mistakes import CONTROL, Mistake, shown
 from .places import Located, locate
 from .splits import SPLITS, Samples
-from .targets import Classes, Labels, Numbers
+from .targets import Classes, Labels, Numbers, Target
 
 TASKS = ("auto", "multiclass", "multilabel", "regression")
 LISTED = 10  # offenders that the message lists
@@ -210,7 +210,7 @@ class _Rows:
         hashes = np.fromiter(map(hash, located.keys), np.int64, len(located.keys))
         hashes.sort()
         if (hashes[1:] == hashes[:-1]).any():
-            self._check_repeated(located, targets, number_of)
+            self._check_repeated(located, target, targets, number_of)
         if self.offenders:
             self._refuse()
         return Samples(located.keys, targets, target, given, "", groups, weights, remarks), located
@@ -381,7 +381,7 @@ class _Rows:
             names = ";".join(target.names[label] for label in labels)
             self._offend(number_of[i], self.cells[i], names, f"stands in {given[i]} and in no row of training")
 
-    def _check_repeated(self, located: Located, targets: np.ndarray, number_of: np.ndarray) -> None:
+    def _check_repeated(self, located: Located, target: Target, targets: np.ndarray, number_of: np.ndarray) -> None:
         first: dict[str, int] = {}
         problems = {i for i, _ in located.problems}
         for i, key in enumerate(located.keys):
@@ -391,11 +391,7 @@ class _Rows:
             if before != i:
                 is_same = np.array_equal(targets[before], targets[i], equal_nan=targets.dtype.kind == "f")
                 what = "the row repeats row" if is_same else "the image has another target in row"
-                self._offend(number_of[i], key, self._value(targets[i]), f"{what} {number_of[before]}")
-
-    def _value(self, target: np.ndarray) -> str:
-        """Write a target for people."""
-        return " ".join(map(str, np.atleast_1d(target)[:20].tolist()))
+                self._offend(number_of[i], key, ", ".join(target.told(targets[i])), f"{what} {number_of[before]}")
 
     def _refuse(self) -> None:
         """Say which rows cannot be used, and write them all down."""
