@@ -3,13 +3,13 @@
 from .callbacks import Callbacks
 from .data import ImageData
 from .engine.commands import Commands
-from .model import Classifier
+from .model import Classifier, Regressor, Tagger
 
 
 class CLI(Commands):
     """``fit``, ``validate``, ``test`` and ``predict``; the tools build on it."""
 
-    task = Classifier
+    tasks = {"multiclass": Classifier, "multilabel": Tagger, "regression": Regressor}
     data_module = ImageData
     callback_options = Callbacks
     # Packages of yours whose classes a run's config or a checkpoint may name, such as ("mylib",).

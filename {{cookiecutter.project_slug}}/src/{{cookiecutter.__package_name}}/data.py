@@ -1,13 +1,13 @@
 """The data: which samples there are, and which view of one the network gets. engine/image_files.py reads the files,
 engine/loading.py splits and batches the samples.
 
-To use labels from elsewhere than folders, change ``samples``; the rest does not know where they came from. With a file
-of lines PATH,CLASS beside the images, for example::
+Labels come from folders, or from a table (--data.labels). To take them from elsewhere, change ``samples``; the rest
+does not know where they came from. A database, for example, of paths below the root and classes::
 
-    rows = [line.split(",") for line in (self.root / "labels.csv").read_text().split()]
+    rows = sqlite3.connect("images.db").execute("SELECT path, name FROM images").fetchall()
     return Samples.labelled([path for path, _ in rows], [name for _, name in rows])
 
-Paths are relative to the root; a third argument names the split of each, where the file does.
+Several labels or numbers are ``Samples(keys, targets, Labels(names))`` or ``Numbers(names)``, with --data.task.
 """
 
 from typing import Any
@@ -44,7 +44,9 @@ class ImageData(ImageFiles):
         self.augment, self.flip = augment, flip
 
     def samples(self) -> Samples:
-        """List the images, their labels and classes."""
+        """List the images and their targets: as the table says, or by the folders that they lie in."""
+        if self.labels is not None:
+            return self.of_table()
         return find(self.root, self.layout, self.allow_conflicts)
 
     def make_view(self, size: int) -> Augment:

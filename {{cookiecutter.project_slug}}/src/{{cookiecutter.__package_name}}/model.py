@@ -1,36 +1,42 @@
-"""The model: its network, its step, its metrics. engine/task.py does the rest.
+"""The models: for classes, for several labels, for numbers. Each has its step, its metrics, its prediction;
+engine/task.py does the rest. Which one is trained follows the data (--data.task); cli.py names them.
 
 A batch has ``x`` (the inputs), ``y`` (the targets) and ``position`` (of each sample in its split: a loss that keeps
-something for each training sample looks it up by that). ``training_loss(…, NAME=value_N)`` logs train/NAME; a metric of
-``metrics`` is logged as val/NAME and test/NAME, and ``--monitor val/NAME`` chooses the best checkpoint by it. A value
+something for each training sample looks it up by that). ``training_loss(…, NAME=value_N)`` logs train/NAME; a metric
+is logged as val/NAME and test/NAME, and ``--monitor val/NAME`` chooses the best checkpoint by it. A value
 of your own is logged in ``score`` with ``self.log(f"{split}/NAME", value)``. Parameters of a second head or of a loss
 are trained if the module is an attribute. Task has hooks of its own, so in one of yours call super first.
 
-Shapes: N samples, C channels, H × W pixels, K classes. Images stay uint8 until they are on the device.
+Shapes: N samples, C channels, H × W pixels, K classes or labels, T numbers. Images stay uint8 until they are on the
+device.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
 from torchvision.transforms.v2 import CutMix, MixUp, RandomApply, RandomChoice
 
 from .combinations import RULES
+from .engine import scores
 from .engine.images import Normalise
 from .engine.loading import Batch
 from .engine.mistakes import require
 from .engine.optimizers import ScheduleFactory
+from .engine.per_sample import PerSample
 from .engine.schema import Schema
-from .engine.targets import Balance
+from .engine.scores import Score
+from .engine.targets import Balance, Standardised
 from .engine.task import Task
-from .losses import CrossEntropy, LossFactory
+from .losses import MSE, BinaryCrossEntropy, CrossEntropy, LossFactory, NumberLossFactory
 from .networks import NetworkFactory, SmallCNN
 from .optim import Cosine
 
 
 def metrics(num_classes: int) -> MetricCollection:
-    """The metrics of a validation or test: add yours here, from (probabilities_NK, target_N)."""
+    """The metrics of classes: add yours here, from (probabilities_NK, target_N)."""
     return MetricCollection(
         {
             "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -40,12 +46,28 @@ def metrics(num_classes: int) -> MetricCollection:
     )
 
 
-class Classifier(Task):
-    """Trains a network to tell classes apart.
+def metrics_of_labels() -> MetricCollection:
+    """The metrics of several labels: add yours here, a Score of (probabilities_NK, target_NK, weight_N)."""
+    return MetricCollection(
+        {
+            "map": Score(scores.mean_average_precision),
+            "f1_macro": Score(scores.f1_macro),
+            "f1_micro": Score(scores.f1_micro),
+            "auroc": Score(scores.auroc),
+            "exact_match": Score(scores.exact_match),
+        }
+    )
+
+
+# The measures of numbers: add yours here, from (values_NT, target_NT, weight_N) in the user's unit.
+MEASURES = {"rmse": scores.rmse, "mae": scores.mae, "r2": scores.r2, "spearman": scores.spearman}
+
+
+class ImageTask(Task):
+    """What the models of this file share: a network for images, and batches that may be mixed.
 
     Args:
-        network: Makes the network from (in_channels, num_classes).
-        loss: Makes the loss from the class weights and the class shares.
+        network: Makes the network from (in_channels, outputs).
         schedule: Makes the learning-rate schedule from (optimizer, total_steps); null keeps the rate constant.
         mixup: α of MixUp's Beta distribution (Zhang et al. 2018); 0 is off.
         cutmix: α of CutMix's Beta distribution (Yun et al. 2019); 0 is off. With both, each batch takes one of them.
@@ -58,8 +80,7 @@ class Classifier(Task):
 
     def __init__(
         self,
-        network: NetworkFactory = SmallCNN,
-        loss: LossFactory = CrossEntropy,
+        network: NetworkFactory,
         schedule: ScheduleFactory | None = Cosine,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -68,43 +89,142 @@ class Classifier(Task):
         **options: Any,
     ) -> None:
         super().__init__(schedule=schedule, **options)
-        self.make_network, self.make_loss = network, loss
+        self.make_network = network
         require(mixup >= 0, "--model.mixup", mixup, "x ≥ 0", "no share could be drawn")
         require(cutmix >= 0, "--model.cutmix", cutmix, "x ≥ 0", "no share could be drawn")
         require(unmixed_epochs >= 0, "--model.unmixed_epochs", unmixed_epochs, "x ≥ 0", "no epoch would be unmixed")
         require(0 <= mix_probability <= 1, "--model.mix_probability", mix_probability, "0 ≤ x ≤ 1", "it is no share")
 
-    def build(self, schema: Schema, balance: Balance) -> None:
-        """Make what depends on the data."""
-        channels, count, hparams = schema.inputs["channels"], len(schema.target.names), self.hparams
-        self.network = self.make_network(channels, count)
-        self.loss = self.make_loss(*balance)
+    def build(self, schema: Schema, balance: Any) -> None:
+        channels, outputs, hparams = schema.inputs["channels"], len(schema.target.names), self.hparams
+        self.network = self.make_network(channels, outputs)
         self.normalised = Normalise(channels, hparams.channels_last)
-        self.keep_scores(metrics(count))
         kinds = ((MixUp, hparams.mixup), (CutMix, hparams.cutmix))
-        mixers = [kind(alpha=alpha, num_classes=count) for kind, alpha in kinds if alpha]
+        mixers = [kind(alpha=alpha, num_classes=outputs) for kind, alpha in kinds if alpha]
         self.mix = RandomApply([RandomChoice(mixers)], hparams.mix_probability) if mixers else None
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Turn images (uint8) into logits_NK."""
+        """Turn images (uint8) into outputs of the network, (N, K) or (N, T)."""
         return self.network(self.normalised(x_NCHW))
+
+    def mixed(self, x_NCHW: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix a normalised batch with itself, if this epoch does; targets of classes are soft then."""
+        last_mixed = (self.trainer.max_epochs or 0) - self.hparams.unmixed_epochs
+        if self.mix is None or (self.hparams.unmixed_epochs and self.current_epoch >= last_mixed):
+            return x_NCHW, target
+        return self.mix(x_NCHW, target)
+
+
+class Classifier(ImageTask):
+    """Trains a network to tell classes apart.
+
+    Args:
+        network: Makes the network from (in_channels, num_classes).
+        loss: Makes the loss from the class weights and the class shares.
+        options: What every model takes, see ImageTask above and engine/task.py.
+    """
+
+    def __init__(self, network: NetworkFactory = SmallCNN, loss: LossFactory = CrossEntropy, **options: Any) -> None:
+        super().__init__(network, **options)
+        self.make_loss = loss
+
+    def build(self, schema: Schema, balance: Balance) -> None:
+        super().build(schema, balance)
+        self.loss = self.make_loss(*balance)
+        self.keep_scores(metrics(len(schema.target.names)))
 
     def predict(self, x_NCHW: Tensor) -> Tensor:
         """Turn images (uint8) into probabilities_NK: what predictions and exports hold."""
         return self(x_NCHW).float().softmax(1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x_NCHW, target = self.normalised(batch.x), batch.y
-        last_mixed = (self.trainer.max_epochs or 0) - self.hparams.unmixed_epochs
-        if self.mix is not None and not (self.hparams.unmixed_epochs and self.current_epoch >= last_mixed):
-            x_NCHW, target = self.mix(x_NCHW, target)
+        x_NCHW, target = self.mixed(self.normalised(batch.x), batch.y)
         logits_NK = self.network(x_NCHW)
         hits_N = logits_NK.argmax(1) == batch.y  # hard labels, also where training mixes them
-        return self.training_loss(self.loss(logits_NK, target), self.loss.normaliser(target), accuracy=hits_N)
+        return self.training_loss(batch, self.loss(logits_NK, target), self.loss.weights(target), accuracy=hits_N)
 
     def score(self, batch: Batch, split: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Update the metrics of a split; returns the loss of each sample, their weight, and probabilities_NK."""
+        """Update the metrics of a split; returns the loss of each sample, the weight of each, and probabilities_NK."""
         logits_NK = self(batch.x)
         probabilities_NK = logits_NK.float().softmax(1)
-        self.scores[split].update(probabilities_NK, batch.y)
-        return self.loss(logits_NK, batch.y), self.loss.normaliser(batch.y), probabilities_NK
+        self.scores[split].update(probabilities_NK, batch.y, weight=batch.weight)
+        return self.loss(logits_NK, batch.y), self.loss.weights(batch.y), probabilities_NK
+
+
+class Tagger(ImageTask):
+    """Trains a network to tell which labels an image has: any number of them.
+
+    Args:
+        network: Makes the network from (in_channels, labels).
+        loss: Makes the loss from the weights of positive examples and the shares of the labels.
+        options: What every model takes, see ImageTask above and engine/task.py.
+    """
+
+    def __init__(
+        self, network: NetworkFactory = SmallCNN, loss: LossFactory = BinaryCrossEntropy, **options: Any
+    ) -> None:
+        super().__init__(network, **options)
+        self.make_loss = loss
+
+    def build(self, schema: Schema, balance: Balance) -> None:
+        super().build(schema, balance)
+        self.loss = self.make_loss(*balance)
+        self.loss.several_labels = True
+        self.keep_scores(metrics_of_labels(), settles=scores.best_thresholds)
+
+    def predict(self, x_NCHW: Tensor) -> Tensor:
+        """Turn images (uint8) into probabilities_NK: what predictions and exports hold."""
+        return self(x_NCHW).float().sigmoid()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x_NCHW, target_NK = self.mixed(self.normalised(batch.x), batch.y.float())
+        logits_NK = self.network(x_NCHW)
+        right_N = ((logits_NK > 0) == (batch.y > 0)).float().mean(1)
+        loss_N = self.loss(logits_NK, target_NK)
+        return self.training_loss(batch, loss_N, self.loss.weights(target_NK), accuracy=right_N)
+
+    def score(self, batch: Batch, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Update the metrics of a split; returns the loss of each sample, the weight of each, and probabilities_NK."""
+        logits_NK, target_NK = self(batch.x), batch.y.float()
+        probabilities_NK = logits_NK.float().sigmoid()
+        self.scores[split].update(probabilities_NK, batch.y, weight=batch.weight)
+        return self.loss(logits_NK, target_NK), self.loss.weights(target_NK), probabilities_NK
+
+
+class Regressor(ImageTask):
+    """Trains a network to estimate numbers: standardised ones, so that the loss has no unit; what it says is in yours.
+
+    Args:
+        network: Makes the network from (in_channels, numbers).
+        loss: Makes the loss, of standardised numbers: one of losses.py, or of torch.nn.
+        options: What every model takes, see ImageTask above and engine/task.py.
+    """
+
+    def __init__(self, network: NetworkFactory = SmallCNN, loss: NumberLossFactory = MSE, **options: Any) -> None:
+        super().__init__(network, **options)
+        self.make_loss = loss
+
+    def build(self, schema: Schema, balance: Standardised) -> None:
+        super().build(schema, balance)
+        self.loss = PerSample(self.make_loss())
+        self.standardised = balance
+        self.keep_scores(scores.by_target(MEASURES, schema.target.names))
+
+    def predict(self, x_NCHW: Tensor) -> Tensor:
+        """Turn images (uint8) into values_NT in the user's unit: what predictions and exports hold."""
+        return self.standardised.restored(self(x_NCHW))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        x_NCHW, target_NT = self.mixed(self.normalised(batch.x), self.standardised(batch.y))
+        values_NT = self.network(x_NCHW)
+        error_N = (self.standardised.restored(values_NT.detach()) - batch.y).abs().mean(1)
+        loss_N = self.loss(values_NT.float(), target_NT)
+        return self.training_loss(batch, loss_N, torch.ones_like(loss_N), mae=error_N)
+
+    def score(self, batch: Batch, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Update the metrics of a split; returns the loss of each sample, the weight of each, and values_NT."""
+        outputs_NT = self(batch.x)
+        values_NT = self.standardised.restored(outputs_NT)
+        self.scores[split].update(values_NT, batch.y, weight=batch.weight)
+        loss_N = self.loss(outputs_NT.float(), self.standardised(batch.y))
+        return loss_N, torch.ones_like(loss_N), values_NT

@@ -15,6 +15,8 @@ from torch.utils.data import default_collate
 class Batch(NamedTuple):
     """What a data loader yields: the inputs, the targets, and the position of each sample in its split.
 
+    ``weight`` is the weight of each sample in the loss and the scores, None where all count the same.
+
     ``errors`` says of each sample why it could not be read, nothing where it could; it is empty where all could. Only
     what ``predict`` reads may have some: whatever else cannot be read ends the command.
     """
@@ -23,11 +25,18 @@ class Batch(NamedTuple):
     y: Tensor
     position: Tensor
     errors: Sequence[str] = ()
+    weight: Tensor | None = None
 
 
 def collate(batch: Any) -> Any:
     """Collate the samples of a data set that does not fetch whole batches."""
-    return batch if isinstance(batch, Batch) else default_collate(batch)
+    if isinstance(batch, Batch) or not isinstance(batch[0], Batch):
+        return batch if isinstance(batch, Batch) else default_collate(batch)
+    x, y, position = (default_collate([getattr(sample, name) for sample in batch]) for name in ("x", "y", "position"))
+    errors = [sample.errors[0] if sample.errors else "" for sample in batch]
+    weights = [sample.weight for sample in batch]
+    weight = None if weights[0] is None else default_collate(weights)
+    return Batch(x, y, position, errors if any(errors) else (), weight)
 
 
 def one_thread(worker: int) -> None:

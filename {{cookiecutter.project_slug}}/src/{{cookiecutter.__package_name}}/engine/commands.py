@@ -3,7 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
@@ -15,11 +15,22 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from . import PACKAGE, checkpoints, guard, loggers, resume, runs
-from .configs import CONFIGS, DEFAULTS, flat, named_configs, read_config, typed_settings, with_home
+from .configs import (
+    CONFIGS,
+    DEFAULTS,
+    as_typed,
+    defaults_of,
+    flat,
+    named_configs,
+    read_config,
+    typed_settings,
+    with_home,
+)
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import is_compilers_failure
 from .keepers import BestCheckpoint, LastCheckpoint
+from .labels import Asked, read_labels
 from .metrics import MONITOR, direction
 from .mistakes import Mistake, not_compiled, said_by
 from .parser import Maker, Parser, fail
@@ -83,7 +94,7 @@ class Commands(LightningCLI):
         callbacks: Callbacks of a tool, beside those of the config.
     """
 
-    task: ClassVar[type[LightningModule]]
+    tasks: ClassVar[Mapping[str, type[LightningModule]]]  # by what --data.task calls it
     data_module: ClassVar[type[LightningDataModule]]
     callback_options: ClassVar[type]
     trusted: ClassVar[tuple[str, ...]] = ()  # packages, beside those of guard.TRUSTED
@@ -102,7 +113,6 @@ class Commands(LightningCLI):
         missing = [str(path) for path in DEFAULTS if not path.is_file()]
         if missing:
             raise Mistake(f"{missing[0]} is missing, so the defaults are unknown; install the package again.")
-        files = [str(path) for path in DEFAULTS]
         self.helps = bool({"-h", "--help"} & set(args))
         self.typed = typed_settings(args)  # the user's word
         trusted = guard.trusted_with(guard.names_in(self.typed))
@@ -110,14 +120,16 @@ class Commands(LightningCLI):
             self.asked = Addressed().read(args)
             with guard.open_to(trusted):
                 self.source = self._find_source(args) if run else None
-            files = [str(self.source.run.config)] if self.source else files
+        task = self._task_of(self.source.run) if self.source else self._task_asked_for()
+        files = [self.source.run.config] if self.source else defaults_of(task)
+        if not self.helps:
             # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
         packages = trusted if self.source else None  # a run's folder may be anybody's
         try:
             with guard.open_to(packages):
                 super().__init__(
-                    self.task,
+                    self._model_for(task),
                     self.data_module,
                     save_config_callback=None,  # RunFiles writes it
                     seed_everything_default=0,
@@ -135,6 +147,38 @@ class Commands(LightningCLI):
         finally:
             if self.lock is not None:
                 self.lock.release()
+
+    def _task_asked_for(self) -> str:
+        """Return what is predicted, as --data.task calls it: by a flag, a table of labels, or a manifest."""
+        settings = {key: value for path in DEFAULTS for key, value in flat(read_config(path))} | self.typed
+        data = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
+        task = data.get("task") or "auto"
+        if task == "auto" and data.get("labels"):
+            asked = {name: data[name] for name in Asked._fields if data.get(name) is not None}
+            named = asked.get("label_columns")
+            asked["label_columns"] = [named] if isinstance(named, str) else named
+            task = read_labels(Asked(**{"root": "", **asked})).samples.target.task
+        elif task == "auto" and data.get("manifest"):
+            task = Manifest.load(data["manifest"], outside=True).target.task
+        return "multiclass" if task == "auto" else str(task)
+
+    def _task_of(self, run: Run) -> str:
+        """Return what a run predicts, by its config; those of earlier versions tell classes apart."""
+        data = read_config(run.config).get("data") if run.config.is_file() else None
+        task = self.typed.get("data.task") or (data or {}).get("task")
+        return "multiclass" if task in (None, "auto") else str(task)
+
+    def _model_of(self, run: Run) -> type[LightningModule]:
+        return self._model_for(self._task_of(run))
+
+    def _model_for(self, task: str) -> type[LightningModule]:
+        if task not in self.tasks:
+            known = ", ".join(self.tasks)
+            raise Mistake(
+                f"--data.task={task} has no model in cli.py, which names those for {known}, so nothing could be "
+                "trained on such targets; give one of these, or add a model to `tasks` there."
+            )
+        return self.tasks[task]
 
     def subcommands(self) -> dict[str, set[str]]:  # pyright: ignore[reportIncompatibleMethodOverride]  (a static one)
         """Return the command that is asked for: making the parsers of the others would take half of the start."""
@@ -169,7 +213,7 @@ class Commands(LightningCLI):
                 choice = source.checkpoint
             else:
                 source = Source(Run.of(choice), Path(choice))
-            checkpoints.read(choice, self.task, to_go_on=command == "fit")
+            checkpoints.read(choice, self._model_of(source.run), to_go_on=command == "fit")
         config = source.run.config
         if not config.is_file():
             raise Mistake(
@@ -189,7 +233,7 @@ class Commands(LightningCLI):
         if launched_by_lightning and "RUN_RESUMED" in os.environ:
             chosen = os.environ["RUN_RESUMED"].split("\n")
             return Source(Run(chosen[0]), Path(chosen[1]), int(chosen[2])) if len(chosen) == 3 else None
-        source = resume.find(root, name, self.task)
+        source = resume.find(root, name, self._model_of)
         os.environ["RUN_RESUMED"] = "\n".join(map(str, source or ()))
         if source is None and runs.is_rank_zero():
             print(f"resume: no unfinished run in {root / name} has a checkpoint, so a fresh one begins")
@@ -225,6 +269,9 @@ class Commands(LightningCLI):
             default=False,
             help="Measure which precision, memory layout and compilation train fastest here, and take them.",
         )
+        if self.command == "predict":
+            about = "A sample submission (CSV): also write submission.csv, its columns and its rows in its order."
+            parser.add_argument("--like", type=str | None, default=None, help=about)
         parser.add_class_arguments(self.callback_options, "callbacks")
         parser.link_arguments("monitor", "model.monitor")
         for callback in ("best", "early_stopping", "check_metric"):
@@ -247,11 +294,13 @@ class Commands(LightningCLI):
             # path when the flags are settled.
             self.own.ckpt_path = None
             guard.check_specs(self.own, str(self.source.run.config))
+            if "data.outside" not in self.typed:  # a run's folder may be anybody's
+                self.own.data.outside = False
             self._say_places()
 
     def _say_places(self) -> None:
         """Say which folders a run's config names, before they are read."""
-        for name in ("root", "predict_root"):
+        for name in ("root", "predict_root", *(["labels"] if self.command == "fit" else [])):
             place = self.own.data.get(name)
             if place and f"data.{name}" not in self.typed and runs.is_rank_zero():
                 print(f"--data.{name} {place}, as the run's config has it")
@@ -409,7 +458,7 @@ class Commands(LightningCLI):
         if self.subcommand in ("fit", "test") and self.run is not None:
             extra.append(loggers.TellLoggers(self.run))
         if self.subcommand in ("test", "predict") and self.run is not None:
-            extra.append(PredictionWriter(self.run))
+            extra.append(PredictionWriter(self.run, self.own.get("like")))
         options = {**vars(made.trainer), **kwargs}
         given = options["callbacks"] or []
         options["callbacks"] = [*(given if isinstance(given, list) else [given]), *extra]
@@ -432,6 +481,15 @@ class Commands(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
             print(self.datamodule.summary(), flush=True)
+            if self.source is None:
+                self._say_defaults()
+
+    def _say_defaults(self) -> None:
+        """Say what the task changes of the project's defaults."""
+        for file in defaults_of(self.datamodule.target.task)[len(DEFAULTS) :]:
+            settings = ((key, value) for key, value in flat(read_config(file)) if key not in self.typed)
+            if said := ", ".join(f"{as_typed(key)} {value}" for key, value in settings):
+                print(f"{file.stem}: {said}, as {os.path.relpath(file, CONFIGS.parent.parent.parent)} has it")
 
     def before_validate(self) -> None:
         self._refuse_to_score_nothing("limit_val_batches")

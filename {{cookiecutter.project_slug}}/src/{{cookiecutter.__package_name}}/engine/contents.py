@@ -59,11 +59,13 @@ def _lacks(path: str | Path) -> bool:
 
 
 def fingerprint(samples: Samples, root: str | Path) -> str:
-    """Return a hash of the paths, targets and sizes in bytes of a data set."""
+    """Return a hash of the paths, targets, weights and sizes in bytes of a data set."""
     digest = hashlib.sha256()
     sizes = file_stats(root, samples.keys)[:, 0].tolist()
-    for path, target, size in zip(samples.keys, samples.targets.tolist(), sizes, strict=True):
+    for path, target, size in zip(samples.keys, samples.targets, sizes, strict=True):
         digest.update(f"{path}\0{samples.target.write(target)}\0{size}\0".encode())
+    if samples.weights is not None:
+        digest.update(samples.weights.tobytes())
     return digest.hexdigest()
 
 

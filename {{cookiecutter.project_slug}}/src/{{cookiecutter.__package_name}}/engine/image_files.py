@@ -12,6 +12,7 @@ from .contents import check_there, copies, fingerprint
 from .decoding import MEGAPIXELS
 from .folders import check_path, new_images
 from .images import Decoding, Fit, ImageDataset, check_colour
+from .labels import Asked, Table, read_labels
 from .loading import SplitData
 from .looks import check_colours, look_at, remarks, settled
 from .mistakes import Mistake, require
@@ -44,6 +45,15 @@ class ImageFiles(SplitData):
             and of the disk, 0 decodes images again in every epoch.
         cache_root: Where they lie, and the hashes by which copies of an image are told.
         predict_root: The images that predict reads, labelled or not: a folder or a file.
+        labels: A table of labels beside the images (CSV, TSV, Parquet), instead of folders that are classes.
+        image_column: Its column of paths, relative to the root or to the table, with or without a suffix.
+        label_columns: Its columns of classes, labels or numbers.
+        label_delimiter: What stands between the labels of one image, where they stand in one column.
+        split_column: Its column of train, val and test; one called split or is_valid is found.
+        group_column: Its column of groups (a patient, a video) that stay in one split; one called group is found.
+        weight_column: Its column of weights of the samples in the loss and the scores; one called weight is found.
+        log_target: Whether the logarithm of the numbers is learned: what counts is then the ratio.
+        outside: Whether paths in the table may lead out of the root.
         options: What every data module takes, see engine/loading.py.
     """
 
@@ -62,6 +72,15 @@ class ImageFiles(SplitData):
         cache_gb: float | None = None,
         cache_root: str = "data/cache",
         predict_root: str | None = None,
+        labels: str | None = None,
+        image_column: str | None = None,
+        label_columns: list[str] | str | None = None,
+        label_delimiter: str | None = None,
+        split_column: str | None = None,
+        group_column: str | None = None,
+        weight_column: str | None = None,
+        log_target: bool = False,
+        outside: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -75,7 +94,7 @@ class ImageFiles(SplitData):
         check_path("--data.root", root)
         check_path("--data.cache_root", cache_root)
         check_path("--data.predict_root", predict_root)
-        self.built_in = root if is_built_in(root) else None
+        self.built_in = root if is_built_in(root) and labels is None else None
         self.root = Path("data", root) if self.built_in else Path(root)
         self.image_size, self.stored_size = image_size, stored_size
         self.channels = channels
@@ -85,6 +104,28 @@ class ImageFiles(SplitData):
         self.cache_gb, self.cache_root = cache_gb, Path(cache_root)
         self.cache: Cache | None = None
         self.predict_root = predict_root
+        self.outside = outside
+        check_path("--data.labels", labels)
+        self.labels: Asked | None = None
+        self.table: Table | None = None  # what it says, until it is asked for
+        if labels is not None:
+            named = [label_columns] if isinstance(label_columns, str) else label_columns
+            columns = image_column, named, label_delimiter, split_column, group_column, weight_column
+            self.labels = Asked(labels, root, self.task, *columns, outside, log_target)
+
+    def of_table(self) -> Samples:
+        """Return what the table of labels says, see engine/labels.py."""
+        assert self.labels is not None
+        table, self.table = self.table or read_labels(self.labels), None
+        self.settled |= {**table.settled, "labels": str(Path(self.labels.labels).absolute())}
+        self.inferred = "\n".join([table.remark, *table.samples.remarks])
+        return table.samples
+
+    def setup(self, stage: str) -> None:
+        if self.labels is not None and stage == "fit":  # later the run's config names the folder
+            self.table = read_labels(self.labels)
+            self.root = self.table.root
+        super().setup(stage)
 
     def make_view(self, size: int) -> View:
         """Make what turns a decoded image into the network's input, a square of this side."""
@@ -138,10 +179,10 @@ class ImageFiles(SplitData):
         """Return a hash of the paths, classes and sizes of the images: a run goes on only with those it began with."""
         return fingerprint(samples, self.root)
 
-    def dataset(self, keys: list[str], targets: np.ndarray) -> ImageDataset:
+    def dataset(self, keys: list[str], targets: np.ndarray, weights: np.ndarray | None = None) -> ImageDataset:
         """Make the data set of some images; they come from the cache if there is one and it holds them."""
         decoded = self.cache.pixels(keys) if self.cache else None
-        return ImageDataset(self.root, keys, targets, self.decoding, self.view, decoded, self.stage)
+        return ImageDataset(self.root, keys, targets, self.decoding, self.view, decoded, self.stage, weights)
 
     def unlabelled(self) -> ImageDataset:
         """Make the data set that ``predict`` reads.

@@ -94,6 +94,7 @@ class ImageDataset(Dataset[Batch]):
         root: The folder that ``paths`` are relative to.
         paths: One path per sample.
         targets: One target per sample.
+        weights: One weight per sample, or None.
         decoding: How a file becomes pixels.
         view: Takes an image (HWC, uint8) and a seed; None, the deterministic view, for an unseeded sample.
         decoded: The images by position, where they need no decoding.
@@ -110,8 +111,10 @@ class ImageDataset(Dataset[Batch]):
         view: Callable[[np.ndarray, int | None], np.ndarray],
         decoded: Indexable | None = None,
         command: str = "fit",
+        weights: np.ndarray | None = None,
     ) -> None:
         self.root, self.paths, self.targets = Path(root), paths, targets
+        self.weights = None if weights is None else weights.astype(np.float32)
         self.decoding, self.view, self.decoded = decoding, view, decoded
         self.command = command
 
@@ -140,14 +143,17 @@ class ImageDataset(Dataset[Batch]):
     def __getitem__(self, key: int | tuple[int, int]) -> Batch:
         image, index, why = self._image(key)
         errors = (why,) if why else ()
-        return Batch(torch.from_numpy(image.copy()), torch.tensor(self.targets[index]), torch.tensor(index), errors)
+        weight = None if self.weights is None else torch.tensor(self.weights[index])
+        x, y = torch.from_numpy(image.copy()), torch.tensor(self.targets[index])
+        return Batch(x, y, torch.tensor(index), errors, weight)
 
     def __getitems__(self, keys: list[int | tuple[int, int]]) -> Batch:
         """Fetch a batch into one array, which spares collating its samples."""
         images, indices, errors = zip(*map(self._image, keys), strict=True)
         index = np.array(indices)
         x, y, position = map(torch.from_numpy, (np.stack(images), self.targets[index], index))
-        return Batch(x, y, position, errors if any(errors) else ())
+        weight = None if self.weights is None else torch.from_numpy(self.weights[index])
+        return Batch(x, y, position, errors if any(errors) else (), weight)
 
 
 class Normalise(nn.Module):

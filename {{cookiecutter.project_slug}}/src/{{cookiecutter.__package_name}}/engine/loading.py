@@ -1,7 +1,8 @@
 """What every data module here shares: samples → splits → data set → sampler → loader."""
 
 import os
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from .mistakes import Mistake, require
 from .sampling import EpochSampler, TrainLoader, run_seed
 from .schema import Schema
 from .splits import Manifest, Samples, check_conflicts, draw_splits, group, stratified_part
-from .targets import Balance, Classes, Correction
+from .targets import Correction, Target
 
 # The splits that each command reads.
 READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -35,8 +36,11 @@ class SplitData(LightningDataModule):
             split.
         train_fraction: Stratified share of the training split to train on.
         manifest: A manifest.json to take the splits from instead of drawing them.
-        balance: Against rare classes: draw them as often as others (sampler), or weigh their loss by the inverse of
-            their number (class_weights) or of their effective number (effective_weights, Cui et al. 2019).
+        balance: Against rare classes and labels: draw them as often as others (sampler), or weigh their loss by the
+            inverse of their number (class_weights) or of their effective number (effective_weights, Cui et al. 2019).
+            Of numbers the sampler takes rare values as often as others.
+        task: What is predicted: one of several classes (multiclass), any of several labels (multilabel), or numbers
+            (regression); auto follows the data.
         allow_conflicts: Whether samples of equal content may have different targets, and class names may look alike.
         num_workers: Loader processes per device; null chooses by the machine's cores.
     """
@@ -53,6 +57,7 @@ class SplitData(LightningDataModule):
         train_fraction: float = 1.0,
         manifest: str | None = None,
         balance: Correction = "none",
+        task: Literal["auto", "multiclass", "multilabel", "regression"] = "auto",
         allow_conflicts: bool = False,
         num_workers: int | None = None,
     ) -> None:
@@ -60,6 +65,8 @@ class SplitData(LightningDataModule):
         self.batch_size = batch_size
         self.train_fraction = train_fraction
         self.correction: Correction = balance
+        self.task = task
+        self.outside = False  # whether keys may lead out of the data's folder
         self.allow_conflicts = allow_conflicts
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.split_seed = split_seed
@@ -74,14 +81,16 @@ class SplitData(LightningDataModule):
         self.manifest: Manifest | None = None
         self.stage = "fit"  # the command that the data is for, as setup is told
         self.left_out = ""  # of the data set, for people
+        self.inferred = ""  # from a table, likewise
         self.remarks: list[str] = []  # what of the samples is lost or was inferred, likewise
+        self.settled: dict[str, Any] = {}  # arguments that followed the data, as a run's config keeps them
         self.fingerprint = ""  # of the whole data set; known after setup("fit")
 
     def samples(self) -> Samples:
         """List the samples of the data set."""
         raise NotImplementedError
 
-    def dataset(self, keys: list[str], targets: np.ndarray) -> Dataset[Batch]:
+    def dataset(self, keys: list[str], targets: np.ndarray, weights: np.ndarray | None = None) -> Dataset[Batch]:
         """Make the data set of some of the samples."""
         raise NotImplementedError
 
@@ -119,13 +128,18 @@ class SplitData(LightningDataModule):
         return self.manifest.schema
 
     @property
-    def target(self) -> Classes:
+    def target(self) -> Target:
         """What is predicted. Known after ``setup``."""
         return self.schema.target
 
     @property
-    def loss_balance(self) -> Balance:
-        """What the loss is told of the training split."""
+    def is_weighted(self) -> bool:
+        """Whether samples have weights. Known after ``setup``."""
+        return bool(self.manifest and self.manifest.weights)
+
+    @property
+    def loss_balance(self) -> Any:
+        """What the model is told of the training split, see ``Target.balance``."""
         return self.target.balance(self.train_targets, self.correction)
 
     @property
@@ -145,35 +159,56 @@ class SplitData(LightningDataModule):
 
     def groups(self, keys: list[str]) -> np.ndarray:
         """Number the groups of samples that must not be torn apart, (N,)."""
-        return group(keys, self.group_pattern, self.same(keys))
+        samples, given = self.samples(), None
+        if samples.groups is not None:
+            number = dict(zip(samples.keys, samples.groups.tolist(), strict=True))
+            given = np.array([number.get(key, -1 - i) for i, key in enumerate(keys)])
+        return group(keys, self.group_pattern, self.same(keys), given)
 
     def setup(self, stage: str) -> None:
         samples, self.stage = None, stage
         if self.manifest is None:
             if self.manifest_path is not None:
-                manifest = Manifest.load(self.manifest_path)
+                manifest = Manifest.load(self.manifest_path, self.outside)
                 self.check_there([key for split in READ_BY[stage] for key in manifest.splits[split][0]])
             else:
                 samples = self.samples()
                 same = self.same(samples.keys)
                 if not self.allow_conflicts:
                     check_conflicts(samples, same)
-                groups = group(samples.keys, self.group_pattern, same)
-                manifest = draw_splits(samples, self.val_fraction, self.test_fraction, self.seed, groups)
+                groups = group(samples.keys, self.group_pattern, same, samples.groups)
+                fractions = self.val_fraction, self.test_fraction
+                manifest = draw_splits(samples, *fractions, self.seed, groups, self.outside)
+            self._check_task(manifest.target)
             keys, targets = manifest.splits["train"]
+            weights = manifest.weights.get("train")
             schema = Schema(self.inputs(keys), manifest.target)
-            self.manifest = Manifest(schema, manifest.splits, manifest.seed, manifest.fold)
+            self.manifest = replace(manifest, schema=schema)
+            self.settled |= {"task": self.target.task, **schema.inputs}
             if self.train_fraction < 1:
                 kept = stratified_part(self.target.strata(targets), self.train_fraction, self.seed)
                 keys, targets = [keys[i] for i in kept], targets[kept]
+                weights = None if weights is None else weights[kept]
             self.train_keys, self.train_targets = keys, targets
             self.before_reading(training=stage == "fit")
-            self.train = self.dataset(keys, targets)
+            self.train = self.dataset(keys, targets, weights)
         if stage == "fit" and not self.fingerprint:
             samples = samples or self.samples()
             self.fingerprint, self.left_out = self.fingerprint_of(samples), samples.left_out
         if stage == "predict":
             self.predict = self.unlabelled()
+
+    def _check_task(self, target: Target) -> None:
+        if self.task not in ("auto", target.task):
+            raise Mistake(
+                f"--data.task={self.task} is not what the data holds: {target} ({target.task}); leave it out, or give "
+                "--data.labels a table of such targets."
+            )
+        if self.correction not in target.corrections:
+            raise Mistake(
+                f"--data.balance={self.correction} weighs classes, and {target} has none; give "
+                f"{' or '.join(target.corrections)}."
+            )
 
     def summary(self) -> str:
         """Say what there is to train on and to score. Known after ``setup``."""
@@ -181,6 +216,7 @@ class SplitData(LightningDataModule):
         splits = {**self.manifest.splits, "train": (self.train_keys, self.train_targets)}
         sizes = ", ".join(f"{len(keys)} {split}" for split, (keys, _) in splits.items())
         lines = [f"data: {sizes}", self.target.table({split: targets for split, (_, targets) in splits.items()})]
+        lines[1:1] = [self.inferred] if self.inferred else []
         lines += [f"left out: {self.left_out}"] if self.left_out else []
         return "\n".join([*lines, *self.remarks])
 
@@ -261,14 +297,26 @@ class SplitData(LightningDataModule):
                 "bring them back, or start a new run from these weights: --model.weights CHECKPOINT."
             )
 
+    def evaluated(self, name: str) -> Dataset[Batch]:
+        """Make the data set of the validation or test split."""
+        assert self.manifest is not None
+        return self.dataset(*self.split(name), self.manifest.weights.get(name))
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        assert self.trainer is not None
+        is_exact = isinstance(batch, Batch) and batch.y.dtype == torch.float64
+        if is_exact and self.trainer.strategy.root_device.type == "mps":  # which has no 64 bits
+            return batch._replace(y=batch.y.float())
+        return batch
+
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader(self.train, training=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self.loader(self.dataset(*self.split("val")))
+        return self.loader(self.evaluated("val"))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self.loader(self.dataset(*self.split("test")))
+        return self.loader(self.evaluated("test"))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self.loader(self.predict)

@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from .files import write_rows
 from .mistakes import RunFailed
 from .runs import Run
-from .targets import Classes
+from .submission import submission_rows
+from .targets import Classes, Target
 from .watching import matrix, show
 
 MOST_CLASSES = 2000  # of a confusion matrix
@@ -21,7 +22,7 @@ class Row(NamedTuple):
     """A sample by its position: the target, the predictions, and why it could not be read."""
 
     position: int
-    target: int
+    target: Any
     predicted: list[float]
     error: str
 
@@ -46,23 +47,26 @@ class PredictionWriter(Callback):
     """Writes the predictions of ``test`` and ``predict`` as CSV: path, label, one column per class.
 
     ``label`` is the predicted class. ``test`` adds the true one as ``target``, and writes the confusion matrix (a row
-    for each true class, a column for each predicted one). Files that exist are replaced.
+    for each true class, a column for each predicted one). Of several labels there is ``labels``, those that reach the
+    thresholds that validation chose; of numbers a column each, and in ``test`` the true one as ``true_NAME``. Files
+    that exist are replaced.
 
     Where ``predict`` could not read a sample, its row has nothing but the path and, in one more column at the end,
     ``error``, the reason; without such samples there is no such column.
 
     Args:
         run: The run's files.
+        like: A sample submission: ``predict`` also writes submission.csv, with its columns, and its rows in its order.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, like: str | None = None) -> None:
+        self.run, self.like = run, like
         self.rows: list[Row] = []
         self.unread: SomeUnread | None = None  # what predict could not read; known on every rank
 
     def _collect(self, outputs: dict[str, torch.Tensor], errors: Sequence[str] = ()) -> None:
         index = outputs["position"].tolist()
-        targets = outputs["y"].tolist() if "y" in outputs else [-1] * len(index)
+        targets = outputs["y"].cpu().numpy() if "y" in outputs else [None] * len(index)
         self.rows += map(Row, index, targets, outputs["predictions"].tolist(), errors or [""] * len(index))
 
     def _gathered(self, trainer: Trainer) -> list[Row]:
@@ -86,14 +90,20 @@ class PredictionWriter(Callback):
         rows, data = self._gathered(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         if not trainer.is_global_zero:
             return
-        target: Classes = data.target
+        target: Target = data.target
         keys, _ = data.split("test")
+        header = ["path", *target.decision, *target.truth, *target.columns]
+        settled = getattr(pl_module, "settled", None)
         rows_of_csv = [
-            [keys[index], target.decide(predicted), target.write(true), *written(predicted)]
+            [keys[index], *target.decided(predicted, settled), *target.told(true), *target.written(predicted)]
             for index, true, predicted, _ in rows
         ]
-        write_rows(self.run.test_predictions, [["path", "label", "target", *target.columns], *rows_of_csv])
+        write_rows(self.run.test_predictions, [header, *rows_of_csv])
         print(f"predictions: {self.run.test_predictions}")
+        if isinstance(target, Classes):
+            self._write_confusion(trainer, target, rows)
+
+    def _write_confusion(self, trainer: Trainer, target: Classes, rows: list[Row]) -> None:
         if len(target.names) > MOST_CLASSES:
             print(f"confusion matrix: left out, for {len(target.names)} classes it would fill the memory")
             return
@@ -103,6 +113,12 @@ class PredictionWriter(Callback):
         write_rows(self.run.confusion_matrix, [["target", *target.names], *named])
         show(trainer, "test/confusion", matrix(counts_KK, target.names))
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.like is not None:  # refused before the work, not after it
+            data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            paths, target = data.predict.paths, data.target
+            submission_rows(self.like, paths, target, [target.columns] * len(paths), [[""]] * len(paths))
+
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows, data = self._gathered(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         paths = data.predict.paths
@@ -110,36 +126,43 @@ class PredictionWriter(Callback):
             self.unread = SomeUnread(unread, f"{len(rows)} {data.noun}", self.run.predictions)
         if not trainer.is_global_zero:
             return
-        target: Classes = data.target
+        target: Target = data.target
+        settled = getattr(pl_module, "settled", None)
         write_predictions(
             self.run.predictions,
-            target.columns,
+            target,
             [
-                (paths[index], [target.decide(predicted), *written(predicted)], error)
-                for index, _, predicted, error in rows
+                (
+                    paths[row.position],
+                    [*target.decided(row.predicted, settled), *target.written(row.predicted)],
+                    row.error,
+                )
+                for row in rows
             ],
         )
         print(f"predictions: {self.run.predictions}")
+        if self.like is not None:
+            read = [row for row in rows if not row.error]
+            chosen = [target.chosen(row.predicted, settled) for row in read]
+            values = [target.written(row.predicted) for row in read]
+            submitted = submission_rows(self.like, [paths[row.position] for row in read], target, values, chosen)
+            write_rows(self.run.submission, submitted)
+            print(f"submission:  {self.run.submission}")
         if data.left_out:
             print(f"left out: {data.left_out}")
 
 
-def write_predictions(file: Path, columns: list[str], rows: Sequence[tuple[str, list[Any], str]]) -> None:
+def write_predictions(file: Path, target: Target, rows: Sequence[tuple[str, list[Any], str]]) -> None:
     """Write the predictions of new samples, in the form that PredictionWriter describes.
 
     Args:
         file: The file.
-        columns: The name of each probability.
-        rows: Of each sample the path, the label with the probabilities, and why it could not be read.
+        target: What is predicted.
+        rows: Of each sample the path, what is predicted of it in cells, and why it could not be read.
     """
     has_errors = any(error for _, _, error in rows)
-    table = [["path", "label", *columns, *(["error"] if has_errors else [])]]
+    table = [["path", *target.decision, *target.columns, *(["error"] if has_errors else [])]]
     for path, cells, error in rows:
         known = [""] * len(cells) if error else cells
         table.append([path, *known, *([error] if has_errors else [])])
     write_rows(file, table)
-
-
-def written(predictions: list[float]) -> list[str]:
-    """Write numbers with the digits that float32 has."""
-    return [f"{value:.9g}" for value in predictions]

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,7 +27,9 @@ REFUSED = (
 SILENT = (
     "ckpt_path",
     "config",
+    "data.labels",
     "data.manifest",
+    "data.outside",
     "data.predict_root",
     "data.root",
     "fast",
@@ -50,7 +53,19 @@ MACHINE = (
     "trainer.num_nodes",
     "trainer.strategy",
 )
-FOLLOW_THE_DATA = ("data.channels", "data.image_size", "data.stored_size", "data.value_range")
+FOLLOW_THE_DATA = (
+    "data.channels",
+    "data.group_column",
+    "data.image_column",
+    "data.image_size",
+    "data.label_columns",
+    "data.label_delimiter",
+    "data.split_column",
+    "data.stored_size",
+    "data.task",
+    "data.value_range",
+    "data.weight_column",
+)
 
 
 def implied() -> bool:
@@ -72,11 +87,11 @@ class Source(NamedTuple):
     step: int | None = None
 
 
-def find(root: Path, name: str, kind: type) -> Source | None:
+def find(root: Path, name: str, kind_of: Callable[[Run], type]) -> Source | None:
     """Return the newest run of a name that neither ended nor runs, its newest readable checkpoint, and the step.
 
     ``last.ckpt`` comes before ``best.ckpt``. What is passed over is said. A scheduler that starts a command again means
-    the newest run and no other. ``kind`` is the class of the model.
+    the newest run and no other. ``kind_of`` returns the class of a run's model.
     """
     found = runs_of(root, name)
     for run in found[:1] if implied() else found:
@@ -86,7 +101,7 @@ def find(root: Path, name: str, kind: type) -> Source | None:
             if not path.is_file():
                 continue
             try:
-                content = checkpoints.read(path, kind, to_go_on=True)
+                content = checkpoints.read(path, kind_of(run), to_go_on=True)
                 if not content.get("resume", {}).get("between_steps", True):
                     raise Mistake(f"{path} was saved between the accumulated batches of a step")
             except Mistake as error:
@@ -116,7 +131,7 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
     """
     accepted = []
     for key, old, new in differences(read_config(config_file), config):
-        if key in SILENT or (new is None and key in FOLLOW_THE_DATA):
+        if key in SILENT or (new in (None, "auto") and key in FOLLOW_THE_DATA):
             continue
         if key.startswith(REFUSED) or not any(key == part or key.startswith(f"{part}.") for part in ACCEPTED):
             raise Mistake(

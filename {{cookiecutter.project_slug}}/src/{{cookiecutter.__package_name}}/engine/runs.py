@@ -60,6 +60,7 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.best, self.last = self.checkpoints / BEST, self.checkpoints / LAST
         self.predictions = self.folder / "predictions.csv"
+        self.submission = self.folder / "submission.csv"
         self.test_predictions = self.folder / "test_predictions.csv"
         self.confusion_matrix = self.folder / "confusion_matrix.csv"
         self.report = self.folder / "report.html"
@@ -277,7 +278,7 @@ class RunFiles(Callback):
         if not trainer.is_global_zero or stage != "fit":
             return
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        for name, value in data.schema.inputs.items():  # what followed the data is settled from here on
+        for name, value in data.settled.items():  # what followed the data, from here on does not
             if name in self.config.data:
                 self.config.data[name] = value
         if hasattr(data, "root"):

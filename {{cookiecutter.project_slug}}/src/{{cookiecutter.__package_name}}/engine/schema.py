@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from .targets import Classes, target_from
+from .targets import Target, target_from
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Schema:
     """
 
     inputs: dict[str, Any]
-    target: Classes
+    target: Target
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -6,8 +6,8 @@ It knows samples by their keys (paths, rows) and targets by their strata alone.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .files import read_text, write
 from .mistakes import CONTROL, Mistake
 from .sampling import derived_seed
 from .schema import Schema
-from .targets import Classes
+from .targets import Classes, Target
 
 SPLITS = ("train", "val", "test")
 
@@ -32,14 +32,14 @@ class Samples:
         target: What the targets mean.
         given: The split that the data set itself names for each sample, or None where it names none.
         left_out: What was passed over, for people.
-        groups: The number of the group of each sample, (N,), or None: a group stays in one split.
-        weights: The weight of each sample in the loss and the scores, (N,), or None.
-        remarks: What was inferred or may surprise, for people.
+        groups: The number of each sample's group (a patient, a video), which stays in one split, (N,); or None.
+        weights: The weight of each sample in the loss and the scores, (N,); None where all count the same.
+        remarks: What was doubtful, a line each, for people.
     """
 
     keys: list[str]
     targets: np.ndarray
-    target: Any
+    target: Target
     given: list[str] | None = None
     left_out: str = ""
     groups: np.ndarray | None = None
@@ -65,44 +65,54 @@ class Manifest:
         splits: For "train", "val" and "test" the keys and the targets of its samples.
         seed: The seed that the splits were drawn with.
         fold: Which fold of how many it is, such as "2/5"; None unless crossval drew it.
+        weights: The weight of each sample of each split; none where all count the same.
     """
 
     schema: Schema
     splits: dict[str, tuple[list[str], np.ndarray]]
     seed: int
     fold: str | None = None
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
 
     VERSION = 2
 
     @property
-    def target(self) -> Classes:
+    def target(self) -> Target:
         """What is predicted."""
         return self.schema.target
 
     def has_splits_of(self, other: "Manifest") -> bool:
         """Tell whether the same samples have the same targets and stand in the same splits."""
 
-        def written(manifest: Manifest) -> dict[str, list[tuple[str, str]]]:
-            return {
-                split: sorted((key, manifest.target.write(value)) for key, value in zip(keys, targets, strict=True))
-                for split, (keys, targets) in manifest.splits.items()
-            }
+        def written(manifest: Manifest) -> dict[str, list[list[Any]]]:
+            return {split: sorted(manifest.rows(split), key=lambda row: row[0]) for split in SPLITS}
 
         return written(self) == written(other)
 
+    def rows(self, split: str) -> Iterator[list[Any]]:
+        """Yield [key, target], or [key, target, weight], for each sample of a split, as plain values."""
+        keys, targets = self.splits[split]
+        weights = self.weights.get(split)
+        for number, (key, value) in enumerate(zip(keys, targets, strict=True)):
+            weight = [] if weights is None else [float(weights[number])]
+            yield [key, self.target.write(value), *weight]
+
     def save(self, path: str | Path) -> None:
-        """Write the manifest as JSON, a line for each sample: split → [key, target]."""
+        """Write the manifest as JSON, a line for each sample: split → [key, target], or [key, target, weight]."""
         about = {"version": self.VERSION, "seed": self.seed, "fold": self.fold, "schema": self.schema.as_dict()}
         lines = [json.dumps(about, ensure_ascii=False)[:-1] + ', "splits": {']
-        for split, (keys, targets) in self.splits.items():
-            rows = zip(keys, targets.tolist(), strict=True)
-            written = (json.dumps([key, self.target.write(value)], ensure_ascii=False) for key, value in rows)
+        for split in self.splits:
+            written = (json.dumps(row, ensure_ascii=False) for row in self.rows(split))
             lines.append(f"{json.dumps(split)}: [\n" + ",\n".join(written) + "\n],")
         write(Path(path), "\n".join(lines)[:-1] + "\n}}\n")
 
     @classmethod
-    def load(cls, path: str | Path) -> "Manifest":
+    def load(cls, path: str | Path, outside: bool = False) -> "Manifest":
         """Read a manifest back, of this version or the one before.
+
+        Args:
+            path: The file.
+            outside: Whether its keys may lead out of the data set's folder.
 
         Raises:
             Mistake: The file is missing or is no manifest, or one sample stands in two splits.
@@ -114,7 +124,7 @@ class Manifest:
                 raise ValueError(f"it is of version {version}")
             manifest = cls._of_version_1(content) if version == 1 else cls._of_version_2(content)
             for keys, _ in manifest.splits.values():
-                check_keys(keys)
+                check_keys(keys, outside)
             if any(CONTROL.search(name) for name in manifest.target.columns):
                 raise ValueError("a class has control characters in its name")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -133,11 +143,15 @@ class Manifest:
 
     @classmethod
     def _of_version_2(cls, content: dict[str, Any]) -> "Manifest":
-        schema, splits = Schema.from_dict(content["schema"]), {}
+        schema, splits, weights = Schema.from_dict(content["schema"]), {}, {}
         for split in SPLITS:
             rows = content["splits"][split]
-            splits[split] = ([key for key, _ in rows], schema.target.read([written for _, written in rows]))
-        return cls(schema, splits, content["seed"], content["fold"])
+            splits[split] = ([row[0] for row in rows], schema.target.read([row[1] for row in rows]))
+            if any(len(row) > 2 for row in rows):
+                weights[split] = np.array([row[2] for row in rows], dtype=np.float64)
+                if not (np.isfinite(weights[split]).all() and (weights[split] >= 0).all()):
+                    raise ValueError("a weight is negative or no number")
+        return cls(schema, splits, content["seed"], content["fold"], weights)
 
     @classmethod
     def _of_version_1(cls, content: dict[str, Any]) -> "Manifest":
@@ -149,14 +163,19 @@ class Manifest:
         return cls(Schema({}, target), splits, content["seed"])
 
 
-def check_keys(keys: Sequence[str]) -> None:
+def check_keys(keys: Sequence[str], outside: bool = False) -> None:
     """Refuse keys that would lead out of the data set's folder, or change a terminal.
+
+    Args:
+        keys: The keys.
+        outside: Whether they may lead out of it.
 
     Raises:
         ValueError: One is absolute, goes up, or holds control characters.
     """
     for key in keys:
-        if key.startswith("/") or ".." in key.split("/") or CONTROL.search(key):
+        leads_out = key.startswith("/") or ".." in key.split("/")
+        if (leads_out and not outside) or CONTROL.search(key):
             raise ValueError(f"{key!r} is no name below the folder of the data")
 
 
@@ -167,7 +186,7 @@ def assign(labels: np.ndarray, groups: np.ndarray, fractions: Sequence[float], s
     single samples then fill each class up to its quota. The draw depends on the arguments alone.
 
     Args:
-        labels: The class index of each sample, (N,).
+        labels: The class index of each sample, (N,); or whether it has each of several labels, (N, L).
         groups: The group of each sample, (N,).
         fractions: The share of each part; together 1.
         seed: The seed of the draw.
@@ -175,6 +194,8 @@ def assign(labels: np.ndarray, groups: np.ndarray, fractions: Sequence[float], s
     Returns:
         The part of each sample, (N,).
     """
+    if labels.ndim == 2:
+        return _assign_iteratively(labels, groups, fractions, seed)
     rng = np.random.default_rng(seed)
     counts = np.bincount(labels)
     quota = np.array([_rounded(count, fractions) for count in counts.tolist()])  # classes × parts
@@ -204,12 +225,56 @@ def assign(labels: np.ndarray, groups: np.ndarray, fractions: Sequence[float], s
     return part
 
 
+def _assign_iteratively(labels_NL: np.ndarray, groups: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """Deal samples of several labels each, the rarest label first (iterative stratification, Sechidis et al. 2011).
+
+    What a part is still to get of a label is counted in whole samples, so that a rare label, too, comes into each part.
+    Whole shares of samples with the very same labels are dealt at once; the rest, and groups, one after the other.
+    """
+    rng, parts = np.random.default_rng(seed), len(fractions)
+    part = np.full(len(labels_NL), -1)
+    lack_LP = np.array([_rounded(count, fractions) for count in labels_NL.sum(0, dtype=np.int64).tolist()], dtype=float)
+    room_P = np.array(_rounded(len(labels_NL), fractions), dtype=float)
+    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(labels_NL))
+    single = order[sizes[group_of[order]] == 1]
+    _, set_of = np.unique(np.packbits(labels_NL[single] > 0, axis=1), axis=0, return_inverse=True)
+    single = single[np.argsort(set_of.ravel(), kind="stable")]
+    for same in np.split(single, np.cumsum(np.bincount(set_of.ravel()))[:-1]):
+        at_once = [int(len(same) * fraction) for fraction in fractions]
+        for index, taken in enumerate(np.split(same, np.cumsum(at_once))[:-1]):
+            part[taken] = index
+        lack_LP -= np.outer(labels_NL[same[0]] > 0, at_once) if len(same) else 0
+        room_P -= at_once
+    left = order[part[order] < 0]
+    left = left[np.argsort(group_of[left], kind="stable")]
+    units = np.split(left, np.flatnonzero(np.diff(group_of[left])) + 1) if len(left) else []
+    units = sorted((units[i] for i in rng.permutation(len(units))), key=len, reverse=True)
+    in_unit_UL = np.array([labels_NL[unit].sum(0, dtype=np.int64) for unit in units]).reshape(len(units), -1)
+    waiting = np.ones(len(units), dtype=bool)
+    while waiting.any():
+        count_L = (in_unit_UL[waiting] > 0).sum(0)
+        rarest = int(np.where(count_L > 0, count_L, np.iinfo(np.int64).max).argmin())
+        due = np.flatnonzero(waiting & (in_unit_UL[:, rarest] > 0)) if count_L.any() else np.flatnonzero(waiting)
+        for unit in due.tolist():
+            lack_P = lack_LP[rarest] if count_L.any() else room_P
+            # Of equals the part with the most room, then the last, for training has most anyway.
+            chosen = int(np.lexsort((np.arange(parts), room_P, lack_P))[-1])
+            part[units[unit]] = chosen
+            lack_LP[:, chosen] -= in_unit_UL[unit]
+            room_P[chosen] -= len(units[unit])
+        waiting[due] = False
+    return part
+
+
 def _rounded(count: int, fractions: Sequence[float]) -> list[int]:
     rest = [int(count * fraction + 0.5) for fraction in fractions[1:]]
     return [count - sum(rest), *rest]
 
 
-def draw_splits(samples: Samples, val_fraction: float, test_fraction: float, seed: int, groups: np.ndarray) -> Manifest:
+def draw_splits(
+    samples: Samples, val_fraction: float, test_fraction: float, seed: int, groups: np.ndarray, outside: bool = False
+) -> Manifest:
     """Split a data set; splits that it gives are respected, and what it does not give is cut from training.
 
     Args:
@@ -218,13 +283,14 @@ def draw_splits(samples: Samples, val_fraction: float, test_fraction: float, see
         test_fraction: The test share of the same.
         seed: The seed of the draw.
         groups: The group of each sample, (N,): each stays in one split.
+        outside: Whether keys may lead out of the data set's folder.
 
     Raises:
         Mistake: The fractions leave nothing to train on, a class is too small for its split, or a given validation
             or test split holds a class that training lacks.
     """
     try:
-        check_keys(samples.keys)
+        check_keys(samples.keys, outside)
     except ValueError as error:
         raise Mistake(
             f"of the samples {error}, so a run could not be tested from its manifest; give names below --data.root."
@@ -256,7 +322,8 @@ def draw_splits(samples: Samples, val_fraction: float, test_fraction: float, see
         result[pool] = np.array(["train", *wanted])[part]
     splits = {split: _rows(samples.keys, samples.targets, result == split) for split in SPLITS}
     _check(splits, samples.target, wanted)
-    return Manifest(Schema({}, samples.target), splits, seed)
+    weights = {} if samples.weights is None else {split: samples.weights[result == split] for split in SPLITS}
+    return Manifest(Schema({}, samples.target), splits, seed, weights=weights)
 
 
 def check_conflicts(samples: Samples, same: Iterable[Sequence[int]]) -> None:
@@ -269,11 +336,12 @@ def check_conflicts(samples: Samples, same: Iterable[Sequence[int]]) -> None:
     Raises:
         Mistake: There are some.
     """
-    conflicts = [group for group in same if len({int(samples.targets[i]) for i in group}) > 1]
+    targets = samples.targets
+    conflicts = [group for group in same if (targets[list(group)] != targets[group[0]]).any()]
     if conflicts:
         first = conflicts[0][0]
-        other = next(i for i in conflicts[0] if samples.targets[i] != samples.targets[first])
-        shown = [f"{samples.keys[i]} ({samples.target.write(int(samples.targets[i]))})" for i in (first, other)]
+        other = next(i for i in conflicts[0] if np.any(targets[i] != targets[first]))
+        shown = [f"{samples.keys[i]} ({', '.join(samples.target.told(targets[i]))})" for i in (first, other)]
         raise Mistake(
             f"{shown[0]} and {shown[1]} are the same content under two labels ({len(conflicts)} such), so a score "
             "would count one of them wrong; take away the wrong one, or give --data.allow_conflicts true."
@@ -284,32 +352,41 @@ def _rows(keys: list[str], targets: np.ndarray, mask: np.ndarray) -> tuple[list[
     return [keys[i] for i in np.flatnonzero(mask)], targets[mask]
 
 
-def _check(splits: dict[str, tuple[list[str], np.ndarray]], target: Classes, wanted: dict[str, float]) -> None:
+def _check(splits: dict[str, tuple[list[str], np.ndarray]], target: Target, wanted: dict[str, float]) -> None:
+    if not splits["train"][0]:
+        raise Mistake("no sample is left to train on; give the training split some, or lower --data.val_fraction.")
     counts = {split: target.counts(targets) for split, (_, targets) in splits.items()}
-    for index, name in enumerate(target.names):
+    for index, name in enumerate(target.to_learn):
         total = sum(int(count[index]) for count in counts.values())
         if counts["train"][index] == 0:
             where = "validation or test" if total else "no split"
             raise Mistake(
-                f"class {name!r} stands in {where} but has no training samples, so it cannot be learned; "
-                "add some of it to training or remove the class."
+                f"{target.noun} {name!r} stands in {where} but has no training samples, so it cannot be learned; "
+                f"add some of it to training or remove the {target.noun}."
             )
         for split, fraction in wanted.items():
             if counts[split][index] == 0:
                 raise Mistake(
-                    f"--data.{split}_fraction={fraction} leaves class {name!r} ({total} samples) without any in "
-                    f"{split}, so its score would be unknown; raise it above {0.5 / total:.3f}, add samples (or fewer "
-                    "groups), or drop the class."
+                    f"--data.{split}_fraction={fraction} leaves {target.noun} {name!r} ({total} samples) without any "
+                    f"in {split}, so its score would be unknown; raise it above {0.5 / total:.3f}, add samples (or "
+                    f"fewer groups), or drop the {target.noun}."
                 )
 
 
-def group(keys: list[str], pattern: str | None = None, same: Sequence[Sequence[int]] = ()) -> np.ndarray:
-    """Number the groups of samples that must not be torn apart: same match of ``pattern``, or same content.
+def group(
+    keys: list[str],
+    pattern: str | None = None,
+    same: Sequence[Sequence[int]] = (),
+    given: np.ndarray | None = None,
+) -> np.ndarray:
+    """Number the groups of samples that must not be torn apart: same match of ``pattern``, same content, same group
+    of the data's own.
 
     Args:
         keys: One key per sample, such as its path.
         pattern: A regular expression; what it (or its first group) matches names the group.
         same: Positions of samples that are equal, for each such set.
+        given: The number of each sample's group, as the data names it, (N,).
 
     Returns:
         The group of each sample, (N,).
@@ -328,6 +405,10 @@ def group(keys: list[str], pattern: str | None = None, same: Sequence[Sequence[i
     for first, *others in same:
         for i in others:
             parent[top(i)] = top(first)
+    if given is not None:
+        first_of: dict[int, int] = {}
+        for i, number in enumerate(given.tolist()):
+            parent[top(i)] = top(first_of.setdefault(number, i))
     if pattern is not None:
         try:
             expression = re.compile(pattern)
@@ -359,44 +440,71 @@ def folds(manifest: Manifest, number: int, seed: int, groups: np.ndarray) -> lis
         Mistake: A fold holds out no sample of a class, or all of them.
     """
     keys, targets = rows_of_folds(manifest)
-    labels = manifest.target.strata(targets)
+    labels, target = manifest.target.strata(targets), manifest.target
     fold, rest = np.zeros(len(labels), dtype=np.int64), np.arange(len(labels))
     for i in range(number - 1, 0, -1):  # one after the other: shares rounded all at once would starve one of them
         share = 1 / (i + 1)
         held_out = assign(labels[rest], groups[rest], [1 - share, share], derived_seed(seed, i)) == 1
         fold[rest[held_out]] = i
         rest = rest[~held_out]
-    for label, name in enumerate(manifest.target.names):
-        per_fold = np.bincount(fold[labels == label], minlength=number)
+    for index, name in enumerate(target.to_learn):
+        held = target.holds(targets, index)
+        per_fold = np.bincount(fold[held], minlength=number)
         if per_fold.min() == 0 or per_fold.max() == per_fold.sum():
-            groups_of_class = len(np.unique(groups[labels == label]))
+            groups_of_class = len(np.unique(groups[held]))
             raise Mistake(
-                f"--folds={number} leaves a fold that holds out none or all of class {name!r} ({per_fold.sum()} "
-                f"samples in {groups_of_class} groups), so its score would be unknown; take at most "
-                f"{max(2, groups_of_class)} folds, add samples of it, or drop the class."
+                f"--folds={number} leaves a fold that holds out none or all of {target.noun} {name!r} "
+                f"({per_fold.sum()} samples in {groups_of_class} groups), so its score would be unknown; take at most "
+                f"{max(2, groups_of_class)} folds, add samples of it, or drop the {target.noun}."
             )
-    dealt = ({"train": _rows(keys, targets, fold != i), "val": _rows(keys, targets, fold == i)} for i in range(number))
-    return [
-        Manifest(manifest.schema, {**each, "test": manifest.splits["test"]}, seed, f"{i + 1}/{number}")
-        for i, each in enumerate(dealt)
-    ]
+    if len(np.unique(fold)) < number:
+        raise Mistake(
+            f"--folds={number} leaves a fold that holds out nothing, for there are {len(np.unique(groups))} groups; "
+            "take fewer folds."
+        )
+    dealt = []
+    for i in range(number):
+        parts = {"train": fold != i, "val": fold == i}
+        splits = {split: _rows(keys, targets, mask) for split, mask in parts.items()}
+        weights = dict(manifest.weights)
+        if weights:
+            _, order = _order_of_folds(manifest)
+            weights_N = np.concatenate([manifest.weights[split] for split in parts])[order]
+            weights |= {split: weights_N[mask] for split, mask in parts.items()}
+        splits["test"] = manifest.splits["test"]
+        dealt.append(Manifest(manifest.schema, splits, seed, f"{i + 1}/{number}", weights))
+    return dealt
 
 
 def rows_of_folds(manifest: Manifest) -> tuple[list[str], np.ndarray]:
     """Return the keys and targets that folds are dealt from: training and validation, in the order of the keys."""
-    parts = [manifest.splits[split] for split in ("train", "val")]
-    keys = [key for part, _ in parts for key in part]
-    order = sorted(range(len(keys)), key=keys.__getitem__)
-    return [keys[i] for i in order], np.concatenate([targets for _, targets in parts])[order]
+    keys, order = _order_of_folds(manifest)
+    targets = np.concatenate([manifest.splits[split][1] for split in ("train", "val")])
+    return [keys[i] for i in order], targets[order]
+
+
+def _order_of_folds(manifest: Manifest) -> tuple[list[str], list[int]]:
+    keys = [key for split in ("train", "val") for key in manifest.splits[split][0]]
+    return keys, sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def stratified_part(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Choose a share of every class, at least one sample; a larger share contains a smaller one.
 
+    Args:
+        labels: The class index of each sample, (N,); or whether it has each of several labels, (N, L): of each label
+            at least one sample is then kept.
+        fraction: The share.
+        seed: The seed of the draw.
+
     Returns:
         Sorted positions into ``labels``.
     """
     rng = np.random.default_rng(seed)
+    if labels.ndim == 2:
+        order = rng.permutation(len(labels))
+        first_of_each = labels[order].argmax(0)[labels.any(0)]
+        return np.union1d(order[: max(1, round(len(order) * fraction))], order[first_of_each])
     kept = []
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))

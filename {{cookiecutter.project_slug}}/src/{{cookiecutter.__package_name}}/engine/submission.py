@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .delimited import RawTable, open_table
 from .mistakes import Mistake, shown
-from .targets import Classes, Labels, Numbers
+from .targets import Target
 
 ID_NAMES = ("id", "image", "image_id", "file_name", "filename", "path")
 
@@ -14,9 +14,9 @@ ID_NAMES = ("id", "image", "image_id", "file_name", "filename", "path")
 def submission_rows(
     like: str | Path,
     keys: Sequence[str],
-    target: Classes | Labels | Numbers,
-    values: Sequence[Sequence[float]],
-    decisions: Sequence[str | Sequence[str]],
+    target: Target,
+    values: Sequence[Sequence[str]],
+    decisions: Sequence[Sequence[str]],
     delimiter: str = " ",
 ) -> list[list[str]]:
     """Return the rows of a submission, the header among them.
@@ -28,8 +28,8 @@ def submission_rows(
         like: A file with the ids and the columns that are wanted.
         keys: The path of each image that was predicted; those that could not be read are left out.
         target: What was predicted.
-        values: The probabilities, or the numbers, of each image: (N, columns).
-        decisions: What each prediction comes to: the class, the number as it is written, or the labels.
+        values: The probabilities, or the numbers, of each image as they are written: (N, columns).
+        decisions: What each prediction comes to: the class, the labels, or the numbers as they are written.
         delimiter: What parts several labels in one cell.
 
     Raises:
@@ -59,7 +59,7 @@ def submission_rows(
             "what to write there; give a file with one column beside the ids, or with these."
         )
     takes_decisions = bool(unnamed)
-    if isinstance(target, Numbers) and takes_decisions and len(target.names) > 1:
+    if takes_decisions and not target.decision and len(target.names) > 1:
         raise Mistake(
             f"--like={str(like)!r} has the one column {shown(others[0])!r} and {_some(target.names)} are predicted, so "
             "it is not clear which number belongs there; name it as one of them."
@@ -73,12 +73,9 @@ def submission_rows(
             if i == identity:
                 row.append(columns[identity][number])
             elif not takes_decisions:
-                row.append(f"{values[place][numbers[column]]:.9g}")
-            elif isinstance(target, Numbers):
-                row.append(f"{values[place][0]:.9g}")
+                row.append(values[place][numbers[column]])
             else:
-                decision = decisions[place]
-                row.append(decision if isinstance(decision, str) else delimiter.join(decision))
+                row.append(delimiter.join(decisions[place]))
         rows.append(row)
     return rows
 

@@ -5,7 +5,7 @@ A subclass writes ``build``, ``training_step``, ``score`` and ``predict``. Shape
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -30,10 +30,12 @@ from .optimizers import ScheduleFactory, StepPlateau, make_optimizer, parameter_
 from .rules import Rule, check
 from .sampling import derived_seed, run_seed
 from .schema import Schema
+from .scores import decide_at, gathered, weighted
 from .stages import names_of, stages
 from .steps import is_log_point, step_is_made
-from .targets import Balance
 from .weights import initialise, load_weights
+
+LEAST = 1e-30  # of a weight to divide by: samples of no weight have no loss, and their mean is 0
 
 
 class Task(LightningModule):
@@ -64,6 +66,8 @@ class Task(LightningModule):
     hparams: Any  # pyright: ignore[reportIncompatibleMethodOverride]  (a property: the arguments, by name)
     losses: Any
     scores: Any
+    settled: list[float] | None = None  # what validation chose: a threshold for each label
+    is_weighted: bool = False  # whether samples have weights
     sums: Tensor | None = None
     grad_norm: Tensor
 
@@ -98,19 +102,24 @@ class Task(LightningModule):
         every = unfreeze_every
         require(every is None or every >= 1, "--model.unfreeze_every", every, "x ≥ 1", "no stage would ever be due")
         self.make_optimizer, self.make_schedule = optimizer, schedule
-        self.network = None
+        self.network, self.settles = None, None
         self.schema = None if schema is None else _read_schema(schema)
         self.resumed: dict[str, Any] = {}  # what a checkpoint says of the run that goes on
         self.measured: tuple[str, ...] = ()  # what the sums hold beside the loss
 
     # What a subclass writes.
 
-    def build(self, schema: Schema, balance: Balance) -> None:
-        """Make ``network``, ``loss`` and the metrics (``keep_scores``), now that the data is known."""
+    def build(self, schema: Schema, balance: Any) -> None:
+        """Make ``network``, ``loss`` and the metrics (``keep_scores``), now that the data is known.
+
+        Args:
+            schema: What a sample is and what is predicted of it.
+            balance: What the training split tells a loss, see engine/targets.py.
+        """
         raise NotImplementedError
 
     def score(self, batch: Batch, split: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Update the metrics of a split ("val" or "test"); returns the loss of each sample, their weight (a scalar),
+        """Update the metrics of a split ("val" or "test"); returns the loss of each sample, the weight of each in it,
         and the predictions.
         """
         raise NotImplementedError
@@ -121,29 +130,46 @@ class Task(LightningModule):
 
     # What it may use.
 
-    def keep_scores(self, metrics: MetricCollection) -> None:
-        """Keep metrics for validation and test, and log them at the end of each."""
+    def keep_scores(self, metrics: MetricCollection, settles: Callable[..., Any] | None = None) -> None:
+        """Keep metrics for validation and test, and log them at the end of each.
+
+        Args:
+            metrics: What is logged.
+            settles: Chooses from the predictions, targets and weights of each validation what decisions go by; it is
+                kept as ``settled``, in the checkpoint, too.
+        """
+        if self.is_weighted:
+            metrics = weighted(metrics)
         self.scores = nn.ModuleDict({split: metrics.clone(prefix=f"{split}/") for split in ("val", "test")})
         self.losses = nn.ModuleDict({split: MeanMetric() for split in ("val", "test")})
+        self.settles = settles
 
-    def training_loss(self, loss_N: Tensor, weight: Tensor, **measures_N: Tensor) -> Tensor:
+    def training_loss(self, batch: Batch, loss_N: Tensor, weight_N: Tensor, **measures_N: Tensor) -> Tensor:
         """Return the loss of a step: Σ loss / Σ weight over all ranks, and what --model.l1 adds.
 
         Args:
-            loss_N: The weighted loss of each sample.
-            weight: The weight of all samples, a scalar.
+            batch: The samples, which may have weights of their own.
+            loss_N: The loss of each sample, weighted as its class is.
+            weight_N: The weight of each sample by its class.
             measures_N: What else to log of training: the mean of each as ``train/NAME``.
         """
-        total = loss_N.sum()
+        share_N = batch.weight
+        if share_N is not None:
+            loss_N, weight_N = loss_N * share_N, weight_N * share_N
+            measures_N = {name: value_N.float() * share_N for name, value_N in measures_N.items()}
+        total, weight = loss_N.sum(), weight_N.sum()
+        if share_N is not None:
+            weight = weight.clamp_min(LEAST)
         with torch.no_grad():
             summed = total.detach().float()  # as half precision counts no further than 256
             measured = [value_N.float().sum() for value_N in measures_N.values()]
-            sums = torch.stack((summed, weight.float(), *measured, torch.full_like(summed, len(loss_N))))
+            count = torch.full_like(summed, len(loss_N)) if share_N is None else share_N.float().sum()
+            sums = torch.stack((summed, weight.float(), *measured, count))
             self.measured = tuple(measures_N)
             if self.sums is None or len(self.sums) != len(sums):
                 self.sums = torch.zeros_like(sums)
             self.sums += sums
-        if self.trainer.world_size > 1 and getattr(self.loss, "weighted", True):
+        if self.trainer.world_size > 1 and (share_N is not None or getattr(self.loss, "weighted", True)):
             # DDP averages gradients over ranks: scale so that the result is the mean over all ranks' samples.
             weight = self.trainer.strategy.reduce(weight.clone(), reduce_op="sum") / self.trainer.world_size
         loss = total / weight
@@ -184,6 +210,7 @@ class Task(LightningModule):
         # would draw them. MixUp's shares, too, are drawn on the CPU from here on: each draw on a GPU would wait for it.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             balance = self.schema.target.balance(None) if data is None else data.loss_balance
+            self.is_weighted = data is not None and data.is_weighted
             torch.manual_seed(derived_seed(run_seed(), 1))
             self.build(self.schema, balance)
             if hparams.init:
@@ -266,11 +293,17 @@ class Task(LightningModule):
             logger.log_metrics({**means, "epoch": self.current_epoch}, self.trainer.global_step - 1)
 
     def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
-        loss_N, weight, predictions = self.score(batch, split)
-        self.losses[split].update(loss_N.sum() / weight, weight)
+        loss_N, weight_N, predictions = self.score(batch, split)
+        if batch.weight is not None:
+            loss_N, weight_N = loss_N * batch.weight, weight_N * batch.weight
+        weight = weight_N.sum()
+        mean = loss_N.sum() / (weight if batch.weight is None else weight.clamp_min(LEAST))
+        self.losses[split].update(mean, weight)
         return {"position": batch.position, "y": batch.y, "predictions": predictions}
 
     def _log_scores(self, split: str) -> None:
+        if split == "test":  # of a validation they would flatter: it chose them
+            decide_at(self.scores[split], self.settled)
         self.log(f"{split}/loss", self.losses[split], prog_bar=True)
         self.log_dict(self.scores[split])
 
@@ -289,6 +322,8 @@ class Task(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
+        if self.settles is not None and self.fitting and not self.trainer.sanity_checking:
+            self.settled = self.settles(*gathered(self.scores["val"])).tolist()
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
@@ -328,6 +363,8 @@ class Task(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.fitting and hasattr(self, "horizon"):
+            if self.settled is not None:
+                checkpoint["settled"] = self.settled
             checkpoint["resume"] = {"horizon": self.horizon, "between_steps": step_is_made(self.trainer)}
             if self.sums is not None:
                 rows = self.all_gather(self.sums).reshape(-1, len(self.sums))  # pyright: ignore  (a row each rank)
@@ -341,6 +378,7 @@ class Task(LightningModule):
                 "start a new run from its weights: --model.weights CHECKPOINT."
             )
         target = _read_schema(theirs).target
+        self.settled = _read_settled(checkpoint.get("settled"))
         if self.schema is None or target != self.schema.target:
             raise Mistake(
                 f"the checkpoint knows {target}, the data has {self.schema and self.schema.target}, so its scores "
@@ -385,6 +423,15 @@ def _read_schema(content: dict[str, Any]) -> Schema:
             f"--model.schema={content} is no schema ({error!r}), so the model would not fit the data; leave it out, it "
             "is filled in from the data."
         ) from error
+
+
+def _read_settled(values: Any) -> list[float] | None:
+    if values is None or (isinstance(values, list) and all(isinstance(value, float) for value in values)):
+        return values
+    raise Mistake(
+        "the checkpoint holds thresholds that are no numbers, so its decisions would be wrong; give one that this "
+        "project wrote."
+    )
 
 
 class LogMeans(Callback):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .loading import Batch
 from .stages import last_layer
+from .targets import Classes
 
 TILE = 64  # pixels of an image, at least
 NAMED = 30  # classes; a matrix of more is drawn without names and counts
@@ -78,8 +79,8 @@ def matrix(counts_KK: np.ndarray, names: list[str]) -> np.ndarray:
 class Pictures(Callback):
     """Shows the loggers what training sees and what validation mixes up; without such a logger it does nothing.
 
-    The first batch as the network gets it (before MixUp and CutMix), once; the confusion matrix of each validation that
-    is the best so far.
+    The first batch as the network gets it (before MixUp and CutMix), once; of classes the confusion matrix of each
+    validation that is the best so far.
 
     Args:
         images: How many images of the batch are shown, at most.
@@ -94,8 +95,9 @@ class Pictures(Callback):
             show(trainer, "train/images", grid(batch.x[: self.images].cpu().numpy()))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        count = len(pl_module.schema.target.names)
-        self.counts = torch.zeros(count**2, device=pl_module.device) if takes_pictures(trainer) else None
+        target = pl_module.schema.target
+        drawn = isinstance(target, Classes) and takes_pictures(trainer)
+        self.counts = torch.zeros(len(target.names) ** 2, device=pl_module.device) if drawn else None
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any
@@ -124,7 +126,7 @@ def is_best(trainer: Trainer) -> bool:
 class Projector(Callback):
     """Hands the embeddings of validation images to TensorBoard's projector at the end of training.
 
-    They are those of the best validation of this launch: what the last layer sees, with the class names and the images.
+    They are those of the best validation of this launch: what the last layer sees, with the targets and the images.
     With several devices those of the first are shown.
 
     Args:
@@ -161,6 +163,6 @@ class Projector(Callback):
         for logger in trainer.loggers if self.best else []:
             if isinstance(logger, TensorBoardLogger):
                 x_ND, x_NCHW, y_N = (torch.cat(part)[: self.images] for part in zip(*self.best, strict=True))
-                names = [pl_module.schema.target.names[label] for label in y_N.tolist()]
+                names = [", ".join(pl_module.schema.target.told(value)) or "none" for value in y_N.numpy()]
                 images = x_NCHW.expand(-1, 3, -1, -1) / 255
                 logger.experiment.add_embedding(x_ND, names, images, trainer.global_step, "validation")
