@@ -13,6 +13,7 @@ device.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
@@ -24,7 +25,9 @@ from .engine.images import Normalise
 from .engine.loading import Batch
 from .engine.mistakes import require
 from .engine.optimizers import ScheduleFactory
+from .engine.per_sample import PerSample
 from .engine.schema import Schema
+from .engine.scores import Score
 from .engine.targets import Balance, Scale, Standardised
 from .engine.task import Task
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy, LossFactory, NumberLossFactory
@@ -142,13 +145,13 @@ class Tagger(ImageTask):
         self.loss = self.make_loss(*balance)
         self.loss.several_labels = True
         metrics = {  # add yours, from (probabilities_NK, target_NK)
-            "map": scores.Score(scores.mean_average_precision),
-            "f1_macro": scores.Score(scores.f1_macro),
-            "f1_micro": scores.Score(scores.f1_micro),
-            "auroc": scores.Score(scores.auroc),
-            "exact_match": scores.Score(scores.exact_match),
+            "map": Score(scores.mean_average_precision),
+            "f1_macro": Score(scores.f1_macro),
+            "f1_micro": Score(scores.f1_micro),
+            "auroc": Score(scores.auroc),
+            "exact_match": Score(scores.exact_match),
         }
-        self.keep_scores(MetricCollection(metrics), settles=scores.Score(scores.thresholds))
+        self.keep_scores(MetricCollection(metrics), settles=scores.best_thresholds)
 
     def predict(self, x_NCHW: Tensor) -> Tensor:
         """Turn images (uint8) into probabilities_NK: what predictions and exports hold."""
@@ -185,13 +188,13 @@ class Regressor(ImageTask):
         super().build(schema, balance)
         self.loss = PerSample(self.make_loss())
         self.standardised = Standardised(balance, schema.target.log)
-        metrics = {  # add yours, from (values_NT, target_NT) in the user's unit
-            "rmse": scores.Score(scores.rmse),
-            "mae": scores.Score(scores.mae),
-            "r2": scores.Score(scores.r2),
-            "spearman": scores.Score(scores.spearman),
+        measures = {  # add yours, from (values_NT, target_NT, weight_N) in the user's unit
+            "rmse": scores.rmse,
+            "mae": scores.mae,
+            "r2": scores.r2,
+            "spearman": scores.spearman,
         }
-        self.keep_scores(MetricCollection(metrics))
+        self.keep_scores(scores.by_target(measures, schema.target.names))
 
     def predict(self, x_NCHW: Tensor) -> Tensor:
         """Turn images (uint8) into values_NT in the user's unit: what predictions and exports hold."""

@@ -89,6 +89,18 @@ class Score(Metric):
         return predictions, target, weight_N
 
 
+def gathered(metrics: MetricCollection) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the predictions, targets and weights that a collection keeps, of all ranks; every rank must call it."""
+    return next(metric for metric in metrics.values() if isinstance(metric, Score)).gathered()
+
+
+def decide_at(metrics: MetricCollection, thresholds: Sequence[float] | None) -> None:
+    """Let the scores that take thresholds take these; None leaves them theirs."""
+    for metric in metrics.values():
+        if isinstance(metric, Score) and "thresholds" in inspect.signature(metric.measure).parameters:
+            metric.thresholds = thresholds
+
+
 def by_target(measures: Mapping[str, Measure], names: Sequence[str]) -> MetricCollection:
     """Return scores of numbers: the mean of each over all targets, and of several targets also each one's, NAME_TARGET.
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 
 from . import checkpoints, guard
 from .factories import recipe, written
@@ -30,7 +30,7 @@ from .optimizers import ScheduleFactory, StepPlateau, make_optimizer, parameter_
 from .rules import Rule, check
 from .sampling import derived_seed, run_seed
 from .schema import Schema
-from .scores import weighted
+from .scores import Measure, decide_at, gathered, weighted
 from .stages import names_of, stages
 from .steps import is_log_point, step_is_made
 from .weights import initialise, load_weights
@@ -67,7 +67,6 @@ class Task(LightningModule):
     hparams: Any  # pyright: ignore[reportIncompatibleMethodOverride]  (a property: the arguments, by name)
     losses: Any
     scores: Any
-    settles: Any
     settled: list[float] | None = None  # what validation chose: a threshold for each label
     is_weighted: bool = False  # whether samples have weights
     sums: Tensor | None = None
@@ -104,7 +103,7 @@ class Task(LightningModule):
         every = unfreeze_every
         require(every is None or every >= 1, "--model.unfreeze_every", every, "x ≥ 1", "no stage would ever be due")
         self.make_optimizer, self.make_schedule = optimizer, schedule
-        self.network = self.settles = None
+        self.network, self.settles = None, None
         self.schema = None if schema is None else _read_schema(schema)
         self.resumed: dict[str, Any] = {}  # what a checkpoint says of the run that goes on
         self.measured: tuple[str, ...] = ()  # what the sums hold beside the loss
@@ -132,12 +131,13 @@ class Task(LightningModule):
 
     # What it may use.
 
-    def keep_scores(self, metrics: MetricCollection, settles: Metric | None = None) -> None:
+    def keep_scores(self, metrics: MetricCollection, settles: Measure | None = None) -> None:
         """Keep metrics for validation and test, and log them at the end of each.
 
         Args:
             metrics: What is logged.
-            settles: What each validation chooses: kept as ``settled``, in the checkpoint, too.
+            settles: Chooses from the predictions, targets and weights of each validation what decisions go by; it is
+                kept as ``settled``, in the checkpoint, too.
         """
         if self.is_weighted:
             metrics = weighted(metrics)
@@ -300,11 +300,11 @@ class Task(LightningModule):
         weight = weight_N.sum()
         mean = loss_N.sum() / (weight if batch.weight is None else weight.clamp_min(LEAST))
         self.losses[split].update(mean, weight)
-        if self.settles is not None and split == "val":
-            self.settles.update(predictions, batch.y, batch.weight)
         return {"position": batch.position, "y": batch.y, "predictions": predictions}
 
     def _log_scores(self, split: str) -> None:
+        if split == "test":  # of a validation they would flatter: it chose them
+            decide_at(self.scores[split], self.settled)
         self.log(f"{split}/loss", self.losses[split], prog_bar=True)
         self.log_dict(self.scores[split])
 
@@ -323,10 +323,8 @@ class Task(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
-        if self.settles is not None:
-            if not self.trainer.sanity_checking and self.trainer.state.fn == "fit":
-                self.settled = self.settles.compute().tolist()
-            self.settles.reset()
+        if self.settles is not None and self.fitting and not self.trainer.sanity_checking:
+            self.settled = self.settles(*gathered(self.scores["val"])).tolist()
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
