@@ -117,6 +117,16 @@ def cell(value: object) -> str:
     return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2g}"
 
 
+def amount(value: float) -> str:
+    """Return a number in a user's unit with the digits that are worth reading: four, or all before the point."""
+    if not math.isfinite(value):
+        return "–"
+    if value and not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.4g}"
+    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{max(0, digits)}f}"
+
+
 def aligned(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table as lines for a terminal."""
     lines = [list(header)]
