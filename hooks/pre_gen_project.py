@@ -58,7 +58,8 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 OWN_FOLDERS = {"src", "test", "tests", "docs", "runs", "data", "dist", "site_packages"}
 OWN_TESTS = """
     conftest suites test_data test_folders test_guard test_internals test_loggers test_losses test_mistakes
-    test_model test_pixels test_reading test_resume test_run test_schedules test_speed test_techniques test_weights
+    test_model test_pixels test_reading test_resume test_run test_schedules test_scores test_speed test_techniques
+    test_weights
 """.split()
 
 

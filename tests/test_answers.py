@@ -22,12 +22,12 @@ YOURS = """
 ENGINE = """
     __init__ backbone batches builtin cache checkpoints commands configs contents decoding endings factories fast faults
     files folders guard image_files images internals keepers loading loggers looks metrics mistakes optimizers parser
-    predictions resume rules runs sampling schema splits stages steps targets task watching weights
+    per_sample predictions resume rules runs sampling schema scores splits stages steps targets task watching weights
 """.split()
 
 TEST_FILES = """
     conftest suites test_data test_folders test_guard test_internals test_loggers test_losses test_mistakes test_model
-    test_pixels test_reading test_resume test_run test_schedules test_speed test_techniques test_weights
+    test_pixels test_reading test_resume test_run test_schedules test_scores test_speed test_techniques test_weights
 """.split()
 TOOL_FILES = """
     __init__.py _example.py _page.py _results.py _space.py crossval.py diagnose.py export.py lr_range.py page.html

@@ -1,6 +1,7 @@
 """Every other technique does what it says: these tests fail when it does nothing."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from project_package.data import ImageData
 from project_package.engine.optimizers import parameter_groups
 from project_package.engine.stages import stages
 from project_package.engine.weights import initialise
-from project_package.losses import CrossEntropy, Focal, LogitAdjusted
+from project_package.losses import Asymmetric, BinaryCrossEntropy, CrossEntropy, Focal, LogitAdjusted
 from project_package.model import Classifier
 from project_package.networks import ACTIVATIONS, Backbone, SmallCNN, SmallMLP
 from project_package.optim import Cosine, OneCycle, Plateau
@@ -447,10 +448,15 @@ class HardOnly(CrossEntropy):
 
 
 CONTRADICTIONS = [
+    ({"loss": partial(LogitAdjusted, tau=0.5)}, {}, "several labels + a loss for one class"),
+    ({"loss": Asymmetric}, {}, "one class per sample + a loss for several labels"),
     ({"loss": LogitAdjusted}, {"balance": "sampler"}, "weighted sampler or class weights + logit adjustment"),
     ({"loss": Focal}, {"balance": "sampler"}, "weighted sampler + focal loss"),
     ({"loss": HardOnly, "mixup": 1.0}, {}, "MixUp or CutMix + a loss for hard labels"),
     ({"loss": partial(CrossEntropy, label_smoothing=0.1), "cutmix": 1.0}, {}, "MixUp or CutMix + label smoothing"),
+    ({"mixup": 1.0}, {}, "MixUp or CutMix + numbers"),
+    ({"cutmix": 1.0}, {}, "MixUp or CutMix + sample weights"),
+    ({}, {}, "numbers or sample weights + half precision throughout"),
     ({"schedule": OneCycle}, {}, "early stopping + one-cycle"),
     ({"schedule": Plateau}, {}, "plateau + no validation"),
     ({}, {"batch_size": 1}, "BatchNorm + one sample per device"),
@@ -473,12 +479,13 @@ class Stub:
 
 
 @pytest.mark.parametrize(("model_options", "data_options", "name"), CONTRADICTIONS, ids=lambda value: str(value)[:40])
-def test_what_contradicts_itself_is_found(model_options, data_options, name, shapes):
+def test_what_contradicts_itself_is_found(model_options, data_options, name, shapes, monkeypatch):
     def built(options):
         model = Classifier(**{"network": SMALL, "schedule": Cosine, **options})
         model.network = (lambda *_: nn.Flatten())() if options.get("network") is nn.Flatten else SmallCNN(1, 3, width=8)
         model.loss = model.make_loss(torch.ones(3), torch.ones(3) / 3)
         model.mix = object() if options.get("mixup") or options.get("cutmix") else None
+        model.schema = of_task("multiclass")
         return model
 
     rule = next(rule for rule in RULES if rule.name == name)
@@ -489,9 +496,40 @@ def test_what_contradicts_itself_is_found(model_options, data_options, name, sha
         trainer.limit_val_batches = 0
     if name == "gradual unfreezing + plain DDP":
         trainer.world_size, trainer.strategy = 2, DDPStrategy()
-    data = ImageData(str(shapes), **{"batch_size": 8, **data_options})
-    assert rule.holds(built(model_options), data, trainer)
+    if name == "numbers or sample weights + half precision throughout":
+        trainer.precision = "bf16-true"
+    data, model = ImageData(str(shapes), **{"batch_size": 8, **data_options}), built(model_options)
+    model.loss.several_labels = name == "several labels + a loss for one class"
+    if "numbers" in name:
+        model.schema = of_task("regression")
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageData, "weighted", "+ sample weights" in name, raising=False)
+        assert rule.holds(model, data, trainer)
     assert not rule.holds(built({}), ImageData(str(shapes), batch_size=8), Stub())
+
+
+def of_task(task):
+    """Return a schema as far as the rules look at one."""
+    return SimpleNamespace(target=SimpleNamespace(task=task))
+
+
+@pytest.mark.parametrize("loss", [BinaryCrossEntropy, Focal, Asymmetric])
+def test_a_loss_of_several_labels_contradicts_nothing(loss, shapes):
+    model = Classifier(network=SMALL)
+    model.loss = loss(torch.ones(3), torch.ones(3) / 3)
+    model.loss.several_labels = True
+    model.network, model.mix, model.schema = SmallCNN(1, 3, width=8), object(), of_task("multilabel")
+    data = ImageData(str(shapes), batch_size=8)
+    assert not [rule.name for rule in RULES if rule.holds(model, data, Stub())]
+
+
+def test_sample_weights_are_not_rounded(shapes, monkeypatch):
+    monkeypatch.setattr(ImageData, "weighted", True, raising=False)
+    rule = next(rule for rule in RULES if "half precision" in rule.name)
+    model = Classifier()
+    model.schema = of_task("multiclass")
+    for precision, refused in (("16-true", True), ("bf16-true", True), ("bf16-mixed", False), ("32-true", False)):
+        assert rule.holds(model, ImageData(str(shapes)), Stub(precision=precision)) == refused
 
 
 def test_every_rule_has_its_contradiction():

@@ -9,7 +9,7 @@ from .model import Classifier, Regressor, Tagger
 class CLI(Commands):
     """``fit``, ``validate``, ``test`` and ``predict``; the tools build on it."""
 
-    tasks = {"multiclass": Classifier, "multilabel": Tagger, "regression": Regressor}  # noqa: RUF012
+    tasks = {"multiclass": Classifier, "multilabel": Tagger, "regression": Regressor}
     data_module = ImageData
     callback_options = Callbacks
     # Packages of yours whose classes a run's config or a checkpoint may name, such as ("mylib",).

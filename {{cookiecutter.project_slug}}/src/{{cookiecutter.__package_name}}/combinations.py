@@ -20,7 +20,33 @@ def _single_batch_norm(model: Any, data: Any, trainer: Any) -> bool:
     return data.device_batch == 1 and norms and not synchronises_batch_norm(trainer.strategy)
 
 
+def _several(loss: Any) -> bool:
+    return getattr(loss, "several_labels", False)
+
+
+def _of_numbers(model: Any) -> bool:
+    return getattr(model.schema.target, "task", None) == "regression"
+
+
+def _weighted(data: Any) -> bool:
+    return data.is_weighted  # whether samples have weights
+
+
 RULES = [
+    Rule(
+        "several labels + a loss for one class",
+        True,
+        "its probabilities add up to 1, so a second label would count against the first; use BinaryCrossEntropy, Focal "
+        "or Asymmetric, or --data.task multiclass",
+        lambda model, data, trainer: _several(model.loss) and getattr(model.loss, "needs_classes", False),
+    ),
+    Rule(
+        "one class per sample + a loss for several labels",
+        True,
+        "it decides each class on its own, so the probabilities of a sample would mean nothing; use CrossEntropy or "
+        "Focal, or --data.task multilabel",
+        lambda model, data, trainer: not _several(model.loss) and getattr(model.loss, "needs_labels", False),
+    ),
     Rule(
         "weighted sampler or class weights + logit adjustment",
         True,
@@ -44,6 +70,28 @@ RULES = [
         False,
         "both soften the labels; the network may end up unsure of everything",
         lambda model, data, trainer: model.mix is not None and getattr(model.loss, "label_smoothing", 0) > 0,
+    ),
+    Rule(
+        "MixUp or CutMix + numbers",
+        False,
+        "labels of numbers are interpolated, also between images that are far apart (C-Mixup is not built in); compare "
+        "with a run without",
+        lambda model, data, trainer: model.mix is not None and _of_numbers(model),
+    ),
+    Rule(
+        "MixUp or CutMix + sample weights",
+        True,
+        "a mixed image has two samples' weights, so neither would count as the table says; turn mixing off or drop the "
+        "weights",
+        lambda model, data, trainer: model.mix is not None and _weighted(data),
+    ),
+    Rule(
+        "numbers or sample weights + half precision throughout",
+        True,
+        "targets and weights would be rounded to three digits; use --trainer.precision bf16-mixed",
+        lambda model, data, trainer: (
+            trainer.precision in ("bf16-true", "16-true") and (_of_numbers(model) or _weighted(data))
+        ),
     ),
     Rule(
         "early stopping + one-cycle",

@@ -1,13 +1,13 @@
 """The data: which samples there are, and which view of one the network gets. engine/image_files.py reads the files,
 engine/loading.py splits and batches the samples.
 
-Labels come from folders, or from a table (--data.labels). To take them from elsewhere, change ``samples``; the rest does
-not know where they came from. A database, for example, of paths below the root and classes::
+Labels come from folders, or from a table (--data.labels). To take them from elsewhere, change ``samples``; the rest
+does not know where they came from. A database, for example, of paths below the root and classes::
 
     rows = sqlite3.connect("images.db").execute("SELECT path, name FROM images").fetchall()
     return Samples.labelled([path for path, _ in rows], [name for _, name in rows])
 
-Several labels or numbers are given as ``Samples(keys, targets, Labels(names))`` or ``Numbers(names)``, with --data.task.
+Several labels or numbers are ``Samples(keys, targets, Labels(names))`` or ``Numbers(names)``, with --data.task.
 """
 
 from typing import Any

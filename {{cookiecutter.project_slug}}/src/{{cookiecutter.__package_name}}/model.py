@@ -28,11 +28,39 @@ from .engine.optimizers import ScheduleFactory
 from .engine.per_sample import PerSample
 from .engine.schema import Schema
 from .engine.scores import Score
-from .engine.targets import Balance, Scale, Standardised
+from .engine.targets import Balance, Standardised
 from .engine.task import Task
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy, LossFactory, NumberLossFactory
 from .networks import NetworkFactory, SmallCNN
 from .optim import Cosine
+
+
+def metrics(num_classes: int) -> MetricCollection:
+    """The metrics of classes: add yours here, from (probabilities_NK, target_N)."""
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+            "f1_macro": MulticlassF1Score(num_classes, average="macro"),
+            "auroc": MulticlassAUROC(num_classes),
+        }
+    )
+
+
+def metrics_of_labels() -> MetricCollection:
+    """The metrics of several labels: add yours here, a Score of (probabilities_NK, target_NK, weight_N)."""
+    return MetricCollection(
+        {
+            "map": Score(scores.mean_average_precision),
+            "f1_macro": Score(scores.f1_macro),
+            "f1_micro": Score(scores.f1_micro),
+            "auroc": Score(scores.auroc),
+            "exact_match": Score(scores.exact_match),
+        }
+    )
+
+
+# The measures of numbers: add yours here, from (values_NT, target_NT, weight_N) in the user's unit.
+MEASURES = {"rmse": scores.rmse, "mae": scores.mae, "r2": scores.r2, "spearman": scores.spearman}
 
 
 class ImageTask(Task):
@@ -102,13 +130,7 @@ class Classifier(ImageTask):
     def build(self, schema: Schema, balance: Balance) -> None:
         super().build(schema, balance)
         self.loss = self.make_loss(*balance)
-        count = len(schema.target.names)
-        metrics = {  # add yours, from (probabilities_NK, target_N)
-            "accuracy": MulticlassAccuracy(count, average="micro"),
-            "f1_macro": MulticlassF1Score(count, average="macro"),
-            "auroc": MulticlassAUROC(count),
-        }
-        self.keep_scores(MetricCollection(metrics))
+        self.keep_scores(metrics(len(schema.target.names)))
 
     def predict(self, x_NCHW: Tensor) -> Tensor:
         """Turn images (uint8) into probabilities_NK: what predictions and exports hold."""
@@ -144,14 +166,7 @@ class Tagger(ImageTask):
         super().build(schema, balance)
         self.loss = self.make_loss(*balance)
         self.loss.several_labels = True
-        metrics = {  # add yours, from (probabilities_NK, target_NK)
-            "map": Score(scores.mean_average_precision),
-            "f1_macro": Score(scores.f1_macro),
-            "f1_micro": Score(scores.f1_micro),
-            "auroc": Score(scores.auroc),
-            "exact_match": Score(scores.exact_match),
-        }
-        self.keep_scores(MetricCollection(metrics), settles=scores.best_thresholds)
+        self.keep_scores(metrics_of_labels(), settles=scores.best_thresholds)
 
     def predict(self, x_NCHW: Tensor) -> Tensor:
         """Turn images (uint8) into probabilities_NK: what predictions and exports hold."""
@@ -184,17 +199,11 @@ class Regressor(ImageTask):
         super().__init__(**options)
         self.make_loss = loss
 
-    def build(self, schema: Schema, balance: Scale) -> None:
+    def build(self, schema: Schema, balance: Standardised) -> None:
         super().build(schema, balance)
         self.loss = PerSample(self.make_loss())
-        self.standardised = Standardised(balance, schema.target.log)
-        measures = {  # add yours, from (values_NT, target_NT, weight_N) in the user's unit
-            "rmse": scores.rmse,
-            "mae": scores.mae,
-            "r2": scores.r2,
-            "spearman": scores.spearman,
-        }
-        self.keep_scores(scores.by_target(measures, schema.target.names))
+        self.standardised = balance
+        self.keep_scores(scores.by_target(MEASURES, schema.target.names))
 
     def predict(self, x_NCHW: Tensor) -> Tensor:
         """Turn images (uint8) into values_NT in the user's unit: what predictions and exports hold."""

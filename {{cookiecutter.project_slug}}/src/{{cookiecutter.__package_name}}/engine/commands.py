@@ -19,8 +19,8 @@ from .configs import CONFIGS, DEFAULTS, flat, named_configs, read_config, typed_
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import is_compilers_failure
-from .labels import Asked, read_labels
 from .keepers import BestCheckpoint, LastCheckpoint
+from .labels import Asked, read_labels
 from .metrics import MONITOR, direction
 from .mistakes import Mistake, not_compiled, said_by
 from .parser import Maker, Parser, fail

@@ -11,8 +11,8 @@ from .cache import Cache, opened_cache
 from .contents import check_there, copies, fingerprint
 from .decoding import MEGAPIXELS
 from .folders import check_path, new_images
-from .labels import Asked, read_labels
 from .images import Decoding, Fit, ImageDataset, check_colour
+from .labels import Asked, Table, read_labels
 from .loading import SplitData
 from .looks import check_colours, look_at, remarks, settled
 from .mistakes import Mistake, require
@@ -106,7 +106,8 @@ class ImageFiles(SplitData):
         self.predict_root = predict_root
         self.outside = outside
         check_path("--data.labels", labels)
-        self.labels = None
+        self.labels: Asked | None = None
+        self.table: Table | None = None  # what it says, until it is asked for
         if labels is not None:
             named = [label_columns] if isinstance(label_columns, str) else label_columns
             columns = image_column, named, label_delimiter, split_column, group_column, weight_column
@@ -115,14 +116,15 @@ class ImageFiles(SplitData):
     def of_table(self) -> Samples:
         """Return what the table of labels says, see engine/labels.py."""
         assert self.labels is not None
-        table = read_labels(self.labels)
+        table, self.table = self.table or read_labels(self.labels), None
         self.settled |= {**table.settled, "labels": str(Path(self.labels.labels).absolute())}
-        self.inferred = table.remark
+        self.inferred = "\n".join([table.remark, *table.samples.remarks])
         return table.samples
 
     def setup(self, stage: str) -> None:
         if self.labels is not None and stage == "fit":  # later the run's config names the folder
-            self.root = read_labels(self.labels).root
+            self.table = read_labels(self.labels)
+            self.root = self.table.root
         super().setup(stage)
 
     def make_view(self, size: int) -> View:

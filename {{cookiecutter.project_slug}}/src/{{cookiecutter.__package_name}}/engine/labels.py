@@ -1,7 +1,11 @@
 """Stub until merged."""
+
 from pathlib import Path
 from typing import Any, NamedTuple
+
 from .splits import Samples
+
+
 class Asked(NamedTuple):
     labels: str
     root: str
@@ -14,10 +18,14 @@ class Asked(NamedTuple):
     weight_column: str | None = None
     outside: bool = False
     log_target: bool = False
+
+
 class Table(NamedTuple):
     root: Path
     samples: Samples
     settled: dict[str, Any]
     remark: str
+
+
 def read_labels(asked: Asked) -> Table:
     raise NotImplementedError

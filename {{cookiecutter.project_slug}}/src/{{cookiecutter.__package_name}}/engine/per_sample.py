@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .mistakes import Mistake
@@ -47,7 +48,9 @@ class PerSample(nn.Module):
         Raises:
             Mistake: The loss returns something else than a value for each element or sample.
         """
-        loss: Tensor = self.loss(values_NT, target_NT)
+        # Under mixed precision values come in half precision; some of torch's losses fail at two types.
+        dtype = torch.promote_types(values_NT.dtype, target_NT.dtype)
+        loss: Tensor = self.loss(values_NT.to(dtype), target_NT.to(dtype))
         if loss.shape == values_NT.shape:
             return loss.mean(1)
         if loss.shape != values_NT.shape[:1]:

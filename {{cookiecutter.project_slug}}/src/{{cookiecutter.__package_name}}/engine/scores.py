@@ -1,6 +1,6 @@
 """Scores of a whole split, exact on any number of devices, with sample weights as scikit-learn has them.
 
-A measure is a function of (predictions, target, weight_N), arrays in float64, that returns one number, for labels also of
+A measure is a function of (predictions, target, weight_N), float64 arrays, that returns one number, for labels also of
 ``thresholds``; ``Score(measure)`` is a metric that model.py lists. Weights are above 0. Add your own measure anywhere:
 
     def worst(predictions_NT, target_NT, weight_N):
@@ -295,8 +295,9 @@ def _of_each(
         weight_N: The weight of each sample.
     """
     found = []
-    for probability_N, has_N in zip(probabilities_NK.T, target_NK.T, strict=True):
-        has_N = has_N.astype(bool)
+    # Contiguous, as reading a column of a large array costs more than sorting it.
+    columns = np.ascontiguousarray(probabilities_NK.T), np.ascontiguousarray(target_NK.T.astype(bool))
+    for probability_N, has_N in zip(*columns, strict=True):
         if not has_N.any():
             found.append(np.nan)
             continue

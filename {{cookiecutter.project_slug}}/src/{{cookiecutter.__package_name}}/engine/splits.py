@@ -34,6 +34,7 @@ class Samples:
         left_out: What was passed over, for people.
         groups: The number of each sample's group (a patient, a video), which stays in one split, (N,); or None.
         weights: The weight of each sample in the loss and the scores, (N,); None where all count the same.
+        remarks: What was doubtful, a line each, for people.
     """
 
     keys: list[str]
@@ -43,6 +44,7 @@ class Samples:
     left_out: str = ""
     groups: np.ndarray | None = None
     weights: np.ndarray | None = None
+    remarks: Sequence[str] = ()
 
     @classmethod
     def labelled(
@@ -96,7 +98,7 @@ class Manifest:
             yield [key, self.target.write(value), *weight]
 
     def save(self, path: str | Path) -> None:
-        """Write the manifest as JSON, a line for each sample: split → [key, target], and its weight if there are any."""
+        """Write the manifest as JSON, a line for each sample: split → [key, target], or [key, target, weight]."""
         about = {"version": self.VERSION, "seed": self.seed, "fold": self.fold, "schema": self.schema.as_dict()}
         lines = [json.dumps(about, ensure_ascii=False)[:-1] + ', "splits": {']
         for split in self.splits:
@@ -365,9 +367,9 @@ def _check(splits: dict[str, tuple[list[str], np.ndarray]], target: Target, want
         for split, fraction in wanted.items():
             if counts[split][index] == 0:
                 raise Mistake(
-                    f"--data.{split}_fraction={fraction} leaves {target.noun} {name!r} ({total} samples) without any in "
-                    f"{split}, so its score would be unknown; raise it above {0.5 / total:.3f}, add samples (or fewer "
-                    f"groups), or drop the {target.noun}."
+                    f"--data.{split}_fraction={fraction} leaves {target.noun} {name!r} ({total} samples) without any "
+                    f"in {split}, so its score would be unknown; raise it above {0.5 / total:.3f}, add samples (or "
+                    f"fewer groups), or drop the {target.noun}."
                 )
 
 

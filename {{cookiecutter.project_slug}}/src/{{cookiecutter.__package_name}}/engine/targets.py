@@ -26,13 +26,6 @@ class Balance(NamedTuple):
     prior_K: Tensor
 
 
-class Scale(NamedTuple):
-    """What makes numbers standardised ones: their mean and deviation over the training split; (T,) each."""
-
-    centre_T: Tensor
-    scale_T: Tensor
-
-
 @dataclass(frozen=True)
 class Target:
     """What the three kinds share.
@@ -294,7 +287,9 @@ class Numbers(Target):
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         """Return the bin of each sample between quantiles; of several numbers to which bin of each it belongs."""
-        count = int(np.clip(len(targets) // 20, 1, self.BINS))  # so many that a split of a few per cent has some of each
+        count = int(
+            np.clip(len(targets) // 20, 1, self.BINS)
+        )  # so many that a split of a few per cent has some of each
         bins_NT = np.stack([_quantile_bins(values_N, count) for values_N in targets.T], axis=1)
         if len(self.names) == 1:
             return bins_NT[:, 0]
@@ -310,14 +305,14 @@ class Numbers(Target):
             lines.append(f"  {name:<{width}}  {' / '.join(parts)}")
         return "\n".join(lines)
 
-    def balance(self, targets: np.ndarray | None, correction: Correction = "none") -> Scale:
-        """Return the mean and the standard deviation of what is learned; without data 0 and 1.
+    def balance(self, targets: np.ndarray | None, correction: Correction = "none") -> "Standardised":
+        """Return what standardises the numbers, by the mean and the deviation of these; without data by 0 and 1.
 
         Raises:
             Mistake: A number is the same in all training samples.
         """
         if targets is None:
-            return Scale(torch.zeros(len(self.names)), torch.ones(len(self.names)))
+            return Standardised(np.zeros(len(self.names)), np.ones(len(self.names)), self.log)
         learned_NT = self.learned(targets)
         centre_T, scale_T = learned_NT.mean(0), learned_NT.std(0)
         for name, values_N in zip(self.names, targets.T, strict=True):
@@ -326,7 +321,7 @@ class Numbers(Target):
                     f"{name!r} is {values_N[0]:g} in all training samples, so there is nothing to learn of it; leave "
                     "it out of --data.label_columns, or give data in which it differs."
                 )
-        return Scale(torch.tensor(centre_T).float(), torch.tensor(scale_T).float())
+        return Standardised(centre_T, scale_T, self.log)
 
     def draw_weights(self, targets: np.ndarray) -> Tensor:
         """Weigh a sample by the rarest of the bins that its numbers lie in: of equal width, over what is learned."""
@@ -347,17 +342,18 @@ class Standardised(nn.Module):
     Its values travel in the checkpoint: they are those of the training split, whatever the model is tested on.
 
     Args:
-        scale: The mean and the deviation of the training split.
+        centre_T: The mean of what is learned, over the training split.
+        scale_T: Its deviation.
         log: Whether the logarithm is learned.
     """
 
     centre_T: Tensor
     scale_T: Tensor
 
-    def __init__(self, scale: Scale, log: bool = False) -> None:
+    def __init__(self, centre_T: np.ndarray, scale_T: np.ndarray, log: bool = False) -> None:
         super().__init__()
-        self.register_buffer("centre_T", scale.centre_T)
-        self.register_buffer("scale_T", scale.scale_T)
+        self.register_buffer("centre_T", torch.tensor(centre_T).float())
+        self.register_buffer("scale_T", torch.tensor(scale_T).float())
         self.log = log
 
     def forward(self, y_NT: Tensor) -> Tensor:

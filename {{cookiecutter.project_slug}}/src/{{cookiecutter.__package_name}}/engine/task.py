@@ -5,7 +5,7 @@ A subclass writes ``build``, ``training_step``, ``score`` and ``predict``. Shape
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -30,11 +30,10 @@ from .optimizers import ScheduleFactory, StepPlateau, make_optimizer, parameter_
 from .rules import Rule, check
 from .sampling import derived_seed, run_seed
 from .schema import Schema
-from .scores import Measure, decide_at, gathered, weighted
+from .scores import decide_at, gathered, weighted
 from .stages import names_of, stages
 from .steps import is_log_point, step_is_made
 from .weights import initialise, load_weights
-
 
 LEAST = 1e-30  # of a weight to divide by: samples of no weight have no loss, and their mean is 0
 
@@ -131,7 +130,7 @@ class Task(LightningModule):
 
     # What it may use.
 
-    def keep_scores(self, metrics: MetricCollection, settles: Measure | None = None) -> None:
+    def keep_scores(self, metrics: MetricCollection, settles: Callable[..., Any] | None = None) -> None:
         """Keep metrics for validation and test, and log them at the end of each.
 
         Args:
