@@ -76,11 +76,14 @@ def svg(drawn: Any) -> str:
 
 def label(name: str, length: int = 20) -> str:
     """Return a name as matplotlib writes it as it is: no formulas between dollars, not too long, and in legends."""
-    short = name
-    if len(name) > length:
-        start = length // 3
-        short = f"{name[:start]}…{name[start + 1 - length :]}"
+    short = shortened(name, length)
     return ("\u200b" if short.startswith("_") else "") + short.replace("$", r"\$")
+
+
+def shortened(name: str, length: int = 20) -> str:
+    """Return a name without its middle where it is too long."""
+    start = length // 3
+    return name if len(name) <= length else f"{name[:start]}…{name[start + 1 - length :]}"
 
 
 def figures(*drawn: tuple[Any, str]) -> str:

@@ -16,7 +16,7 @@ MANY = 20  # classes from which on a figure no longer names all of them
 SPLIT_NAMES = ("training", "validation", "test")
 
 
-def matrix(shown_KK: np.ndarray, names: list[str], unit: str, x_name: str, y_name: str, whole: bool = True) -> Any:
+def matrix(shown_KK: np.ndarray, names: list[str], unit: str, x_name: str, y_name: str) -> Any:
     """Draw a matrix with a row and a column for each name.
 
     Args:
@@ -25,7 +25,6 @@ def matrix(shown_KK: np.ndarray, names: list[str], unit: str, x_name: str, y_nam
         unit: Of the values.
         x_name: What a column is.
         y_name: What a row is.
-        whole: Whether a value of 0 is no more than an empty cell.
     """
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
     from matplotlib.ticker import MaxNLocator

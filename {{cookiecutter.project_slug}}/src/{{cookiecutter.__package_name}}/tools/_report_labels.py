@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from . import _report_figures as shared
-from ._page import INK, figure, figures, note, table
+from ._page import INK, figure, figures, note, shortened, table
 from ._predictions import DRAWS, OfLabels, calibration, rankings, ranks
 from ._report_figures import MANY
 from ._results import Run
 
 GRID = np.linspace(0, 1, 201)  # of thresholds
-NAMED = 3  # labels in a caption
+NAMED = 2  # labels in a caption that are missing, and surplus
 
 
 def cards(split: str, p: OfLabels) -> list[tuple[str, str, str]]:
@@ -132,9 +132,9 @@ def together(p: OfLabels) -> str:
     """Which labels stand together, in truth and as predicted, and which are said instead of others."""
     drawn = []
     has_NK, said_NK = p.has_NK.astype(np.float32), p.said_NK.astype(np.float32)
-    for shown_NK, what in ((has_NK, "have"), (said_NK, "are said to have")):
+    for shown_NK, axis, what in ((has_NK, "true", "have"), (said_NK, "predicted", "are said to have")):
         share_KK = 100 * (has_NK.T @ shown_NK) / np.maximum(has_NK.sum(0), 1)[:, None]
-        canvas = shared.matrix(share_KK, p.labels, "% of the row's images", f"other label: {what}", "true label: have")
+        canvas = shared.matrix(share_KK, p.labels, "% of the row's images", f"{axis} label", "true label")
         text = f"Of the images that have the row's label, how many {what} the column's."
         if shown_NK is said_NK:
             text += " The diagonal is the recall."
@@ -207,7 +207,7 @@ def examples(p: OfLabels, data: Any, most: int = 12) -> str:
 
 def listed(p: OfLabels, i: int, labels: Iterable[int]) -> str:
     """Name labels of an image with their probabilities, the first few."""
-    found = [f"{p.labels[k]} ({p.predicted[i, k]:.2f})" for k in labels]
+    found = [f"{shortened(p.labels[k], 24)} ({p.predicted[i, k]:.2f})" for k in labels]
     return ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
 
 

@@ -4,7 +4,7 @@ All is in the user's unit. Where the logarithm is learned, ratios stand in for d
 """
 
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,14 +67,15 @@ def evaluation(p: OfNumbers) -> str:
 def of_one(p: OfNumbers) -> str:
     """The figures of one number, and its error by bin."""
     [name] = p.target.names
-    drawn = figures(predicted_against_true(p), residuals(p), residuals_against_predicted(p))
-    return f"<h3>{escape(name)}</h3>{drawn}{by_bin(p)}"
+    found = bins(p)
+    drawn = (predicted_against_true(p), residuals(p), residuals_against_predicted(p), error_by_bin(p, found))
+    return f"<h3>{escape(name)}</h3>{figures(*drawn)}{table_of_bins(found)}"
 
 
 def scatter(axes: Any, x_N: np.ndarray, y_N: np.ndarray, x_scale: str, y_scale: str) -> str:
     """Draw points, or where there are many how many lie where; returns what the caption says of that."""
     if len(x_N) < DENSE:
-        axes.plot(x_N, y_N, linestyle="", marker="o", markersize=3, alpha=0.5, markeredgewidth=0, color="C0")
+        axes.plot(x_N, y_N, linestyle="", marker="o", markersize=3.5, alpha=0.7, markeredgewidth=0, color="C0")
         axes.set(xscale=x_scale, yscale=y_scale)
         return ""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
@@ -116,14 +117,20 @@ def residual_name(p: OfNumbers) -> str:
     return "predicted / true" if p.target.log else "predicted − true"
 
 
+def edges_over(values: np.ndarray, images: int, log: bool) -> np.ndarray:
+    """Return the edges of the bars of a histogram, the more the more images there are."""
+    low, high = values.min(), values.max()
+    if low == high:
+        low, high = (low / 1.1, high * 1.1) if log else (low - 0.5, high + 0.5)
+    count = int(np.clip(1.5 * images**0.5, 8, 40)) + 1
+    return np.geomspace(low, high, count) if log else np.linspace(low, high, count)
+
+
 def residuals(p: OfNumbers) -> tuple[Any, str]:
     """Draw how far predictions are off how often."""
     off_N = residual_N(p)
     canvas, axes = figure(4.2, 3.2)
-    low, high = off_N.min(), off_N.max()
-    if low == high:
-        low, high = (low / 1.1, high * 1.1) if p.target.log else (low - 0.5, high + 0.5)
-    edges = np.geomspace(low, high, 41) if p.target.log else np.linspace(low, high, 41)
+    edges = edges_over(off_N, len(off_N), p.target.log)
     axes.hist(off_N, edges, rwidth=0.92, color="C0")
     axes.axvline(1 if p.target.log else 0, color=INK, linewidth=0.9, linestyle="--")
     axes.set(xlabel=residual_name(p), ylabel="images", xscale=scale_of(p))
@@ -144,26 +151,57 @@ def residuals_against_predicted(p: OfNumbers) -> tuple[Any, str]:
     return canvas, f"Residuals against what is predicted: a slope or a fan is something left to learn.{dense}"
 
 
-def by_bin(p: OfNumbers) -> str:
-    """The error by the true value, in bins of as many images each."""
+class Bin(NamedTuple):
+    """The images whose true values lie side by side, and the errors of them."""
+
+    least: float
+    most: float
+    images: int
+    mean: float
+    mae: float
+    rmse: float
+
+
+def bins(p: OfNumbers) -> list[Bin]:
+    """Return the error by the true value, in bins of as many images each."""
     true_N, error_N = p.targets[:, 0], p.error_NT[:, 0]
     count = int(np.clip(len(true_N) // IN_A_BIN, 1, BINS))
     edges = np.unique(np.quantile(true_N, np.linspace(0, 1, count + 1)))
     bin_N = np.searchsorted(edges[1:-1], true_N, side="right")
-    rows = []
+    found = []
     for number in np.unique(bin_N).tolist():
-        in_bin_N = bin_N == number
-        error, weight = error_N[in_bin_N], p.weight_N[in_bin_N]
-        if not weight.sum():
-            continue
-        of_bin = true_N[in_bin_N]
-        sizes = [
-            np.average(error, weights=weight),
-            np.average(np.abs(error), weights=weight),
-            np.average(error**2, weights=weight) ** 0.5,
-        ]
-        rows.append([f"{amount(of_bin.min())} to {amount(of_bin.max())}", len(error), *map(amount, sizes)])
-    return table(["true value", "images", "mean error", "MAE", "RMSE"], rows)
+        true, error, weight = true_N[bin_N == number], error_N[bin_N == number], p.weight_N[bin_N == number]
+        if weight.sum():
+            mean, mae, square = (float(np.average(what, weights=weight)) for what in (error, np.abs(error), error**2))
+            found.append(Bin(float(true.min()), float(true.max()), len(true), mean, mae, square**0.5))
+    return found
+
+
+def error_by_bin(p: OfNumbers, found: list[Bin]) -> tuple[Any, str]:
+    """Draw the error by the true value."""
+    [name] = p.target.names
+    canvas, axes = figure(4.2, 3.2)
+    place = range(len(found))
+    axes.bar(place, [of_bin.mae for of_bin in found], 0.8, color="C0", label="MAE")
+    axes.plot(place, [of_bin.mean for of_bin in found], color="C1", marker="o", markersize=4, label="mean error")
+    axes.axhline(0, color=INK, linewidth=0.9)
+    axes.set_xticks(place, [amount(of_bin.least) for of_bin in found], rotation=90 if len(found) > 5 else 0)
+    axes.set(xlabel=f"true {label(name, 30)}, from", ylabel="error")
+    axes.grid(False, axis="x")
+    canvas.legend(loc="outside upper center", ncols=2)
+    fewest, most = min(of_bin.images for of_bin in found), max(of_bin.images for of_bin in found)
+    images = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    return canvas, f"The error by the true value, in bins of {images} images; below 0 is too low."
+
+
+def table_of_bins(found: list[Bin]) -> str:
+    """Show the same in figures."""
+    rows = [
+        [f"{amount(of_bin.least)} to {amount(of_bin.most)}", of_bin.images, *map(amount, of_bin[3:])]
+        for of_bin in found
+    ]
+    shown = table(["true value", "images", "mean error", "MAE", "RMSE"], rows)
+    return f"<details><summary>Error by the true value</summary>{shown}</details>"
 
 
 def examples(p: OfNumbers, data: Any, most: int = 12) -> str:
@@ -204,11 +242,8 @@ def balance(run: Run) -> str:
 def distribution(name: str, values: list[np.ndarray], log: bool) -> tuple[Any, str]:
     """Draw the share of each split's images that lies where."""
     canvas, axes = figure(4.2, 2.7)
-    every = np.concatenate(values)
-    low, high = every.min(), every.max()
-    if low == high:
-        low, high = (low / 1.1, high * 1.1) if log else (low - 0.5, high + 0.5)
-    edges = np.geomspace(low, high, 31) if log else np.linspace(low, high, 31)
+    smallest = min(len(of_split) for of_split in values if len(of_split))
+    edges = edges_over(np.concatenate(values), smallest, log)
     for of_split, split in zip(values, SPLIT_NAMES, strict=True):
         if len(of_split):
             counts, _ = np.histogram(of_split, edges)

@@ -153,7 +153,7 @@ class Run(_results.Run):
 
     @property
     def first_loss(self) -> float:
-        """The first one that was logged, 0 where there is none: what stands in for the chance loss of an unknown loss."""
+        """The first that was logged, 0 where there is none; it stands in where no chance loss is known."""
         return float(self.loss.values[:1].sum())
 
     def curve(self, name: str) -> Curve:
@@ -379,7 +379,7 @@ def imbalance(run: Run) -> Evidence:
 
 
 def labels_never_predicted(run: Run) -> Evidence:
-    """Labels do not reach a probability of 0.5: all of them, or the rare ones, so that macro F1 falls behind micro F1."""
+    """Labels do not reach a probability of 0.5: all, or rare ones, so that macro F1 falls behind micro F1."""
     macro, micro = run.val_f1.level(0.8), run.curve("val/f1_micro").level(0.8)
     if run.validations < FEW:
         return False
@@ -430,7 +430,7 @@ STEADIER = (
 )
 # Causes come before what follows from them.
 RULES = {
-    outliers_rule_the_loss: "{log}--model.loss Huber, then --model.loss MAE, and a look at these rows: are all in one unit?",
+    outliers_rule_the_loss: "{log}--model.loss Huber, then --model.loss MAE, and a look at these rows: is it one unit?",
     rate_too_high: STEADIER,
     rate_too_low: "--model.optimizer.lr {higher:.2g}; lr-range finds a rate",
     exploding_gradients: "--trainer.gradient_clip_val {clip:g}, then --model.warmup_steps 0.1, then " + STEADIER,
@@ -459,7 +459,7 @@ ONLY = {
 # What to try instead where a number would change with the image, or be mixed with others.
 OF_NUMBERS = {
     overfitting: "--model.optimizer.weight_decay {decay:.2g}, then --model.network.dropout 0.3, then "
-    "--callbacks.early_stopping.patience 10, then --data.augment medium if that leaves the numbers right, then more images",
+    "--callbacks.early_stopping.patience 10, then --data.augment medium if numbers stay right, then more images",
 }
 
 
