@@ -190,16 +190,16 @@ def examples(p: OfLabels, data: Any, most: int = 12) -> str:
     loss_N = p.loss_NK.mean(1)
     captions = []
     for i in np.argsort(-loss_N, kind="stable")[:most].tolist():
-        missing = np.flatnonzero(p.has_NK[i] & ~p.said_NK[i])
-        surplus = np.flatnonzero(p.said_NK[i] & ~p.has_NK[i])
+        missing = np.flatnonzero(p.has_NK[i] & ~p.said_NK[i]).tolist()
+        surplus = np.flatnonzero(p.said_NK[i] & ~p.has_NK[i]).tolist()
         parts = []
-        if len(missing):
+        if missing:
             parts.append(f"missing {listed(p, i, sorted(missing, key=lambda k: p.predicted[i, k]))}")
-        if len(surplus):
+        if surplus:
             parts.append(f"surplus {listed(p, i, sorted(surplus, key=lambda k: -p.predicted[i, k]))}")
-        captions.append(
-            (p.paths[i], "; ".join(parts) or f"every label right, least surely {listed(p, i, [p.loss_NK[i].argmax()])}")
-        )
+        if not parts:
+            parts.append(f"every label right, least surely {listed(p, i, [int(p.loss_NK[i].argmax())])}")
+        captions.append((p.paths[i], "; ".join(parts)))
     return shared.tiles("Images of the greatest loss", captions, data) + note(
         "Labels that the image has and are missed, labels that are said and are not there, and how probable each was."
     )

@@ -67,9 +67,8 @@ def evaluation(p: OfNumbers) -> str:
 def of_one(p: OfNumbers) -> str:
     """The figures of one number, and its error by bin."""
     [name] = p.target.names
-    found = bins(p)
-    drawn = (predicted_against_true(p), residuals(p), residuals_against_predicted(p), error_by_bin(p, found))
-    return f"<h3>{escape(name)}</h3>{figures(*drawn)}{table_of_bins(found)}"
+    drawn = (predicted_against_true(p), residuals(p), residuals_against_predicted(p), error_by_bin(p))
+    return f"<h3>{escape(name)}</h3>{figures(*drawn)}{table_of_bins(bins(p))}"
 
 
 def scatter(axes: Any, x_N: np.ndarray, y_N: np.ndarray, x_scale: str, y_scale: str) -> str:
@@ -134,11 +133,13 @@ def residuals(p: OfNumbers) -> tuple[Any, str]:
     axes.hist(off_N, edges, rwidth=0.92, color="C0")
     axes.axvline(1 if p.target.log else 0, color=INK, linewidth=0.9, linestyle="--")
     axes.set(xlabel=residual_name(p), ylabel="images", xscale=scale_of(p))
-    size_N = np.abs(p.error_NT[:, 0])
-    half, most = np.quantile(size_N, [0.5, 0.9])
     mean = p.error_NT[:, 0].mean()
     bias = f"on average {amount(abs(mean))} too {'high' if mean >= 0 else 'low'}"
-    return canvas, f"Residuals: half are at most {amount(half)} off, nine of ten at most {amount(most)}; {bias}."
+    half, most = np.quantile(np.abs(np.log(off_N) if p.target.log else off_N), [0.5, 0.9])
+    text = f"half are at most {amount(half)} off, nine of ten at most {amount(most)}"
+    if p.target.log:
+        text = f"half are off by a factor of {amount(np.exp(half))} at most, nine of ten by {amount(np.exp(most))}"
+    return canvas, f"Residuals: {text}; {bias}."
 
 
 def residuals_against_predicted(p: OfNumbers) -> tuple[Any, str]:
@@ -162,9 +163,10 @@ class Bin(NamedTuple):
     rmse: float
 
 
-def bins(p: OfNumbers) -> list[Bin]:
-    """Return the error by the true value, in bins of as many images each."""
+def bins(p: OfNumbers, relative: bool = False) -> list[Bin]:
+    """Return the error by the true value, or its share of that, in bins of as many images each."""
     true_N, error_N = p.targets[:, 0], p.error_NT[:, 0]
+    error_N = error_N / true_N if relative else error_N
     count = int(np.clip(len(true_N) // IN_A_BIN, 1, BINS))
     edges = np.unique(np.quantile(true_N, np.linspace(0, 1, count + 1)))
     bin_N = np.searchsorted(edges[1:-1], true_N, side="right")
@@ -177,16 +179,17 @@ def bins(p: OfNumbers) -> list[Bin]:
     return found
 
 
-def error_by_bin(p: OfNumbers, found: list[Bin]) -> tuple[Any, str]:
+def error_by_bin(p: OfNumbers) -> tuple[Any, str]:
     """Draw the error by the true value."""
     [name] = p.target.names
+    found = bins(p, relative=p.target.log)
     canvas, axes = figure(4.2, 3.2)
     place = range(len(found))
     axes.bar(place, [of_bin.mae for of_bin in found], 0.8, color="C0", label="MAE")
     axes.plot(place, [of_bin.mean for of_bin in found], color="C1", marker="o", markersize=4, label="mean error")
     axes.axhline(0, color=INK, linewidth=0.9)
     axes.set_xticks(place, [amount(of_bin.least) for of_bin in found], rotation=90 if len(found) > 5 else 0)
-    axes.set(xlabel=f"true {label(name, 30)}, from", ylabel="error")
+    axes.set(xlabel=f"true {label(name, 30)}, from", ylabel="error / true" if p.target.log else "error")
     axes.grid(False, axis="x")
     canvas.legend(loc="outside upper center", ncols=2)
     fewest, most = min(of_bin.images for of_bin in found), max(of_bin.images for of_bin in found)
