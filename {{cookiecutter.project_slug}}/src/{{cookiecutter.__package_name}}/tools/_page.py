@@ -111,13 +111,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return f'<div class="wide{long}"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
-def cell(value: object) -> str:
+def cell(value: object, digits: int = 4) -> str:
     """Return a value as a table shows it: fractions with four digits, tiny ones with two that count."""
     if not isinstance(value, float):
         return f"{value:,}" if type(value) is int else str(value)
     if math.isnan(value):
         return "–"
-    return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2g}"
+    return f"{value:.{digits}f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2g}"
 
 
 def amount(value: float) -> str:

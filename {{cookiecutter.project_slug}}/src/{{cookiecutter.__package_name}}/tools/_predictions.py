@@ -15,7 +15,7 @@ from ..engine.targets import Classes, Numbers, Target
 
 BINS = 15  # of the confidence, as Guo et al. 2017 have it
 DRAWS = 1000  # of the bootstrap
-MOST_DRAWN = 200_000  # values of a split: of more, a bootstrap would take longer than the rest of the page
+MOST_DRAWN = 100_000  # values of a split: of more, a bootstrap would take longer than the rest of the page
 LEAST = 1e-12  # of a probability whose logarithm is taken
 
 
@@ -126,7 +126,7 @@ class OfClasses(Predictions):
     def interval(self, z: float = 1.96) -> tuple[float, float] | None:
         """Return the 95 % interval of the accuracy: Wilson's of a share (1927), where the samples have no weights."""
         if self.weights is not None:
-            return bootstrap(self.weight_N, 1, lambda weight_DN: weight_DN @ self.hit_N / weight_DN.sum(1))
+            return bootstrap(self.weight_N, 1, lambda weight_ND: self.hit_N @ weight_ND / weight_ND.sum(0))
         share, count = self.scores()["accuracy"], len(self.paths)
         centre = share + z**2 / (2 * count)
         spread = z * (share * (1 - share) / count + (z / count) ** 2 / 4) ** 0.5
@@ -188,13 +188,13 @@ class OfLabels(Predictions):
         """Return the 95 % interval of mAP, by a bootstrap over the samples."""
         predicted_NK, has_NK, weight_N = self.counted
 
-        def of_draws(weight_DN: np.ndarray) -> np.ndarray:
+        def of_draws(weight_ND: np.ndarray) -> np.ndarray:
             by_label = []
             for predicted_N, has_N in zip(predicted_NK.T, has_NK.T == 1, strict=True):
                 if has_N.any():
-                    score_D = average_precision_of_draws(predicted_N, has_N, weight_DN)
+                    score_D = average_precision_of_draws(predicted_N, has_N, weight_ND)
                     # A draw without a rare label says nothing of it.
-                    [of_all] = average_precision_of_draws(predicted_N, has_N, weight_N[None])
+                    [of_all] = average_precision_of_draws(predicted_N, has_N, weight_N[:, None])
                     by_label.append(np.where(np.isnan(score_D), of_all, score_D))
             return np.mean(by_label, axis=0)
 
@@ -231,8 +231,8 @@ class OfNumbers(Predictions):
         predicted_NT, target_NT, weight_N = self.counted
         squares_NT = (predicted_NT - target_NT) ** 2
 
-        def of_draws(weight_DN: np.ndarray) -> np.ndarray:
-            return np.sqrt(weight_DN @ squares_NT / weight_DN.sum(1, keepdims=True)).mean(1)
+        def of_draws(weight_ND: np.ndarray) -> np.ndarray:
+            return np.sqrt(squares_NT.T @ weight_ND / weight_ND.sum(0)).mean(0)
 
         return bootstrap(weight_N, len(self.target.names), of_draws)
 
@@ -248,7 +248,7 @@ def bootstrap(
     Args:
         weight_N: The weight of each sample.
         columns: How many values a sample has.
-        score_of_draws: Returns the score (D,) of draws, by what each sample weighs in them, (D, N).
+        score_of_draws: Returns the score (D,) of draws, by what each sample weighs in them, (N, D).
 
     Returns:
         The bounds; None for too much data, or a score that is not defined.
@@ -261,21 +261,31 @@ def bootstrap(
     found = []
     for start in range(0, DRAWS, at_once):
         drawn_DN = rng.integers(count, size=(min(at_once, DRAWS - start), count))
-        counts_DN = np.stack([np.bincount(drawn_N, minlength=count) for drawn_N in drawn_DN])
+        times_ND = np.stack([np.bincount(drawn_N, minlength=count) for drawn_N in drawn_DN], axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            found.append(score_of_draws(counts_DN * weight_N))
+            found.append(score_of_draws(times_ND * weight_N[:, None]))
     defined = np.concatenate(found)
     defined = defined[np.isfinite(defined)]
     return (float(np.quantile(defined, 0.025)), float(np.quantile(defined, 0.975))) if len(defined) else None
 
 
-def average_precision_of_draws(predicted_N: np.ndarray, has_N: np.ndarray, weight_DN: np.ndarray) -> np.ndarray:
-    """Return the average precision of a label in each draw, (D,); NaN where no sample of a draw has it."""
+def average_precision_of_draws(predicted_N: np.ndarray, has_N: np.ndarray, weight_ND: np.ndarray) -> np.ndarray:
+    """Return the average precision of a label in each draw, (D,); NaN where no sample of a draw has it.
+
+    Precision changes recall only where samples have the label: at P of the distinct predictions.
+    """
     order, last_S = ranks(predicted_N)
-    true_DS = (weight_DN[:, order] * has_N[order]).cumsum(1)[:, last_S]
-    all_DS = weight_DN[:, order].cumsum(1)[:, last_S]
-    precision_DS = np.divide(true_DS, all_DS, out=np.zeros_like(true_DS), where=all_DS > 0)
-    return (np.diff(true_DS, prepend=0) * precision_DS).sum(1) / true_DS[:, -1]
+    first_S = np.append(0, last_S[:-1] + 1)
+    has_label_S = np.add.reduceat(has_N[order], first_S) > 0
+    last_P = last_S[has_label_S]
+    first_P = np.append(0, last_P[:-1] + 1)
+    positive = np.flatnonzero(has_N[order])
+    weight_ND = weight_ND[order[: last_P[-1] + 1]]
+    all_PD = np.add.reduceat(weight_ND, first_P, axis=0).cumsum(0)
+    gained_PD = np.add.reduceat(weight_ND[positive], np.searchsorted(positive, first_P), axis=0)
+    true_PD = gained_PD.cumsum(0)
+    precision_PD = np.divide(true_PD, all_PD, out=np.zeros_like(true_PD), where=all_PD > 0)
+    return (gained_PD * precision_PD).sum(0) / true_PD[-1]
 
 
 def ranks(predicted_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import _report_figures as shared
-from ._page import INK, figure, figures, note, shortened, table
+from ._page import INK, cell, figure, figures, note, shortened, table
 from ._predictions import DRAWS, OfLabels, calibration, rankings, ranks
 from ._report_figures import MANY
 from ._results import Run
@@ -20,8 +20,8 @@ def cards(split: str, p: OfLabels) -> list[tuple[str, str, str]]:
     scores = p.scores()
     bounds = p.interval()
     return [
-        (f"{split} mAP", f"{scores['mAP']:.3f}", f"95 %: {bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""),
-        (f"{split} macro F1", f"{scores['macro F1']:.3f}", f"{len(p.paths):,} images"),
+        (f"{split} mAP", cell(scores["mAP"], 3), f"95 %: {bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""),
+        (f"{split} macro F1", cell(scores["macro F1"], 3), f"{len(p.paths):,} images"),
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _report_figures as shared
-from ._page import INK, amount, figure, figures, label, note, table
+from ._page import INK, amount, cell, figure, figures, label, note, table
 from ._predictions import DRAWS, OfNumbers
 from ._report_figures import SPLIT_NAMES
 from ._results import Run
@@ -31,7 +31,7 @@ def cards(split: str, p: OfNumbers) -> list[tuple[str, str, str]]:
             amount(scores["RMSE"]),
             f"95 %: {amount(bounds[0])} to {amount(bounds[1])}" if bounds else "",
         ),
-        (f"{split} R²", f"{scores['R²']:.3f}", several),
+        (f"{split} R²", cell(scores["R²"], 3), several),
     ]
 
 
@@ -125,6 +125,16 @@ def edges_over(values: np.ndarray, images: int, log: bool) -> np.ndarray:
     return np.geomspace(low, high, count) if log else np.linspace(low, high, count)
 
 
+def ratios(axis: Any, values: np.ndarray) -> None:
+    """Write the ticks of a logarithmic axis as plain numbers, so many that they do not touch."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    is_narrow = values.max() < 100 * values.min()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_narrow else (1,), numticks=9))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def residuals(p: OfNumbers) -> tuple[Any, str]:
     """Draw how far predictions are off how often."""
     off_N = residual_N(p)
@@ -133,6 +143,8 @@ def residuals(p: OfNumbers) -> tuple[Any, str]:
     axes.hist(off_N, edges, rwidth=0.92, color="C0")
     axes.axvline(1 if p.target.log else 0, color=INK, linewidth=0.9, linestyle="--")
     axes.set(xlabel=residual_name(p), ylabel="images", xscale=scale_of(p))
+    if p.target.log:
+        ratios(axes.xaxis, off_N)
     mean = p.error_NT[:, 0].mean()
     bias = f"on average {amount(abs(mean))} too {'high' if mean >= 0 else 'low'}"
     half, most = np.quantile(np.abs(np.log(off_N) if p.target.log else off_N), [0.5, 0.9])
@@ -149,6 +161,8 @@ def residuals_against_predicted(p: OfNumbers) -> tuple[Any, str]:
     dense = scatter(axes, p.predicted[:, 0], residual_N(p), scale_of(p), scale_of(p))
     axes.axhline(1 if p.target.log else 0, color=INK, linewidth=0.9, linestyle="--")
     axes.set(xlabel=f"predicted {label(name, 30)}", ylabel=residual_name(p))
+    if p.target.log:
+        ratios(axes.yaxis, residual_N(p))
     return canvas, f"Residuals against what is predicted: a slope or a fan is something left to learn.{dense}"
 
 
