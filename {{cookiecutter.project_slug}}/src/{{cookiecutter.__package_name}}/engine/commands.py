@@ -257,6 +257,9 @@ class Commands(LightningCLI):
             default=False,
             help="Measure which precision, memory layout and compilation train fastest here, and take them.",
         )
+        if self.command == "predict":
+            about = "A sample submission (CSV): also write submission.csv, its columns and its rows in its order."
+            parser.add_argument("--like", type=str | None, default=None, help=about)
         parser.add_class_arguments(self.callback_options, "callbacks")
         parser.link_arguments("monitor", "model.monitor")
         for callback in ("best", "early_stopping", "check_metric"):
@@ -443,7 +446,7 @@ class Commands(LightningCLI):
         if self.subcommand in ("fit", "test") and self.run is not None:
             extra.append(loggers.TellLoggers(self.run))
         if self.subcommand in ("test", "predict") and self.run is not None:
-            extra.append(PredictionWriter(self.run))
+            extra.append(PredictionWriter(self.run, self.own.get("like")))
         options = {**vars(made.trainer), **kwargs}
         given = options["callbacks"] or []
         options["callbacks"] = [*(given if isinstance(given, list) else [given]), *extra]

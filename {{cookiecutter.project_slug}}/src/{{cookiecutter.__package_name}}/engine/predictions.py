@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from .files import write_rows
 from .mistakes import RunFailed
 from .runs import Run
+from .submission import submission_rows
 from .targets import Classes, Target
 from .watching import matrix, show
 
@@ -55,10 +56,11 @@ class PredictionWriter(Callback):
 
     Args:
         run: The run's files.
+        like: A sample submission: ``predict`` also writes submission.csv, with its columns, and its rows in its order.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, like: str | None = None) -> None:
+        self.run, self.like = run, like
         self.rows: list[Row] = []
         self.unread: SomeUnread | None = None  # what predict could not read; known on every rank
 
@@ -91,8 +93,9 @@ class PredictionWriter(Callback):
         target: Target = data.target
         keys, _ = data.split("test")
         header = ["path", *target.decision, *target.truth, *target.columns]
+        settled = getattr(pl_module, "settled", None)
         rows_of_csv = [
-            [keys[index], *decided(target, predicted, pl_module), *target.told(true), *written(target, predicted)]
+            [keys[index], *target.decided(predicted, settled), *target.told(true), *target.written(predicted)]
             for index, true, predicted, _ in rows
         ]
         write_rows(self.run.test_predictions, [header, *rows_of_csv])
@@ -110,6 +113,12 @@ class PredictionWriter(Callback):
         write_rows(self.run.confusion_matrix, [["target", *target.names], *named])
         show(trainer, "test/confusion", matrix(counts_KK, target.names))
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.like is not None:  # refused before the work, not after it
+            data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            paths, target = data.predict.paths, data.target
+            submission_rows(self.like, paths, target, [target.columns] * len(paths), [[""]] * len(paths))
+
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows, data = self._gathered(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         paths = data.predict.paths
@@ -118,10 +127,27 @@ class PredictionWriter(Callback):
         if not trainer.is_global_zero:
             return
         target: Target = data.target
-        cells = ([*decided(target, row.predicted, pl_module), *written(target, row.predicted)] for row in rows)
-        predicted = [(paths[row.position], of_row, row.error) for row, of_row in zip(rows, cells, strict=True)]
-        write_predictions(self.run.predictions, target, predicted)
+        settled = getattr(pl_module, "settled", None)
+        write_predictions(
+            self.run.predictions,
+            target,
+            [
+                (
+                    paths[row.position],
+                    [*target.decided(row.predicted, settled), *target.written(row.predicted)],
+                    row.error,
+                )
+                for row in rows
+            ],
+        )
         print(f"predictions: {self.run.predictions}")
+        if self.like is not None:
+            read = [row for row in rows if not row.error]
+            chosen = [target.chosen(row.predicted, settled) for row in read]
+            values = [target.written(row.predicted) for row in read]
+            submitted = submission_rows(self.like, [paths[row.position] for row in read], target, values, chosen)
+            write_rows(self.run.submission, submitted)
+            print(f"submission:  {self.run.submission}")
         if data.left_out:
             print(f"left out: {data.left_out}")
 
@@ -140,13 +166,3 @@ def write_predictions(file: Path, target: Target, rows: Sequence[tuple[str, list
         known = [""] * len(cells) if error else cells
         table.append([path, *known, *([error] if has_errors else [])])
     write_rows(file, table)
-
-
-def decided(target: Target, predicted: list[float], model: Any) -> list[str]:
-    """Return what a prediction comes to, in cells."""
-    return target.decide(predicted, getattr(model, "settled", None))
-
-
-def written(target: Target, predictions: list[float]) -> list[str]:
-    """Write predicted values with the digits that they have."""
-    return [f"{value:.{target.digits}g}" for value in predictions]

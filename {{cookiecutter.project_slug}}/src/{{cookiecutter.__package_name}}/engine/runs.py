@@ -60,6 +60,7 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.best, self.last = self.checkpoints / BEST, self.checkpoints / LAST
         self.predictions = self.folder / "predictions.csv"
+        self.submission = self.folder / "submission.csv"
         self.test_predictions = self.folder / "test_predictions.csv"
         self.confusion_matrix = self.folder / "confusion_matrix.csv"
         self.report = self.folder / "report.html"

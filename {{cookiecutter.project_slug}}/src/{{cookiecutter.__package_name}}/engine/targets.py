@@ -78,14 +78,22 @@ class Target:
         """Return the cells of a true target."""
         return [str(self.write(value))]
 
-    def decide(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
-        """Return the cells of what a prediction comes to.
+    def chosen(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
+        """Return what a prediction comes to: the class, the labels, or the numbers as they are written.
 
         Args:
             predicted: A value for each column.
             settled: What the model chose on validation, see ``Task.settled``.
         """
-        return []
+        return self.written(predicted)
+
+    def decided(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
+        """Return the cells of what a prediction comes to, where that is more than the prediction itself."""
+        return [BETWEEN.join(self.chosen(predicted, settled))] if self.decision else []
+
+    def written(self, predicted: Sequence[float]) -> list[str]:
+        """Return the cells of a prediction, with the digits that it has."""
+        return [f"{value:.{self.digits}g}" for value in predicted]
 
     def holds(self, targets: np.ndarray, index: int) -> np.ndarray:
         """Tell which samples are examples of a name, (N,)."""
@@ -142,7 +150,7 @@ class Classes(Target):
         number = {name: index for index, name in enumerate(self.names)}
         return np.fromiter((number[name] for name in written), np.int64, len(written))
 
-    def decide(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
+    def chosen(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
         return [self.names[max(range(len(self.names)), key=predicted.__getitem__)]]
 
     def holds(self, targets: np.ndarray, index: int) -> np.ndarray:
@@ -201,11 +209,11 @@ class Labels(Target):
     def told(self, value: np.ndarray) -> list[str]:
         return [BETWEEN.join(self.write(value))]
 
-    def decide(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
+    def chosen(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
         """Return the labels whose probability reaches their threshold, 0.5 where none was chosen."""
         thresholds = settled or [0.5] * len(self.names)
         found = zip(self.names, predicted, thresholds, strict=True)
-        return [BETWEEN.join(name for name, probability, least in found if probability >= least)]
+        return [name for name, probability, least in found if probability >= least]
 
     def holds(self, targets: np.ndarray, index: int) -> np.ndarray:
         return targets[:, index] == 1
@@ -279,7 +287,7 @@ class Numbers(Target):
         return target_NT
 
     def told(self, value: np.ndarray) -> list[str]:
-        return [f"{number:.{self.digits}g}" for number in value]
+        return self.written(value.tolist())
 
     def learned(self, targets: np.ndarray) -> np.ndarray:
         """Return what is learned of targets, before it is standardised."""

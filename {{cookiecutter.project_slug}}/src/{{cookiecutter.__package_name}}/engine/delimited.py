@@ -1,0 +1,273 @@
+"""Tables as people have them: CSV, TSV and Parquet as names of columns and rows of text, in bounded memory.
+
+How a file is written (its encoding, its delimiter) is found out where there is one way to read it; else it is refused.
+"""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from .files import is_gone, plain_file
+from .mistakes import CONTROL, Mistake, shown
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+LONGEST_LINE = 2**24  # characters; a longer one is no line of a table, and would fill the memory
+FIRST_RECORDS = 50  # that tell the delimiter
+CHUNK = 512  # rows that are worked on at once: few enough that Python does not look for garbage among them
+BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
+BOMS |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+class Chunk(NamedTuple):
+    """Some rows, by column.
+
+    Args:
+        numbers: The number of each row in its file, as a spreadsheet counts.
+        columns: The cells of each column, without the spaces around them.
+        wrong: The number and the width of each row that has too few or too many cells; it stands in no column.
+    """
+
+    numbers: list[int]
+    columns: list[list[str]]
+    wrong: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """A table as it is written.
+
+    Args:
+        path: Its file.
+        names: The name of each column; empty for one that has none, or that holds no text and no numbers.
+        delimiter: What parts its cells; empty where the format needs none.
+        first: The number of the first row below the header.
+        rows: Reads the rows; one without cells is a blank line.
+    """
+
+    path: Path
+    names: list[str]
+    delimiter: str
+    first: int
+    rows: Callable[[], Iterator[list[str]]]
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Read the rows from the beginning, some at a time; blank lines are no rows."""
+        width, start, rows = len(self.names), self.first, self.rows()
+        while part := list(islice(rows, CHUNK)):
+            numbers, wrong = list(range(start, start + len(part))), []
+            start += len(part)
+            if set(map(len, part)) != {width}:
+                numbered = list(zip(numbers, part, strict=True))
+                wrong = [(number, len(cells)) for number, cells in numbered if cells and len(cells) != width]
+                numbers = [number for number, cells in numbered if len(cells) == width]
+                part = [cells for cells in part if len(cells) == width]
+            columns = [[*map(str.strip, column)] for column in zip(*part, strict=True)]
+            yield Chunk(numbers, columns or [[] for _ in self.names], wrong)
+
+
+def open_table(flag: str, path: Path) -> RawTable:
+    """Find out how a table is written.
+
+    Args:
+        flag: The flag that named it.
+        path: Its file.
+
+    Raises:
+        Mistake: It cannot be read, or could be read in two ways. The rows raise it, too.
+    """
+    suffix = path.suffix.casefold()
+    if suffix in (".parquet", ".pq"):
+        raw = _parquet(flag, path)
+    elif suffix in (".csv", ".tsv", ".tab", ".txt"):
+        raw = _delimited(flag, path, prefers_tab=suffix in (".tsv", ".tab"))
+    else:
+        raise Mistake(
+            f"{flag}={str(path)!r} is no table that is read here, so nothing is known of its columns; give a .csv, "
+            ".tsv, .txt or .parquet."
+        )
+    named = [name for name in raw.names if name]
+    twice = [name for name, count in Counter(named).items() if count > 1]
+    if twice:
+        raise Mistake(
+            f"{flag}={str(path)!r} has {len(twice)} column names twice, the first is {shown(twice[0])!r}, so it is not "
+            "clear which column is meant; rename one."
+        )
+    for name in named:
+        if CONTROL.search(name) or "\n" in name:
+            raise Mistake(
+                f"{flag}={str(path)!r} has a column named {name[:100]!r}, with control characters or line breaks, "
+                "which could change what a terminal shows; rename it."
+            )
+    return raw
+
+
+def _unreadable(flag: str, path: Path, why: str, remedy: str) -> Mistake:
+    return Mistake(f"{flag}={str(path)!r} {why}, so its rows are not known; {remedy}.")
+
+
+def _opened(flag: str, path: Path) -> BinaryIO:
+    try:
+        return plain_file(path)
+    except OSError as error:
+        why = "is not there" if is_gone(error) else f"cannot be read ({error.strerror})"
+        raise _unreadable(flag, path, why, "give the file of the table") from error
+    except ValueError as error:
+        raise _unreadable(flag, path, f"cannot be read as a table: {error}", "give the file of the table") from error
+
+
+def _encoding(head: bytes) -> str:
+    """Return how a text is encoded, by its first bytes."""
+    for mark, encoding in BOMS.items():
+        if head.startswith(mark):
+            return encoding
+    even, odd = head[::2], head[1::2]
+    if odd and odd.count(0) > len(odd) // 2 and not even.count(0):
+        return "utf-16-le"
+    if even and even.count(0) > len(even) // 2 and not odd.count(0):
+        return "utf-16-be"
+    return "utf-8"
+
+
+def _lines(flag: str, path: Path) -> Iterator[str]:
+    """Read the lines of a text, with their ends."""
+    with _opened(flag, path) as file:
+        encoding = _encoding(file.read(4096))
+        file.seek(0)
+        text, number = io.TextIOWrapper(file, encoding, newline=""), 0
+        try:
+            while line := text.readline(LONGEST_LINE):
+                number += 1
+                if len(line) == LONGEST_LINE:
+                    why = f"has more than {LONGEST_LINE:,} characters in line {number}"
+                    raise _unreadable(flag, path, why, "give a table, with a line for each image")
+                if "\0" in line:
+                    why = f"holds zero bytes (line {number})"
+                    raise _unreadable(flag, path, why, "write it anew as text in UTF-8")
+                yield line
+        except UnicodeError as error:
+            why = f"is no text in {encoding.upper().removesuffix('-SIG')} (after line {number}: {error.reason})"  # pyright: ignore[reportAttributeAccessIssue]
+            remedy = f"save it in UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}"
+            raise _unreadable(flag, path, why, remedy) from error
+
+
+def _records(flag: str, path: Path, delimiter: str, skip: int = 0) -> Iterator[list[str]]:
+    """Read the rows of a text, the header among them."""
+    reader = csv.reader(
+        islice(_lines(flag, path), skip, None), delimiter=delimiter, skipinitialspace=delimiter != "\t", strict=True
+    )
+    try:
+        yield from reader
+    except csv.Error as error:
+        why = f"cannot be read as a table ({error}, line {reader.line_num + skip})"
+        raise _unreadable(flag, path, why, "mend the quotes there") from error
+
+
+def _delimited(flag: str, path: Path, prefers_tab: bool) -> RawTable:
+    first_line = next(_lines(flag, path), "")
+    hint = re.fullmatch(r'"?sep=(.)"?\s*', first_line)  # which spreadsheets read, and do not show
+    skip = 1 if hint else 0
+    delimiter = hint[1] if hint else _delimiter(flag, path, prefers_tab)
+    records, before = _records(flag, path, delimiter, skip), 0
+    for header in records:
+        before += 1
+        if any(cell.strip() for cell in header):
+            break
+    else:
+        raise _unreadable(flag, path, "is empty", "give a table with a header and a row for each image")
+    names = [name.strip() for name in header]
+
+    def rows() -> Iterator[list[str]]:
+        return islice(_records(flag, path, delimiter, skip), before, None)
+
+    return RawTable(path, names, delimiter, before + skip + 1, rows)
+
+
+def _delimiter(flag: str, path: Path, prefers_tab: bool) -> str:
+    """Find what parts the cells: what parts the header, and all of the first rows alike."""
+    fits: dict[str, bool] = {}
+    refusal = None
+    for delimiter in DELIMITERS:
+        try:
+            filled = (record for record in _records(flag, path, delimiter) if record)
+            widths = [len(record) for record in islice(filled, FIRST_RECORDS)]
+        except Mistake as error:
+            refusal = error
+            continue
+        if widths and widths[0] > 1:
+            fits[delimiter] = len(set(widths)) == 1
+    if prefers_tab and "\t" in fits:
+        return "\t"
+    alike = [delimiter for delimiter, is_alike in fits.items() if is_alike]
+    found = alike if len(alike) == 1 else list(fits)
+    if len(found) == 1:
+        return found[0]
+    if refusal is not None:
+        raise refusal
+    if not found:
+        why = "has one column" if next(_lines(flag, path), "").strip() else "is empty"
+        raise _unreadable(flag, path, why, "give a table with a column of images and one of labels at least")
+    names = " or ".join(DELIMITERS[delimiter] for delimiter in found)
+    raise _unreadable(flag, path, f"can be parted by {names}", "quote the names that hold one of them")
+
+
+def _parquet(flag: str, path: Path) -> RawTable:
+    _opened(flag, path).close()
+    try:
+        import pyarrow  # pyright: ignore[reportMissingImports]  (the extra `parquet`)
+        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        remedy = "install the project's extra: pip install -e '.[parquet]'; or save the table as CSV"
+        raise _unreadable(flag, path, "needs pyarrow, which is not installed", remedy) from error
+    types: Any = pyarrow.types
+
+    def is_plain(kind: Any) -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return not (types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind))
+
+    def refused(error: Exception) -> Mistake:
+        why = f"cannot be read as Parquet ({shown(str(error))[:200]})"
+        return _unreadable(flag, path, why, "write it anew, or save it as CSV")
+
+    errors = (pyarrow.ArrowException, OSError, ValueError)
+    with _opened(flag, path) as file:
+        try:
+            schema: Any = pyarrow.parquet.ParquetFile(file).schema_arrow
+            names = [field.name.strip() if is_plain(field.type) else "" for field in schema]
+        except errors as error:
+            raise refused(error) from error
+
+    def rows() -> Iterator[list[str]]:
+        with _opened(flag, path) as file:
+            try:
+                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=CHUNK):
+                    columns = [
+                        map(_text, column.to_pylist()) if name else [""] * len(column)
+                        for name, column in zip(names, batch.columns, strict=True)
+                    ]
+                    yield from map(list, zip(*columns, strict=True))
+            except errors as error:
+                raise refused(error) from error
+
+    return RawTable(path, names, "", 1, rows)
+
+
+def _text(value: object) -> str:
+    """Write a cell as a CSV would have it."""
+    if value is None:
+        return ""
+    return str(value).casefold() if isinstance(value, bool) else str(value)
+
+
+def safe_cells(rows: Iterable[Iterable[object]]) -> list[list[str]]:
+    """Return cells that no spreadsheet takes for a formula, and that change no terminal."""
+    safe = []
+    for row in rows:
+        cells = [shown(str(cell)) for cell in row]
+        safe.append([f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell for cell in cells])
+    return safe

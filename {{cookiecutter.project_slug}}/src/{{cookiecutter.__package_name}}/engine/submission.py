@@ -1,0 +1,145 @@
+"""Predictions in the form of a sample submission: its columns, and its rows in their order."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .delimited import RawTable, open_table
+from .mistakes import Mistake, shown
+from .targets import Target
+
+ID_NAMES = ("id", "image", "image_id", "file_name", "filename", "path")
+
+
+def submission_rows(
+    like: str | Path,
+    keys: Sequence[str],
+    target: Target,
+    values: Sequence[Sequence[str]],
+    decisions: Sequence[Sequence[str]],
+    delimiter: str = " ",
+) -> list[list[str]]:
+    """Return the rows of a submission, the header among them.
+
+    Where the columns beside the id are the names of classes, labels or numbers, they get the values; where there is one
+    of another name, it gets what the prediction comes to.
+
+    Args:
+        like: A file with the ids and the columns that are wanted.
+        keys: The path of each image that was predicted; those that could not be read are left out.
+        target: What was predicted.
+        values: The probabilities, or the numbers, of each image as they are written: (N, columns).
+        decisions: What each prediction comes to: the class, the labels, or the numbers as they are written.
+        delimiter: What parts several labels in one cell.
+
+    Raises:
+        Mistake: The file cannot be read, asks for images that were not predicted, or for columns that nothing is known
+            of.
+    """
+    raw = open_table("--like", Path(like))
+    columns = _columns(raw)
+    places = _places(keys)
+    identity = _identity(raw, columns, places)
+    asked_for = columns[identity]
+    unknown = [name for name in asked_for if places.get(name) is None]
+    if unknown:
+        why = "has the name of two images that were" if unknown[0] in places else "was not"
+        raise Mistake(
+            f"--like={str(like)!r} asks for {len(asked_for):,} images and {len(unknown):,} of them are not known: the "
+            f"first, {shown(unknown[0])!r}, {why} predicted, so nothing was written; give --data.predict_root the folder "
+            "of them all."
+        )
+    others = [name for i, name in enumerate(raw.names) if i != identity]
+    numbers = {name: i for i, name in enumerate(target.columns)}
+    unnamed = [name for name in others if name not in numbers]
+    if not others or (unnamed and len(others) > 1):
+        what = f"the column {shown(unnamed[0])!r}" if unnamed else "no column beside the ids"
+        raise Mistake(
+            f"--like={str(like)!r} has {what}, and what is predicted is {_some(target.columns)}, so it is not known what "
+            "to write there; give a file with one column beside the ids, or with these."
+        )
+    takes_decisions = bool(unnamed)
+    if takes_decisions and not target.decision and len(target.names) > 1:
+        raise Mistake(
+            f"--like={str(like)!r} has the one column {shown(others[0])!r} and {_some(target.names)} are predicted, so it "
+            "is not clear which number belongs there; name it as one of them."
+        )
+    rows = [list(raw.names)]
+    for number, name in enumerate(asked_for):
+        place = places[name]
+        assert place is not None
+        row = []
+        for i, column in enumerate(raw.names):
+            if i == identity:
+                row.append(columns[identity][number])
+            elif not takes_decisions:
+                row.append(values[place][numbers[column]])
+            else:
+                row.append(delimiter.join(decisions[place]))
+        rows.append(row)
+    return rows
+
+
+def _columns(raw: RawTable) -> list[list[str]]:
+    """Read all cells, by column."""
+    columns: list[list[str]] = [[] for _ in raw.names]
+    for chunk in raw.chunks():
+        if chunk.wrong:
+            number, width = chunk.wrong[0]
+            raise Mistake(
+                f"row {number} of --like={str(raw.path)!r} has {width} cells and the header {len(raw.names)}, so it is "
+                "not clear what it asks for; mend it."
+            )
+        for cells, more in zip(columns, chunk.columns, strict=True):
+            cells += more
+    if not columns[0]:
+        raise Mistake(f"--like={str(raw.path)!r} has no rows, so it asks for no image; give one with a row an image.")
+    return columns
+
+
+def _places(keys: Sequence[str]) -> dict[str, int | None]:
+    """Return the image that each way to write it means: with or without folder and suffix; None where that is two.
+
+    The whole path counts before the name alone, and a name with its suffix before one without.
+    """
+    ways = (
+        lambda key: key,
+        lambda key: os.path.splitext(key)[0],
+        os.path.basename,
+        lambda key: os.path.splitext(os.path.basename(key))[0],
+    )
+    places: dict[str, int | None] = {}
+    for way in ways:
+        found: dict[str, int | None] = {}
+        for i, key in enumerate(keys):
+            name = way(key)
+            found[name] = i if name not in found else None
+        places = found | places
+    return places
+
+
+def _identity(raw: RawTable, columns: list[list[str]], places: dict[str, int | None]) -> int:
+    """Return the place of the column that names the images."""
+    known = [sum(name in places for name in cells) for cells in columns]
+    fits = [i for i, count in enumerate(known) if 2 * count > len(columns[i])]
+    distinct = [i for i in fits if len(set(columns[i])) == len(columns[i])]
+    fits = distinct or fits
+    called = [i for i in fits if raw.names[i].casefold() in ID_NAMES]
+    fits = called if len(called) == 1 else fits
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        names = " and ".join(shown(repr(raw.names[i])) for i in fits[:2])
+        raise Mistake(
+            f"in --like={str(raw.path)!r} both {names} name images that were predicted, so it is not clear which are the "
+            "ids; call the right one id."
+        )
+    first = columns[max(range(len(known)), key=known.__getitem__)][0]
+    raise Mistake(
+        f"no column of --like={str(raw.path)!r} names the images that were predicted (such as {shown(first)!r}), so "
+        "nothing was written; give --data.predict_root the folder of the images that it asks for."
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
