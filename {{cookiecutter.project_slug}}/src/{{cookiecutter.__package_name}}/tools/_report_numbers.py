@@ -101,7 +101,7 @@ def predicted_against_true(p: OfNumbers) -> tuple[Any, str]:
     dense = scatter(axes, true_N, said_N, scale_of(p), scale_of(p))
     ends = [min(true_N.min(), said_N.min()), max(true_N.max(), said_N.max())]
     axes.plot(ends, ends, color=INK, linewidth=0.9, linestyle="--", label="predicted = true")
-    axes.set(xlabel=f"true {label(name, 30)}", ylabel=f"predicted {label(name, 30)}")
+    axes.set(xlabel=label(f"true {name}", 36), ylabel=label(f"predicted {name}", 40))
     canvas.legend(loc="outside upper center")
     return canvas, f"Predicted against true, on one scale.{dense}"
 
@@ -160,7 +160,7 @@ def residuals_against_predicted(p: OfNumbers) -> tuple[Any, str]:
     canvas, axes = figure(4.2, 3.2)
     dense = scatter(axes, p.predicted[:, 0], residual_N(p), scale_of(p), scale_of(p))
     axes.axhline(1 if p.target.log else 0, color=INK, linewidth=0.9, linestyle="--")
-    axes.set(xlabel=f"predicted {label(name, 30)}", ylabel=residual_name(p))
+    axes.set(xlabel=label(f"predicted {name}", 40), ylabel=residual_name(p))
     if p.target.log:
         ratios(axes.yaxis, residual_N(p))
     return canvas, f"Residuals against what is predicted: a slope or a fan is something left to learn.{dense}"
@@ -203,7 +203,7 @@ def error_by_bin(p: OfNumbers) -> tuple[Any, str]:
     axes.plot(place, [of_bin.mean for of_bin in found], color="C1", marker="o", markersize=4, label="mean error")
     axes.axhline(0, color=INK, linewidth=0.9)
     axes.set_xticks(place, [amount(of_bin.least) for of_bin in found], rotation=90 if len(found) > 5 else 0)
-    axes.set(xlabel=f"true {label(name, 30)}, from", ylabel="error / true" if p.target.log else "error")
+    axes.set(xlabel=label(f"true {name}, from", 40), ylabel="error / true" if p.target.log else "error")
     axes.grid(False, axis="x")
     canvas.legend(loc="outside upper center", ncols=2)
     fewest, most = min(of_bin.images for of_bin in found), max(of_bin.images for of_bin in found)

@@ -284,7 +284,7 @@ class Run(runs.Run):
                 found.append(content.get("settled"))
         for settled in (*found, None):
             with contextlib.suppress(TypeError, ValueError):  # a checkpoint may hold anything
-                if [self.target.decide(values, settled) for values in predicted.tolist()] == decided:
+                if [self.target.decided(values, settled) for values in predicted.tolist()] == decided:
                     return settled
         raise ValueError("its labels are by the thresholds of another checkpoint than the best and the last")
 
