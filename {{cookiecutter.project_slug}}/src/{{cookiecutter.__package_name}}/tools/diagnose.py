@@ -43,6 +43,7 @@ NOTHING = 0.02  # micro F1 of labels: hardly one is predicted
 CONSTANT = 0.05  # R² of what is hardly better than saying the mean
 BEGINS = 3  # times the chance loss of numbers: a network that was just made says more than nothing
 FEW_CARRY, CARRY = 0.01, 0.5  # a hundredth of the images has so much of the squares: 0.08 of a normal distribution
+LEAST = 20  # images whose numbers say anything of a distribution
 NARROW = 0.05  # deviations that the middle half of the numbers takes: 1.35 of a normal distribution
 SMALL_BATCH = 8  # samples on a device: mean and variance of so few say little of the data's
 DIFFERING = 0.05  # of the chance loss, between training by a batch's statistics and validation by running ones
@@ -324,7 +325,9 @@ def fluctuating_validation_loss(run: Run) -> Evidence:
 
 def plateau(run: Run) -> Evidence:
     """Neither loss gains in the second half, the rate stays high, and there is something left to learn."""
-    if run.validations < ENOUGH or not run.flat or run.level.done > DONE or rate_too_low(run):
+    if run.validations < ENOUGH or not run.flat or run.level.done > DONE:
+        return False
+    if rate_too_low(run) or collapsed_to_the_mean(run):
         return False
     half = run.val_loss.level(0.4, 0.6)
     step = run.val_loss.steps[run.validations // 2]
@@ -408,7 +411,7 @@ def outliers_rule_the_loss(run: Run) -> Evidence:
         few = max(1, round(FEW_CARRY * len(far_N)))
         share = np.sort(far_N**2)[-few:].sum() / max((far_N**2).sum(), np.finfo(float).tiny)
         lower, upper = np.quantile(far_N, [0.25, 0.75])
-        if len(far_N) * FEW_CARRY >= 1 and ((squared and share > CARRY) or upper - lower < NARROW):
+        if len(far_N) >= LEAST and ((squared and share > CARRY) or upper - lower < NARROW):
             middle, least, most = np.median(target_N), target_N.min(), target_N.max()
             seen = f"{name!r} is {middle:.4g} in the middle, and from {least:.4g} to {most:.4g}"
             return f"{few} of {len(far_N)} training images have {share:.0%} of the squared deviation; {seen}"
