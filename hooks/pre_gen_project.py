@@ -36,13 +36,13 @@ TAKEN = """
     opentelemetry_exporter_http_transport opentelemetry_exporter_otlp_common opentelemetry_exporter_otlp_proto_common
     opentelemetry_exporter_otlp_proto_http opentelemetry_proto opentelemetry_sdk opentelemetry_semantic_conventions
     optuna packaging pathspec pil pillow pip pkg_resources platformdirs pluggy pre_commit propcache protobuf proton
-    proton_viewer psutil psycopg psycopg_binary py py_test pydantic pydantic_core pyftmerge pyftsubset pygmentize
-    pygments pylab pyparsing pytest pytest_xdist python_dateutil python_discovery python_slugify pytorch_lightning
-    pyyaml requests rich ruff safetensors scikit_learn scipy setuptools simsimd sklearn sklearn_compat slugify sniffio
-    sortedcontainers sqlalchemy stringzilla sympy tensorboard tensorboard_data_server text_unidecode threadpoolctl timm
-    tiny_agents torch torchfrtrace torchgen torchmetrics torchrun torchvision tqdm triton trove_classifiers truststore
-    ttx typeshed_client typing_extensions typing_inspection tzdata urllib3 uv virtualenv wandb wb werkzeug wheel xdist
-    xxhash yaml yarl zizmor
+    proton_viewer psutil psycopg psycopg_binary py py_test pyarrow pydantic pydantic_core pyftmerge pyftsubset
+    pygmentize pygments pylab pyparsing pytest pytest_xdist python_dateutil python_discovery python_slugify
+    pytorch_lightning pyyaml requests rich ruff safetensors scikit_learn scipy setuptools simsimd sklearn sklearn_compat
+    slugify sniffio sortedcontainers sqlalchemy stringzilla sympy tensorboard tensorboard_data_server text_unidecode
+    threadpoolctl timm tiny_agents torch torchfrtrace torchgen torchmetrics torchrun torchvision tqdm triton
+    trove_classifiers truststore ttx typeshed_client typing_extensions typing_inspection tzdata urllib3 uv virtualenv
+    wandb wb werkzeug wheel xdist xxhash yaml yarl zizmor
 """.split()
 # END TAKEN
 # Of earlier and later versions of Python than the one that runs this.
@@ -57,9 +57,9 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 # What lies in the project's folder, and is imported from there, or is left out of its repository.
 OWN_FOLDERS = {"src", "test", "tests", "docs", "runs", "data", "dist", "site_packages"}
 OWN_TESTS = """
-    conftest suites test_data test_folders test_guard test_internals test_loggers test_losses test_mistakes
-    test_model test_pixels test_reading test_resume test_run test_schedules test_scores test_speed test_techniques
-    test_weights
+    conftest suites test_data test_folders test_guard test_internals test_labels test_loggers test_losses
+    test_mistakes test_model test_pixels test_reading test_resume test_run test_schedules test_scores test_speed
+    test_targets test_techniques test_weights
 """.split()
 
 

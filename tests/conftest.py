@@ -250,3 +250,47 @@ def fitted(project, command, tmp_path_factory) -> tuple[Path, str]:
     done = command(project, folder, "fit", "--data.root", images, *TINY, environment={"WITH_REPORT": "yes"})
     assert done.code == 0, done.output
     return folder, done.output
+
+
+OTHER_TASKS = ("multilabel", "regression")
+
+
+def draw_targets(folder: Path) -> Path:
+    """Draw 60 images, and beside them TASK.json: manifests with several labels, and with large numbers, learned by log.
+
+    Which of the three colours are bright is what the labels say; the numbers follow from it, and from the grey of the
+    picture. In TASK_weighted.json every third sample has twice the weight.
+    """
+    rng = np.random.default_rng(0)
+    samples: dict[str, list[list[Any]]] = {task: [] for task in OTHER_TASKS}
+    for number in range(60):
+        has_C, key = rng.integers(0, 2, 3), f"{'ab'[number % 2]}/{number:02d}.png"
+        pixels = (rng.integers(0, 90, (12, 14, 3)) + 150 * has_C).astype(np.uint8)
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / key)
+        weight = 1.0 + (number % 3 == 0)
+        samples["multilabel"].append([key, [("red", "green", "blue")[i] for i in np.flatnonzero(has_C)], weight])
+        price = 1e5 * 4.0 ** has_C[0] * (1 + pixels.mean() / 255)
+        samples["regression"].append([key, [float(price), float(1.5 + has_C[1])], weight])
+    targets = {
+        "multilabel": {"kind": "labels", "names": ["red", "green", "blue"]},
+        "regression": {"kind": "numbers", "names": ["price", "size"], "log": True},
+    }
+    for task, rows_of_task in samples.items():
+        parts = {"train": rows_of_task[:36], "val": rows_of_task[36:50], "test": rows_of_task[50:]}
+        about = {"version": 2, "seed": 0, "fold": None, "schema": {"inputs": {}, "target": targets[task]}}
+        (folder / f"{task}_weighted.json").write_text(json.dumps({**about, "splits": parts}))
+        plain = {split: [sample[:2] for sample in of_split] for split, of_split in parts.items()}
+        (folder / f"{task}.json").write_text(json.dumps({**about, "splits": plain}))
+    return folder
+
+
+def of_task(images: Path, task: str) -> tuple[str, ...]:
+    """Return the flags that train on what ``draw_targets`` drew, for a task, or TASK_weighted."""
+    return (f"--data.root={images}", f"--data.manifest={images / task}.json", *TINY)
+
+
+@pytest.fixture(scope="session")
+def targets(tmp_path_factory) -> Path:
+    """Images with several labels and with numbers; do not change them."""
+    return draw_targets(tmp_path_factory.mktemp("targets") / "images")

@@ -29,7 +29,7 @@ MUTANTS = [
     ("losses.py", "delta=self.delta", "delta=1.0", "losses_of_numbers"),
     ("losses.py", "(self.q - 1) * error_NT", "-0.5 * error_NT", "losses_of_numbers"),
     ("engine/per_sample.py", 'self.loss.reduction = "none"', "pass", "any_loss"),
-    ("engine/scores.py", "is None else weight.detach()", "is not None else weight", "scikit_learns"),
+    ("engine/scores.py", " if weight is None else weight.detach()", "", "scikit_learns"),
     ("engine/scores.py", "np.diff(value_N)", "np.ones(len(value_N) - 1)", "scores_of_labels"),
     ("engine/scores.py", "dist_sync_fn=_gather", "dist_sync_fn=None", "several_ranks"),
     ("engine/scores.py", "and \"weight\" not in", "and \"target\" not in", "knows_no_weights"),

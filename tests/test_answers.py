@@ -20,14 +20,16 @@ YOURS = """
     __init__ __main__ augment callbacks cli combinations data losses model networks optim
 """.split()
 ENGINE = """
-    __init__ backbone batches builtin cache checkpoints commands configs contents decoding endings factories fast faults
-    files folders guard image_files images internals keepers loading loggers looks metrics mistakes optimizers parser
-    per_sample predictions resume rules runs sampling schema scores splits stages steps targets task watching weights
+    __init__ backbone batches builtin cache checkpoints columns commands configs contents decoding delimited endings
+    factories fast faults files folders guard image_files images internals keepers labels loading loggers looks
+    metrics mistakes optimizers parser per_sample places predictions resume rules runs sampling schema scores splits
+    stages steps submission targets task watching weights
 """.split()
 
 TEST_FILES = """
-    conftest suites test_data test_folders test_guard test_internals test_loggers test_losses test_mistakes test_model
-    test_pixels test_reading test_resume test_run test_schedules test_scores test_speed test_techniques test_weights
+    conftest suites test_data test_folders test_guard test_internals test_labels test_loggers test_losses
+    test_mistakes test_model test_pixels test_reading test_resume test_run test_schedules test_scores test_speed
+    test_targets test_techniques test_weights
 """.split()
 TOOL_FILES = """
     __init__.py _example.py _page.py _predictions.py _report_classes.py _report_figures.py _report_labels.py

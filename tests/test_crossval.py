@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import HUNG, draw_images, rows
+from conftest import HUNG, OTHER_TASKS, draw_images, of_task, rows
 from scipy import stats
 
 TINY = (
@@ -206,3 +207,80 @@ def test_what_cannot_be_validated_is_refused_in_one_line_and_leaves_nothing(imag
     begin = ("crossval", "--data.root", images, *TINY)
     command.refuses(project, tmp_path, {(*begin, *flags): reason for flags, reason in wrong.items()})
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_folds_of_labels_and_numbers_keep_their_weights_and_predict_together(task, targets, project, command, tmp_path):
+    flags = ("crossval", "--folds=3", *of_task(targets, f"{task}_weighted"), "--trainer.logger=false")
+    done = command(project, tmp_path, *flags, "--predict", targets / "a")
+    assert done.code == 0, done.output
+    content = json.loads((targets / f"{task}_weighted.json").read_text())
+    names = content["schema"]["target"]["names"]
+    samples = sorted(content["splits"]["train"] + content["splits"]["val"])
+    runs = [tmp_path / FOLDS / f"fold_{i}/version_0" for i in (1, 2, 3)]
+    folds = [json.loads((run / "manifest.json").read_text()) for run in runs]
+    assert [fold["schema"]["target"] for fold in folds] == [content["schema"]["target"]] * 3
+    assert sorted(sample for fold in folds for sample in fold["splits"]["val"]) == samples
+    assert all(sorted(fold["splits"]["train"] + fold["splits"]["val"]) == samples for fold in folds)
+
+    each = [rows(run / "predictions.csv") for run in runs]
+    settled = [torch.load(run / "checkpoints/last.ckpt", weights_only=True).get("settled") for run in runs]
+    for position, row in enumerate(rows(tmp_path / FOLDS / "predictions.csv")):
+        mean = np.mean([[float(fold[position][name]) for name in names] for fold in each], axis=0)
+        assert np.allclose([float(row[name]) for name in names], mean, rtol=1e-8)
+        if task == "multilabel":
+            reached = mean >= np.mean(settled, axis=0)
+            assert row["labels"] == ";".join(name for name, is_there in zip(names, reached, strict=True) if is_there)
+        else:
+            assert list(row) == ["path", *names]
+
+    summary = {row["metric"]: row for row in rows(tmp_path / FOLDS / "summary.csv")}
+    wanted = {"multilabel": ("map", "f1_micro", "exact_match"), "regression": ("rmse", "mae_price", "r2", "spearman")}
+    assert {f"val/{metric}" for metric in wanted[task]} <= summary.keys()
+    page = (tmp_path / FOLDS / "crossval.html").read_text()
+    assert ("RMSE and MAE are in the target" in page) == (task == "regression")
+    least = {"multilabel": 0, "regression": -1}[task]
+    shares = [row for name, row in summary.items() if re.search("map|f1|exact|auroc|spearman", name)]
+    assert all(least <= float(row["low"]) and float(row["high"]) <= 1 for row in shares)
+    assert all(float(row["low"]) >= 0 for name, row in summary.items() if re.search("rmse|mae", name))
+
+
+def test_the_errors_of_two_configs_are_compared_in_pairs(targets, project, command, tmp_path):
+    flags = (
+        "crossval",
+        "--folds=2",
+        *of_task(targets, "regression"),
+        "--trainer.logger=false",
+        "--trainer.max_epochs=1",
+    )
+    (tmp_path / "mae.yaml").write_text("model: {loss: MAE}\n")
+    (tmp_path / "other.yaml").write_text("data: {log_target: true}\n")
+    done, refused = command.each(
+        project, tmp_path, [(*flags, "--against", name) for name in ("mae.yaml", "other.yaml")]
+    )
+    assert done.code == 0, done.output
+    assert "data.log_target=True of other.yaml" in refused.refusal
+    folder = tmp_path / "runs/digits/folds_2/against_mae"
+    compared = {row["metric"]: row for row in rows(folder / "comparison.csv")}
+    assert "val/loss" not in compared
+    of_runs = {(row["variant"], row["run"]): float(row["val/rmse"]) for row in rows(folder / "runs.csv")}
+    differences = [of_runs["against_mae", fold] - of_runs["this", fold] for fold in ("fold_1", "fold_2")]
+    assert float(compared["val/rmse"]["mean"]) == pytest.approx(np.mean(differences))
+
+
+def test_folds_of_a_table_keep_its_groups(targets, project, command, tmp_path):
+    samples = json.loads((targets / "regression.json").read_text())["splits"]
+    lines = ["path,price,group"]
+    for number, (path, (price, _)) in enumerate(sample for split in samples.values() for sample in split):
+        lines.append(f"{path},{price},{number % 13}")
+    table = tmp_path / "prices.csv"
+    table.write_text("\n".join(lines[:1] + sorted(lines[1:], reverse=True)) + "\n")
+    group_of = {path: group for path, _, group in (line.split(",") for line in lines[1:])}
+    read = (f"--data.labels={table}", f"--data.root={targets}", "--data.log_target=true", "--trainer.max_epochs=1")
+    done = command(project, tmp_path, "crossval", "--folds=3", *TINY, *read)
+    assert done.code == 0, done.output
+    folds = [json.loads((tmp_path / FOLDS / f"fold_{i}/version_0/manifest.json").read_text()) for i in (1, 2, 3)]
+    assert all(fold["schema"]["target"] == {"kind": "numbers", "names": ["price"], "log": True} for fold in folds)
+    parts = [{group_of[path] for path, _ in fold["splits"]["val"]} for fold in folds]
+    parts.append({group_of[path] for path, _ in folds[0]["splits"]["test"]})
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 13

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -15,9 +16,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import HUNG, RUN, TINY, draw_images, rows
+from conftest import HUNG, OTHER_TASKS, RUN, TINY, draw_images, of_task, rows
 from PIL import Image
 from safetensors import safe_open
+from sklearn import metrics
 from test_edits import PACKAGE
 
 MODELS = ("model.onnx", "model.int8.onnx", "model.pt2")
@@ -143,7 +145,7 @@ def test_the_weights_are_those_of_the_checkpoint_averaged_ones_included(trained)
 def test_the_example_classifies_files_of_any_kind_as_predict_does_without_the_project(trained, images, predicted):
     example = trained / RUN / "export/example.py"
     code = [line for line in example.read_text().splitlines()[1:] if line.strip()]
-    assert len(code) == 16
+    assert len(code) == 26
     paths = [str(images / row["path"]) for row in predicted]
     bare = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([sys.executable, example, *paths], capture_output=True, text=True, cwd=images, env=bare)
@@ -301,3 +303,75 @@ def test_a_run_that_was_trained_on_everything_is_exported(images, project, comma
     assert done.code == 0, done.output
     assert "train accuracy" in done.output
     assert json.loads((tmp_path / RUN / "export/metadata.json").read_text())["parity"]
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_labels_and_large_numbers_leave_as_predict_writes_them(task, targets, project, command, tmp_path):
+    flags = (*of_task(targets, f"{task}_weighted"), "--trainer.max_epochs=5", "--model.optimizer.lr=0.01")
+    lines = (("fit", *flags), ("predict", f"--data.predict_root={targets}"), ("export",))
+    for done in command.each(project, tmp_path, lines):
+        assert done.code == 0, done.output
+    folder = tmp_path / RUN / "export"
+    about = json.loads((folder / "metadata.json").read_text())
+    known, predicted = (
+        facts(folder / "model.onnx"),
+        {row["path"]: row for row in rows(tmp_path / RUN / "predictions.csv")},
+    )
+    names, figures = known["target"]["names"], about["figures"]
+    assert about["parity"]
+    assert "class_names" not in known
+    settled = torch.load(tmp_path / RUN / "checkpoints/best.ckpt", weights_only=True).get("settled")
+    assert known.get("thresholds") == settled
+    assert (settled is None) == (task == "regression")
+
+    val = json.loads((targets / f"{task}_weighted.json").read_text())["splits"]["val"]
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    assert session.get_outputs()[0].name == {"multilabel": "probabilities", "regression": "values"}[task]
+    assert session.get_outputs()[0].type == "tensor(float)"
+    preprocess = runpy.run_path(str(folder / "preprocessing.py"))["preprocess"]
+    images_NCHW = np.stack([preprocess(targets / path) for path, _, _ in val])
+    given = np.asarray(session.run(None, {"images": images_NCHW})[0])
+    expected = np.array([[float(predicted[path][name]) for name in names] for path, _, _ in val])
+    assert np.allclose(given, expected, rtol=1e-4)
+
+    weights = [weight for _, _, weight in val]
+    if task == "multilabel":
+        true = np.array([[name in labels for name in names] for _, labels, _ in val])
+        score = metrics.f1_score(true, expected >= settled, average="micro", sample_weight=weights)
+        assert figures["checkpoint"]["same_label"] == figures["model.onnx"]["same_label"] == 1
+    else:
+        score = metrics.root_mean_squared_error([numbers for _, numbers, _ in val], expected, sample_weight=weights)
+        assert expected[:, 0].min() > 5e4
+        assert "same_number" not in figures["checkpoint"]
+    name = {"multilabel": "val_f1_micro", "regression": "val_rmse"}[task]
+    assert figures["checkpoint"][name] == pytest.approx(score)
+    assert figures["model.onnx"][name] == pytest.approx(score, rel=1e-4)
+    assert 1e-5 < figures["model.int8.onnx"]["largest_difference"] < 0.3
+
+    paths = [targets / path for path, _, _ in val]
+    done = subprocess.run([sys.executable, folder / "example.py", *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for line, path, (key, _, _) in zip(done.stdout.splitlines(), paths, val, strict=True):
+        told = line.removeprefix(f"{path}: ")
+        if task == "multilabel":
+            labels = "" if told == "no label" else ";".join(part.split()[0] for part in told.split(", "))
+            assert labels == predicted[key]["labels"]
+        else:
+            values = {name: float(value) for name, value in (part.split() for part in told.split(", "))}
+            assert values == {name: pytest.approx(float(predicted[key][name]), rel=1e-4) for name in names}
+
+
+def test_numbers_that_float32_cannot_tell_apart_are_not_exported(targets, project, command, tmp_path):
+    content = json.loads((targets / "regression.json").read_text())
+    content["schema"]["target"]["log"] = False
+    for samples in content["splits"].values():
+        for sample in samples:
+            sample[1][0] = 1.7e9 + sample[1][0] / 100  # seconds of a few hours
+    manifest = tmp_path / "times.json"
+    manifest.write_text(json.dumps(content))
+    flags = (*of_task(targets, "regression"), f"--data.manifest={manifest}", "--trainer.max_epochs=1")
+    assert command(project, tmp_path, "fit", *flags).code == 0
+    done = command(project, tmp_path, "export", "--no-int8")
+    assert done.code == 1, done.output
+    assert "of a value in standard deviations" in done.errors[0]
+    assert "float32, of 7 digits" in done.errors[0]

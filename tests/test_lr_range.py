@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import draw_images
+from conftest import OTHER_TASKS, draw_images, of_task
 
 FLAGS = ("--model.network.width=8", "--data.batch_size=16", "--data.num_workers=0", "--trainer.accelerator=cpu")
 
@@ -69,3 +69,13 @@ def test_what_cannot_be_tested_is_refused_in_one_line_and_leaves_nothing(images,
     begin = ("lr-range", "--data.root", images, *FLAGS)
     command.refuses(project, tmp_path, {(*begin, *flags): reason for flags, reason in wrong.items()})
     assert not (tmp_path / "runs").exists()
+
+
+def test_labels_and_numbers_have_a_range_and_a_preview_too(targets, project, command, tmp_path):
+    tools = [("lr-range", "--steps=40"), ("preview",)]
+    lines = [(*tool, *of_task(targets, task), f"--name={task}") for task in OTHER_TASKS for tool in tools]
+    results = command.each(project, tmp_path, lines)
+    assert [done.code for done in results] == [0] * 4, "".join(done.output for done in results)
+    assert all(suggestion(done.output) > 0 for done in results[::2])
+    assert all((tmp_path / f"runs/{task}/lr_range.html").is_file() for task in OTHER_TASKS)
+    assert (tmp_path / "preview.png").is_file()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import RUN, SOURCE
+from conftest import OTHER_TASKS, RUN, SOURCE, of_task
 
 RECIPES = sorted(path.stem for path in (SOURCE / "src").glob("*/configs/recipes/*.yaml"))
 LONG = pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="LONG_TESTS=1 trains on all digits as well")
@@ -53,6 +53,20 @@ def test_the_recipes_train(rare, digits, project, command, tmp_path):
     for name, done in zip(["first", *RECIPES], command.each(project, tmp_path, lines), strict=True):
         assert done.code == 0, name + done.output
         assert (tmp_path / f"runs/{name}/version_0/checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_the_recipes_train_for_labels_and_numbers_but_the_one_for_classes(task, targets, project, command, tmp_path):
+    flags = (*of_task(targets, task), *QUICK)
+    lines = [["fit", *flags, "--name=first"]]
+    for recipe in RECIPES:
+        lines.append(["fit", f"--config={recipe}", *flags, f"--name={recipe}"])
+        if recipe == "finetune":
+            lines[-1].append("--model.weights=runs/first/version_0/checkpoints/last.ckpt")
+    done = dict(zip(["first", *RECIPES], command.each(project, tmp_path, lines), strict=True))
+    why = {"multilabel": "use BinaryCrossEntropy", "regression": "such as MSE, MAE, Huber or Quantile"}[task]
+    assert why in done.pop("imbalanced").refusal
+    assert {name: result.output for name, result in done.items() if result.code} == {}
 
 
 def test_flags_win_over_recipes_and_later_configs_over_earlier(digits, project, command, tmp_path):

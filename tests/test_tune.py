@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from conftest import HUNG, Command, draw_images
+from conftest import HUNG, OTHER_TASKS, Command, draw_images, of_task
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 TINY = (
@@ -86,6 +86,18 @@ def test_the_best_trial_is_a_recipe_that_fit_repeats_to_the_same_score(searched,
     first, second = (yaml.safe_load((run / "config.yaml").read_text()) for run in configs)
     assert {key for key in first if first[key] != second[key]} == {"name"}
     assert not {"name", "run_root", "report"} & yaml.safe_load((folder / "best.yaml").read_text()).keys()
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_a_search_for_labels_or_numbers_goes_where_its_metric_is_better(task, targets, project, command, tmp_path):
+    monitor, better = {"multilabel": ("val/map", max), "regression": ("val/rmse", min)}[task]
+    flags = (*of_task(targets, task), "--trainer.logger=[]", f"--monitor={monitor}", "--pruner=none")
+    done = command(project, tmp_path, "tune", "--trials=3", *flags)  # the space that comes with a project
+    assert done.code == 0, done.output
+    scores: list[Any] = [trial.value for trial in trials(tmp_path)]
+    assert len(scores) == 3
+    assert None not in scores, [trial.user_attrs.get("reason") for trial in trials(tmp_path)]
+    assert f"best {monitor}: {better(scores):.4f}" in done.output
 
 
 @LONG
@@ -235,6 +247,8 @@ WRONG = [
     ("model.network: [SmallCNN, Backbone]\nmodel.network.norm: [batch]", "model.network=Backbone contradicts"),
     ("data.batch_size: [4, 8]", "data.batch_size is searched and also fixed"),
     ("model.loss.label_smoothing: [0, 0.1]", "--monitor val/accuracy"),
+    ("data.log_target: [false, true]", "--monitor val/accuracy, of labels val/map, of numbers val/rmse"),
+    ("data.label_columns: [a, b]", "changes which images are validated"),
     ("", "no flag"),
     ("- a", "mapping"),
 ]

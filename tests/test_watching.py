@@ -1,13 +1,14 @@
 """What a run shows its loggers beside curves: augmented images, the confusion matrix and, by a flag, embeddings."""
 
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import RUN, TINY, draw_images, rows
+from conftest import OTHER_TASKS, RUN, TINY, draw_images, of_task, rows
 from PIL import Image
 
 
@@ -120,3 +121,17 @@ def test_a_resumed_run_shows_no_picture_twice(project, command, images, tmp_path
     }
     assert steps[first] == steps[second]
     assert (second / "projector_config.pbtxt").is_file()
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_labels_and_numbers_have_pictures_and_embeddings_but_no_confusion(task, targets, project, command, tmp_path):
+    done = command(project, tmp_path, "fit", *of_task(targets, task), "--callbacks.projector=Projector")
+    assert done.code == 0, done.output
+    assert set(pictures(tmp_path / RUN)) == {"train/images"}
+    [file] = (tmp_path / RUN).rglob("metadata.tsv")
+    val = json.loads((targets / f"{task}.json").read_text())["splits"]["val"]
+    write = {
+        "multilabel": lambda labels: ";".join(labels) or "none",
+        "regression": lambda numbers: ", ".join(f"{number:.12g}" for number in numbers),
+    }[task]
+    assert file.read_text().splitlines() == [write(target) for _, target in val]

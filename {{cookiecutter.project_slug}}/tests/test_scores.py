@@ -299,7 +299,8 @@ def _spread(world):
 def test_several_ranks_score_as_one_does_also_where_one_has_no_sample(tmp_path):
     context = multiprocessing.get_context("fork")
     results, world = context.Queue(), 3
-    ranks = [context.Process(target=_rank, args=(rank, world, tmp_path / "store", results)) for rank in range(world)]
+    place = tmp_path / "store"
+    ranks = [context.Process(target=_rank, args=(n, world, place, results), daemon=True) for n in range(world)]
     for rank in ranks:
         rank.start()
     found = [results.get(timeout=60) for _ in ranks]

@@ -80,7 +80,7 @@ class ImageTask(Task):
 
     def __init__(
         self,
-        network: NetworkFactory = SmallCNN,
+        network: NetworkFactory,
         schedule: ScheduleFactory | None = Cosine,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -119,12 +119,13 @@ class Classifier(ImageTask):
     """Trains a network to tell classes apart.
 
     Args:
+        network: Makes the network from (in_channels, num_classes).
         loss: Makes the loss from the class weights and the class shares.
         options: What every model takes, see ImageTask above and engine/task.py.
     """
 
-    def __init__(self, loss: LossFactory = CrossEntropy, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, network: NetworkFactory = SmallCNN, loss: LossFactory = CrossEntropy, **options: Any) -> None:
+        super().__init__(network, **options)
         self.make_loss = loss
 
     def build(self, schema: Schema, balance: Balance) -> None:
@@ -154,12 +155,15 @@ class Tagger(ImageTask):
     """Trains a network to tell which labels an image has: any number of them.
 
     Args:
+        network: Makes the network from (in_channels, labels).
         loss: Makes the loss from the weights of positive examples and the shares of the labels.
         options: What every model takes, see ImageTask above and engine/task.py.
     """
 
-    def __init__(self, loss: LossFactory = BinaryCrossEntropy, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self, network: NetworkFactory = SmallCNN, loss: LossFactory = BinaryCrossEntropy, **options: Any
+    ) -> None:
+        super().__init__(network, **options)
         self.make_loss = loss
 
     def build(self, schema: Schema, balance: Balance) -> None:
@@ -191,12 +195,13 @@ class Regressor(ImageTask):
     """Trains a network to estimate numbers: standardised ones, so that the loss has no unit; what it says is in yours.
 
     Args:
+        network: Makes the network from (in_channels, numbers).
         loss: Makes the loss, of standardised numbers: one of losses.py, or of torch.nn.
         options: What every model takes, see ImageTask above and engine/task.py.
     """
 
-    def __init__(self, loss: NumberLossFactory = MSE, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, network: NetworkFactory = SmallCNN, loss: NumberLossFactory = MSE, **options: Any) -> None:
+        super().__init__(network, **options)
         self.make_loss = loss
 
     def build(self, schema: Schema, balance: Standardised) -> None:

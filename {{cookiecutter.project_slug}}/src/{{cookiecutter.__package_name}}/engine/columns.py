@@ -115,6 +115,10 @@ class Column:
         numbers = fractions + self.kinds["integer"] + self.kinds["whole"]
         return fractions > 0 and numbers > self.kinds["text"]
 
+    def lacks(self, cell: str) -> bool:
+        """Tell whether a cell says that there is no class."""
+        return not cell or cell.casefold() == "nan" or (self.is_whole and not set(cell) & set("0123456789"))
+
     @property
     def is_whole(self) -> bool:
         """Whether it is one of integers, be they written as 1.0."""
@@ -255,8 +259,8 @@ def _image(
         such = f" (such as {shown(values[:60])!r})" if values else ""
         more = f" and {len(looked) - 6} more" if len(looked) > 6 else ""
         raise Mistake(
-            f"{which} files{such} in {', '.join(looked[:6])}{more}, so there are no images; give the folder that the "
-            "paths are relative to, --data.root FOLDER, and where several columns hold paths --data.image_column NAME."
+            f"{which} files{such} in {shown(', '.join(looked[:6]))}{more}, so there are no images; give the folder "
+            "that the paths are relative to, --data.root FOLDER, and of several columns of paths --data.image_column NAME."
         )
     image = by_name[names[0]]
     folders = [fit.folder for fit in found if fit.column == image.name]
@@ -371,7 +375,9 @@ def _task(asked: Asked, labels: list[Column]) -> Task:
             remedy = f"--data.task multiclass, or --data.label_delimiter '{delimiter}'"
             raise _ambiguous(asked, f"the values of {what} may be names or labels parted by {delimiter!r}", remedy)
     if any(value.startswith(("[", "{")) for value in column.values):
-        raise _ambiguous(asked, f"{what} holds lists in brackets", "the labels of a cell as A;B")
+        raise _ambiguous(
+            asked, f"{what} holds lists in brackets", "the labels of a cell as A;B, or --data.task multiclass"
+        )
     if not column.repeats:
         raise _ambiguous(asked, f"most values of {what} stand in one row alone, as those of classes do not")
     return "multiclass"
@@ -390,20 +396,20 @@ def _parts(value: str, delimiter: str) -> list[str]:
 def _is_list(column: Column, delimiter: str) -> bool | None:
     """Tell whether the cells of a column hold several labels; None where they may or may not.
 
-    They do where most parts recur in other cells, the number of parts varies, and there are fewer parts than
-    combinations, or most parts stand alone, too: "golden retriever" beside "labrador retriever" is no list.
+    They do where most parts recur in other cells and their number varies. Spaces and commas stand in names, too
+    ("dense forest" beside "forest"): there each part must also stand alone, or far more combinations than parts.
     """
     if not any(delimiter in value for value in column.values):
         return False
     combinations = {frozenset(_parts(value, delimiter)) for value in column.values}
     stands_in = Counter(part for parts in combinations for part in parts)
     recurring = sum(count > 1 for count in stands_in.values())
-    alone = sum(frozenset((part,)) in combinations for part in stands_in)
     is_shared = 2 * recurring > len(stands_in)
-    is_small = 2 * len(stands_in) <= len(combinations) or 2 * alone > len(stands_in)
-    does_vary = len({len(_parts(value, delimiter)) for value in column.values}) > 1
+    numbers = {len(parts) for parts in combinations}
+    stand_alone = all(frozenset((part,)) in combinations for part in stands_in)
+    are_combined = 4 * len(stands_in) <= len(combinations) and max(numbers) > 2
     is_rare = delimiter in ";|"  # in the name of a class
-    if is_shared and does_vary and (is_small or is_rare):
+    if is_shared and len(numbers) > 1 and (stand_alone or are_combined or is_rare):
         return True
     return None if is_rare or is_shared else False
 

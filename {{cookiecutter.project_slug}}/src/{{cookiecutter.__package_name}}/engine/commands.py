@@ -15,7 +15,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from . import PACKAGE, checkpoints, guard, loggers, resume, runs
-from .configs import CONFIGS, DEFAULTS, flat, named_configs, read_config, typed_settings, with_home
+from .configs import (
+    CONFIGS,
+    DEFAULTS,
+    as_typed,
+    defaults_of,
+    flat,
+    named_configs,
+    read_config,
+    typed_settings,
+    with_home,
+)
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import is_compilers_failure
@@ -103,7 +113,6 @@ class Commands(LightningCLI):
         missing = [str(path) for path in DEFAULTS if not path.is_file()]
         if missing:
             raise Mistake(f"{missing[0]} is missing, so the defaults are unknown; install the package again.")
-        files = [str(path) for path in DEFAULTS]
         self.helps = bool({"-h", "--help"} & set(args))
         self.typed = typed_settings(args)  # the user's word
         trusted = guard.trusted_with(guard.names_in(self.typed))
@@ -111,8 +120,8 @@ class Commands(LightningCLI):
             self.asked = Addressed().read(args)
             with guard.open_to(trusted):
                 self.source = self._find_source(args) if run else None
-            files = [str(self.source.run.config)] if self.source else files
         task = self._task_of(self.source.run) if self.source else self._task_asked_for()
+        files = [self.source.run.config] if self.source else defaults_of(task)
         if not self.helps:
             # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
@@ -120,7 +129,7 @@ class Commands(LightningCLI):
         try:
             with guard.open_to(packages):
                 super().__init__(
-                    task,
+                    self._model_for(task),
                     self.data_module,
                     save_config_callback=None,  # RunFiles writes it
                     seed_everything_default=0,
@@ -139,8 +148,8 @@ class Commands(LightningCLI):
             if self.lock is not None:
                 self.lock.release()
 
-    def _task_asked_for(self) -> type[LightningModule]:
-        """Choose the model by what is predicted: as a flag says, or a table of labels, or a manifest."""
+    def _task_asked_for(self) -> str:
+        """Return what is predicted, as --data.task calls it: by a flag, a table of labels, or a manifest."""
         settings = {key: value for path in DEFAULTS for key, value in flat(read_config(path))} | self.typed
         data = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
         task = data.get("task") or "auto"
@@ -151,16 +160,19 @@ class Commands(LightningCLI):
             task = read_labels(Asked(**{"root": "", **asked})).samples.target.task
         elif task == "auto" and data.get("manifest"):
             task = Manifest.load(data["manifest"], outside=True).target.task
-        return self._model_for("multiclass" if task == "auto" else task)
+        return "multiclass" if task == "auto" else str(task)
 
-    def _task_of(self, run: Run) -> type[LightningModule]:
-        """Return the model of a run, by its config; runs of earlier versions tell classes apart."""
+    def _task_of(self, run: Run) -> str:
+        """Return what a run predicts, by its config; those of earlier versions tell classes apart."""
         data = read_config(run.config).get("data") if run.config.is_file() else None
         task = self.typed.get("data.task") or (data or {}).get("task")
-        return self._model_for("multiclass" if task in (None, "auto") else task)
+        return "multiclass" if task in (None, "auto") else str(task)
 
-    def _model_for(self, task: Any) -> type[LightningModule]:
-        if not isinstance(task, str) or task not in self.tasks:
+    def _model_of(self, run: Run) -> type[LightningModule]:
+        return self._model_for(self._task_of(run))
+
+    def _model_for(self, task: str) -> type[LightningModule]:
+        if task not in self.tasks:
             known = ", ".join(self.tasks)
             raise Mistake(
                 f"--data.task={task} has no model in cli.py, which names those for {known}, so nothing could be "
@@ -201,7 +213,7 @@ class Commands(LightningCLI):
                 choice = source.checkpoint
             else:
                 source = Source(Run.of(choice), Path(choice))
-            checkpoints.read(choice, self._task_of(source.run), to_go_on=command == "fit")
+            checkpoints.read(choice, self._model_of(source.run), to_go_on=command == "fit")
         config = source.run.config
         if not config.is_file():
             raise Mistake(
@@ -221,7 +233,7 @@ class Commands(LightningCLI):
         if launched_by_lightning and "RUN_RESUMED" in os.environ:
             chosen = os.environ["RUN_RESUMED"].split("\n")
             return Source(Run(chosen[0]), Path(chosen[1]), int(chosen[2])) if len(chosen) == 3 else None
-        source = resume.find(root, name, self._task_of)
+        source = resume.find(root, name, self._model_of)
         os.environ["RUN_RESUMED"] = "\n".join(map(str, source or ()))
         if source is None and runs.is_rank_zero():
             print(f"resume: no unfinished run in {root / name} has a checkpoint, so a fresh one begins")
@@ -469,6 +481,15 @@ class Commands(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
             print(self.datamodule.summary(), flush=True)
+            if self.source is None:
+                self._say_defaults()
+
+    def _say_defaults(self) -> None:
+        """Say what the task changes of the project's defaults."""
+        for file in defaults_of(self.datamodule.target.task)[len(DEFAULTS) :]:
+            settings = ((key, value) for key, value in flat(read_config(file)) if key not in self.typed)
+            if said := ", ".join(f"{as_typed(key)} {value}" for key, value in settings):
+                print(f"{file.stem}: {said}, as {os.path.relpath(file, CONFIGS.parent.parent.parent)} has it")
 
     def before_validate(self) -> None:
         self._refuse_to_score_nothing("limit_val_batches")

@@ -26,6 +26,12 @@ RENAMED: dict[str, str | None] = {
 }
 
 
+def defaults_of(task: str) -> list[Path]:
+    """Return what every config of a task starts from."""
+    of_task = CONFIGS / "tasks" / f"{task}.yaml"
+    return [*DEFAULTS, of_task] if of_task.is_file() else DEFAULTS
+
+
 def packaged() -> dict[str, Path]:
     """Return the presets and recipes that ``--config NAME`` knows."""
     return {path.stem: path for folder in ("presets", "recipes") for path in sorted((CONFIGS / folder).glob("*.yaml"))}

@@ -3,9 +3,11 @@
 How a file is written (its encoding, its delimiter) is found out where there is one way to read it; else it is refused.
 """
 
+import contextlib
 import csv
 import io
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -99,7 +101,7 @@ def open_table(flag: str, path: Path) -> RawTable:
             "clear which column is meant; rename one."
         )
     for name in named:
-        if CONTROL.search(name) or "\n" in name:
+        if CONTROL.search(name) or "\n" in name or "\t" in name:
             raise Mistake(
                 f"{flag}={str(path)!r} has a column named {name[:100]!r}, with control characters or line breaks, "
                 "which could change what a terminal shows; rename it."
@@ -151,9 +153,22 @@ def _lines(flag: str, path: Path) -> Iterator[str]:
                     raise _unreadable(flag, path, why, "write it anew as text in UTF-8")
                 yield line
         except UnicodeError as error:
-            why = f"is no text in {encoding.upper().removesuffix('-SIG')} (after line {number}: {error.reason})"  # pyright: ignore[reportAttributeAccessIssue]
-            remedy = f"save it in UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}"
+            why = f"is no text in {encoding.upper().removesuffix('-SIG')}{_undecodable(flag, path, encoding)}"  # pyright: ignore[reportAttributeAccessIssue]
+            name = shlex.quote(shown(path.name))
+            remedy = f"save it in UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8 {name} > utf8.csv"
             raise _unreadable(flag, path, why, remedy) from error
+
+
+def _undecodable(flag: str, path: Path, encoding: str) -> str:
+    """Say which line is not in UTF-8; nothing of other encodings, whose bytes tell no lines."""
+    if encoding.startswith("utf-8"):
+        with _opened(flag, path) as file:
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
+                with contextlib.suppress(UnicodeDecodeError):
+                    line.decode()
+                    continue
+                return f" (line {number})"
+    return ""
 
 
 def _records(flag: str, path: Path, delimiter: str, skip: int = 0) -> Iterator[list[str]]:
@@ -164,7 +179,8 @@ def _records(flag: str, path: Path, delimiter: str, skip: int = 0) -> Iterator[l
     try:
         yield from reader
     except csv.Error as error:
-        why = f"cannot be read as a table ({error}, line {reader.line_num + skip})"
+        what = str(error).replace("\t", "\\t")
+        why = f"cannot be read as a table ({what}, line {reader.line_num + skip})"
         raise _unreadable(flag, path, why, "mend the quotes there") from error
 
 

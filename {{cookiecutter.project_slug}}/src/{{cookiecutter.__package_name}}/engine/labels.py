@@ -4,6 +4,7 @@ How a file is read stands in delimited.py, which column is what in columns.py, w
 """
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,11 +17,11 @@ from .builtin import is_built_in
 from .columns import FLAGS, Asked, Column, Roles, profile, read_numbers, settle
 from .delimited import RawTable, open_table, safe_cells
 from .files import write_rows
-from .folders import SPLIT_WORDS, check_path
+from .folders import BETWEEN_WORDS, SPLIT_WORDS, check_path
 from .mistakes import CONTROL, Mistake, shown
 from .places import Located, locate
 from .splits import SPLITS, Samples
-from .targets import Classes, Labels, Numbers
+from .targets import Classes, Labels, Numbers, Target
 
 TASKS = ("auto", "multiclass", "multilabel", "regression")
 LISTED = 10  # offenders that the message lists
@@ -209,7 +210,7 @@ class _Rows:
         hashes = np.fromiter(map(hash, located.keys), np.int64, len(located.keys))
         hashes.sort()
         if (hashes[1:] == hashes[:-1]).any():
-            self._check_repeated(located, targets, number_of)
+            self._check_repeated(located, target, targets, number_of)
         if self.offenders:
             self._refuse()
         return Samples(located.keys, targets, target, given, "", groups, weights, remarks), located
@@ -280,9 +281,10 @@ class _Rows:
         self._offend_rows(self.written, [bool(CONTROL.search(cell)) for cell in cells], number_of, "control characters")
         if roles.form == "names":
             reason = "no class is named (if that means no label: --data.task multilabel)"
-            self._offend_rows(self.written, [not cell for cell in cells], number_of, reason)
-            is_whole = roles.labels[0].is_whole and roles.labels[0].kinds["whole"] > 0
-            written = [[_class_name(cell, is_whole)] for cell in cells]
+            column = roles.labels[0]
+            self._offend_rows(self.written, [column.lacks(cell) for cell in cells], number_of, reason)
+            is_whole = column.is_whole and column.kinds["whole"] > 0
+            written = [["" if column.lacks(cell) else _class_name(cell, is_whole)] for cell in cells]
         else:
             delimiter = roles.delimiter or ""
             written = [[_class_name(part) for part in map(str.strip, cell.split(delimiter)) if part] for cell in cells]
@@ -317,17 +319,21 @@ class _Rows:
         if column is None:
             return None
         coded = self.coded[column.name]
-        held_out = "test" if "test" in column.name.casefold() else "val"
-        means = {str(word): split for word, split in SPLIT_WORDS.items()}
-        flag = {word: (held_out if is_held_out else "train") for word, is_held_out in FLAGS.items()}
-        is_flag = bool(coded.values) and column.is_flag
-        splits = [(flag if is_flag else means).get(value.casefold(), "") for value in coded.values]
-        reason = f"{column.name} names no split (train, val or test{', or true and false' if not is_flag else ''})"
+        named = [
+            SPLIT_WORDS[word] for word in map(str.casefold, BETWEEN_WORDS.split(column.name)) if word in SPLIT_WORDS
+        ]
+        means: dict[str, str] = dict(SPLIT_WORDS)
+        if len(named) == 1:  # is_valid, is_test, is_train
+            others = "val" if named[0] == "train" else "train"
+            means |= {word: named[0] if flag else others for word, flag in FLAGS.items()}
+        splits = [means.get(value.casefold(), "") for value in coded.values]
+        reason = f"{column.name} names no split (train, val or test{', or true or false' if named else ''})"
         self._offend_rows(coded, [not split for split in splits], number_of, reason)
         if "train" not in splits:
+            words = shown(_some([*map(repr, coded.values)]))
             raise Mistake(
-                f"the column {column.name!r} of --data.labels={self.asked.labels!r} names no row for training, so "
-                "there is nothing to train on; write train there, or rename the column if it means something else."
+                f"the column {column.name!r} of --data.labels={self.asked.labels!r} ({words}) names no row for "
+                "training, so there is nothing to train on; write train there, or rename the column if it is no split."
             )
         return [splits[code] for code in coded.codes.tolist()]
 
@@ -375,7 +381,7 @@ class _Rows:
             names = ";".join(target.names[label] for label in labels)
             self._offend(number_of[i], self.cells[i], names, f"stands in {given[i]} and in no row of training")
 
-    def _check_repeated(self, located: Located, targets: np.ndarray, number_of: np.ndarray) -> None:
+    def _check_repeated(self, located: Located, target: Target, targets: np.ndarray, number_of: np.ndarray) -> None:
         first: dict[str, int] = {}
         problems = {i for i, _ in located.problems}
         for i, key in enumerate(located.keys):
@@ -385,11 +391,7 @@ class _Rows:
             if before != i:
                 is_same = np.array_equal(targets[before], targets[i], equal_nan=targets.dtype.kind == "f")
                 what = "the row repeats row" if is_same else "the image has another target in row"
-                self._offend(number_of[i], key, self._value(targets[i]), f"{what} {number_of[before]}")
-
-    def _value(self, target: np.ndarray) -> str:
-        """Write a target for people."""
-        return " ".join(map(str, np.atleast_1d(target)[:20].tolist()))
+                self._offend(number_of[i], key, ", ".join(target.told(targets[i])), f"{what} {number_of[before]}")
 
     def _refuse(self) -> None:
         """Say which rows cannot be used, and write them all down."""
@@ -400,27 +402,31 @@ class _Rows:
         listed = "; ".join(
             f"row {number}: {shown(value)[:80]!r}: {reason}" for number, _, value, reason in rows[:LISTED]
         )
-        where = f"all are in {file}"
+        where = f"all are in {shown(str(file))}"
         try:
             write_rows(file, safe_cells([("row", "image", "value", "reason"), *rows]))
         except (OSError, Mistake) as error:
             where = f"they could not be written to {file} ({error})"
-        flag = " (or give --data.outside true)" if any("--data.root" in kind for kind in kinds) else ""
+        flag = ""
+        if any("--data.root" in kind for kind in kinds):
+            flag = f" (or give --data.root {self.roles.folder}, or --data.outside true)"
+        number = len({number for number, *_ in rows})
+        many = f"{number:,} rows" if number > 1 else "a row"
         raise Mistake(
-            f"{len({number for number, *_ in rows}):,} rows of --data.labels={self.asked.labels!r} cannot be used "
-            f"({counted}), so what is learned would not be what the table says: {shown(listed)}; mend them or take "
+            f"--data.labels={self.asked.labels!r} has {many} that cannot be used ({counted}), so "
+            f" what is learned would not be what the table says: {shown(listed)}; mend them or take "
             f"them away{flag}; {where}."
         )
 
 
 def _kind(reason: str) -> str:
     """Return what reasons of one kind share: all but the number of another row."""
-    return reason.rstrip("0123456789 ")
+    return re.sub(r" row \d+$", " row", reason)
 
 
 def _class_name(cell: str, is_whole: bool = False) -> str:
     """Return a class as it is called: in one form of Unicode, and an integer without the fraction of a spreadsheet."""
-    if is_whole and cell:
+    if is_whole:
         return str(int(float(cell)))
     return cell if cell.isascii() else unicodedata.normalize("NFC", cell)
 

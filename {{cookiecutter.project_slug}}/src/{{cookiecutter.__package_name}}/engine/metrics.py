@@ -6,6 +6,7 @@ from typing import Literal
 from .mistakes import Mistake
 
 MONITOR = "val/loss"  # unless --monitor says otherwise
+MEASURED_IN_LOSS = ("model.loss", "data.balance", "data.log_target")  # settings that change what a loss measures
 FALLING = {"mae", "rmse", "mse", "nll", "brier", "ece"}
 RISING = {"accuracy", "auroc", "f1", "map", "r2", "spearman"}
 

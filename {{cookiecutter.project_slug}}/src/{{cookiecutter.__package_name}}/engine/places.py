@@ -119,20 +119,17 @@ def match_files(folder: str, cells: Iterable[str], home: str | None, strict: boo
             for entry in entries:
                 name = prefix + entry.name
                 stem, dot, suffix = name.rpartition(".")
-                is_stem = dot and stem in matches and matches[stem] != "" and f".{suffix}".casefold() in known
-                if not (is_stem or name in matches) or not entry.is_file():
+                is_name = name in matches
+                before = matches.get(stem, "") if dot else ""  # a name that is a file counts before what begins like it
+                is_stem = before != "" and f".{suffix}".casefold() in known
+                if not (is_stem or is_name) or not entry.is_file():
                     continue
                 out = is_linked or (home is not None and entry.is_symlink() and not _is_below(entry.path, home))
-                if name in matches:  # the name itself counts before what begins like it
+                if is_name:
                     matches[name] = LINKED if out else ""
                 if is_stem:
-                    matches[stem] = (
-                        SEVERAL
-                        if matches[stem] is not None
-                        else LINKED
-                        if out
-                        else endings.setdefault(suffix, f".{suffix}")
-                    )
+                    ending = endings.setdefault(suffix, f".{suffix}")
+                    matches[stem] = SEVERAL if before is not None else LINKED if out else ending
     return matches
 
 

@@ -46,8 +46,8 @@ def submission_rows(
         why = "has the name of two images that were" if unknown[0] in places else "was not"
         raise Mistake(
             f"--like={str(like)!r} asks for {len(asked_for):,} images and {len(unknown):,} of them are not known: the "
-            f"first, {shown(unknown[0])!r}, {why} predicted, so nothing was written; give --data.predict_root the folder "
-            "of them all."
+            f"first, {shown(unknown[0])!r}, {why} predicted, so nothing was written; give --data.predict_root the "
+            "folder of them all."
         )
     others = [name for i, name in enumerate(raw.names) if i != identity]
     numbers = {name: i for i, name in enumerate(target.columns)}
@@ -55,14 +55,14 @@ def submission_rows(
     if not others or (unnamed and len(others) > 1):
         what = f"the column {shown(unnamed[0])!r}" if unnamed else "no column beside the ids"
         raise Mistake(
-            f"--like={str(like)!r} has {what}, and what is predicted is {_some(target.columns)}, so it is not known what "
-            "to write there; give a file with one column beside the ids, or with these."
+            f"--like={str(like)!r} has {what}, and what is predicted is {_some(target.columns)}, so it is not known "
+            "what to write there; give a file with one column beside the ids, or with these."
         )
     takes_decisions = bool(unnamed)
     if takes_decisions and not target.decision and len(target.names) > 1:
         raise Mistake(
-            f"--like={str(like)!r} has the one column {shown(others[0])!r} and {_some(target.names)} are predicted, so it "
-            "is not clear which number belongs there; name it as one of them."
+            f"--like={str(like)!r} has the one column {shown(others[0])!r} and {_some(target.names)} are predicted, so "
+            "it is not clear which number belongs there; name it as one of them."
         )
     rows = [list(raw.names)]
     for number, name in enumerate(asked_for):
@@ -131,8 +131,8 @@ def _identity(raw: RawTable, columns: list[list[str]], places: dict[str, int | N
     if fits:
         names = " and ".join(shown(repr(raw.names[i])) for i in fits[:2])
         raise Mistake(
-            f"in --like={str(raw.path)!r} both {names} name images that were predicted, so it is not clear which are the "
-            "ids; call the right one id."
+            f"in --like={str(raw.path)!r} both {names} name images that were predicted, so it is not clear which are "
+            "the ids; call the right one id."
         )
     first = columns[max(range(len(known)), key=known.__getitem__)][0]
     raise Mistake(

@@ -6,12 +6,14 @@ and does not know which it is. Shapes: N samples, K classes or labels, T numbers
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import scores
 from .mistakes import Mistake
 
 FEW = 20  # classes that are listed one by one
@@ -40,6 +42,10 @@ class Target:
     noun: ClassVar[str]  # of one name
     decision: ClassVar[list[str]] = []  # the columns of what a prediction comes to
     digits: ClassVar[int] = 9  # of a predicted value: what float32 has
+    predicted: ClassVar[str] = "probabilities"  # what the columns of a prediction hold
+    difference: ClassVar[str] = "of a probability"  # what ``differences`` measures
+    loss_unit: ClassVar[str]  # of the usual losses
+    score: ClassVar[str]  # by which two models are compared in short, see engine/scores.py
     corrections: ClassVar[tuple[Correction, ...]] = ("none", "sampler", "class_weights", "effective_weights")
 
     def __str__(self) -> str:
@@ -95,6 +101,28 @@ class Target:
         """Return the cells of a prediction, with the digits that it has."""
         return [f"{value:.{self.digits}g}" for value in predicted]
 
+    def thresholds(self, settled: Sequence[float] | None = None) -> list[float] | None:
+        """Return from which value on each column counts; None where none is decided on its own."""
+        return None
+
+    def measure(self, settled: Sequence[float] | None = None) -> scores.Measure:
+        """Return what ``score`` is the name of."""
+        raise NotImplementedError
+
+    def alike(self, one: np.ndarray, other: np.ndarray, settled: Sequence[float] | None = None) -> float | None:
+        """Return the share of samples of which two predictions come to the same; None where they come to nothing."""
+        return None
+
+    def differences(self, one: np.ndarray, other: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Return how far two predictions are apart, as large as they are, in a unit in which 1 is much.
+
+        Args:
+            one: Predictions.
+            other: Others of the same samples.
+            targets: The true ones, of these samples or of more.
+        """
+        return np.abs(one - other)
+
     def holds(self, targets: np.ndarray, index: int) -> np.ndarray:
         """Tell which samples are examples of a name, (N,)."""
         raise NotImplementedError
@@ -142,6 +170,7 @@ class Classes(Target):
     """One of several classes; a target is a position in ``names``, (N,)."""
 
     task, noun, decision = "multiclass", "class", ["label"]
+    loss_unit, score = "nats per image", "accuracy"
 
     def write(self, value: int) -> str:
         return self.names[value]
@@ -152,6 +181,12 @@ class Classes(Target):
 
     def chosen(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
         return [self.names[max(range(len(self.names)), key=predicted.__getitem__)]]
+
+    def measure(self, settled: Sequence[float] | None = None) -> scores.Measure:
+        return scores.accuracy
+
+    def alike(self, one: np.ndarray, other: np.ndarray, settled: Sequence[float] | None = None) -> float:
+        return float((one.argmax(1) == other.argmax(1)).mean())
 
     def holds(self, targets: np.ndarray, index: int) -> np.ndarray:
         return targets == index
@@ -193,6 +228,7 @@ class Labels(Target):
     """Any of several labels; a target has a 1 for each label that the sample has, (N, K)."""
 
     task, noun, decision = "multilabel", "label", ["labels"]
+    loss_unit, score = "nats per label", "f1_micro"
 
     def write(self, value: np.ndarray) -> list[str]:
         return [self.names[index] for index in np.flatnonzero(value)]
@@ -210,10 +246,20 @@ class Labels(Target):
         return [BETWEEN.join(self.write(value))]
 
     def chosen(self, predicted: Sequence[float], settled: Sequence[float] | None = None) -> list[str]:
-        """Return the labels whose probability reaches their threshold, 0.5 where none was chosen."""
-        thresholds = settled or [0.5] * len(self.names)
-        found = zip(self.names, predicted, thresholds, strict=True)
+        """Return the labels whose probability reaches their threshold."""
+        found = zip(self.names, predicted, self.thresholds(settled), strict=True)
         return [name for name, probability, least in found if probability >= least]
+
+    def thresholds(self, settled: Sequence[float] | None = None) -> list[float]:
+        """Return those of validation, 0.5 where none were chosen."""
+        return list(settled or [0.5] * len(self.names))
+
+    def measure(self, settled: Sequence[float] | None = None) -> scores.Measure:
+        return partial(scores.f1_micro, thresholds=self.thresholds(settled))
+
+    def alike(self, one: np.ndarray, other: np.ndarray, settled: Sequence[float] | None = None) -> float:
+        thresholds_K = np.array(self.thresholds(settled))
+        return float(((one >= thresholds_K) == (other >= thresholds_K)).all(1).mean())
 
     def holds(self, targets: np.ndarray, index: int) -> np.ndarray:
         return targets[:, index] == 1
@@ -265,6 +311,8 @@ class Numbers(Target):
     log: bool = False
 
     task, noun = "regression", "number"
+    predicted, difference = "values", "of a value in standard deviations"
+    loss_unit, score = "of standardised numbers", "rmse"
     digits: ClassVar[int] = 12
     corrections: ClassVar[tuple[Correction, ...]] = ("none", "sampler")
     BINS: ClassVar[int] = 10
@@ -281,7 +329,10 @@ class Numbers(Target):
         return [float(number) for number in value]
 
     def read(self, written: Sequence[Sequence[float]]) -> np.ndarray:
-        target_NT = np.array(written, dtype=np.float64).reshape(len(written), len(self.names))
+        values = np.array(written)
+        if values.dtype.kind not in "fiu":
+            raise TypeError("a target is no list of numbers")
+        target_NT = values.astype(np.float64).reshape(len(written), len(self.names))
         if not np.isfinite(target_NT).all() or (self.log and (target_NT <= 0).any()):
             raise ValueError("a target is no finite number, or has no logarithm")
         return target_NT
@@ -292,6 +343,13 @@ class Numbers(Target):
     def learned(self, targets: np.ndarray) -> np.ndarray:
         """Return what is learned of targets, before it is standardised."""
         return np.log(targets) if self.log else targets
+
+    def measure(self, settled: Sequence[float] | None = None) -> scores.Measure:
+        return scores.rmse
+
+    def differences(self, one: np.ndarray, other: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Return the differences of what is learned, in standard deviations of the targets."""
+        return np.abs(self.learned(one) - self.learned(other)) / self.learned(targets).std(0)
 
     def strata(self, targets: np.ndarray) -> np.ndarray:
         """Return the bin of each sample between quantiles; of several numbers to which bin of each it belongs."""
@@ -356,23 +414,30 @@ class Standardised(nn.Module):
     """
 
     centre_T: Tensor
+    centre_rest_T: Tensor
     scale_T: Tensor
 
     def __init__(self, centre_T: np.ndarray, scale_T: np.ndarray, log: bool = False) -> None:
         super().__init__()
         self.register_buffer("centre_T", torch.tensor(centre_T).float())
+        # What 32 bits lose of it: of times in seconds, say, more than they differ by.
+        self.register_buffer("centre_rest_T", (torch.tensor(centre_T) - self.centre_T).float())
         self.register_buffer("scale_T", torch.tensor(scale_T).float())
         self.log = log
 
     def forward(self, y_NT: Tensor) -> Tensor:
         """Return targets as standardised ones (float32)."""
         learned_NT = y_NT.log() if self.log else y_NT
-        return ((learned_NT - self.centre_T) / self.scale_T).float()
+        return ((learned_NT - self.centre_T - self.centre_rest_T) / self.scale_T).float()
 
     def restored(self, values_NT: Tensor) -> Tensor:
-        """Return standardised values in the user's unit, in 64 bits where the device has them."""
-        exact = torch.float32 if values_NT.device.type == "mps" else torch.float64
-        learned_NT = values_NT.to(exact) * self.scale_T + self.centre_T
+        """Return standardised values in the user's unit, in 64 bits where the device has them.
+
+        An export computes in 32 bits, which every runtime has.
+        """
+        narrow = values_NT.device.type == "mps" or torch.compiler.is_exporting()
+        exact = torch.float32 if narrow else torch.float64
+        learned_NT = values_NT.to(exact) * self.scale_T + self.centre_rest_T + self.centre_T
         return learned_NT.exp() if self.log else learned_NT
 
 

@@ -126,7 +126,7 @@ def is_best(trainer: Trainer) -> bool:
 class Projector(Callback):
     """Hands the embeddings of validation images to TensorBoard's projector at the end of training.
 
-    They are those of the best validation of this launch: what the last layer sees, with the class names and the images.
+    They are those of the best validation of this launch: what the last layer sees, with the targets and the images.
     With several devices those of the first are shown.
 
     Args:
@@ -163,6 +163,6 @@ class Projector(Callback):
         for logger in trainer.loggers if self.best else []:
             if isinstance(logger, TensorBoardLogger):
                 x_ND, x_NCHW, y_N = (torch.cat(part)[: self.images] for part in zip(*self.best, strict=True))
-                names = [", ".join(pl_module.schema.target.told(value)) for value in y_N.numpy()]
+                names = [", ".join(pl_module.schema.target.told(value)) or "none" for value in y_N.numpy()]
                 images = x_NCHW.expand(-1, 3, -1, -1) / 255
                 logger.experiment.add_embedding(x_ND, names, images, trainer.global_step, "validation")

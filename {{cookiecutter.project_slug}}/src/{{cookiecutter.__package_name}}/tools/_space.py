@@ -12,6 +12,7 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ..cli import CLI
+from ..engine.metrics import MEASURED_IN_LOSS
 from ..engine.mistakes import Mistake, unknown
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ KINDS = (*RANGES, "choice", "fidelity")
 # A study decides these itself.
 DECIDED = ("name", "resume", "ckpt_path", "trainer.fast_dev_run", "config", "run_root", "monitor", "mode")
 # Which images are validated follows from these: the easiest split would win.
-SPLITS = ("root", "manifest", "split_seed", "val_fraction", "test_fraction", "group_pattern")
+SPLITS = ("root", "manifest", "split_seed", "val_fraction", "test_fraction", "group_pattern", "labels", "task")
+SPLITS += ("image_column", "label_columns", "label_delimiter", "split_column", "group_column", "weight_column")
 
 
 class Dimension(NamedTuple):
@@ -178,10 +180,10 @@ def check(space: list[Dimension], flags: list[str], monitor: str) -> None:
                 f"the space's {key} changes which images are validated, so trials could not be compared; leave it out"
                 f"{', or fix --data.split_seed' if split_moves else ''}."
             )
-        if monitor.endswith("/loss") and short(key).startswith(("model.loss", "data.balance")):
+        if monitor.endswith("/loss") and short(key).startswith(MEASURED_IN_LOSS):
             raise Mistake(
                 f"the space's {key} changes what {monitor} measures, so trials could not be compared by it; choose by "
-                "another metric, such as --monitor val/accuracy."
+                "another metric, such as --monitor val/accuracy, of labels val/map, of numbers val/rmse."
             )
 
     def needed(dimension: Dimension) -> dict[str, Any]:

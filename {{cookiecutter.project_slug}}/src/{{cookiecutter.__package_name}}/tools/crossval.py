@@ -4,7 +4,7 @@
   crossval --seeds 5                  one split, five seeds
   crossval --fractions 0.1 0.3 1      the learning curve: each fold with shares of its training images
   crossval --against other.yaml       another config on the same folds, compared in pairs
-  crossval --predict FOLDER           the mean of the folds' probabilities for new images
+  crossval --predict FOLDER           the mean of the folds' predictions for new images
 
 Takes the flags of fit. Each fold is an ordinary run below RUN_ROOT/NAME/folds_5; its held-out part is the validation
 split, and the test split stays out of all of them. The same command again keeps the runs that have ended and goes on
@@ -34,22 +34,36 @@ from ..engine import PACKAGE, resume, runs
 from ..engine.configs import differences, flat, read_config
 from ..engine.files import read_text, reading, write, write_rows
 from ..engine.folders import new_images
+from ..engine.metrics import MEASURED_IN_LOSS
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.parser import Options
 from ..engine.predictions import SomeUnread, write_predictions
 from ..engine.sampling import run_seed
 from ..engine.splits import Manifest, folds, rows_of_folds
+from ..engine.targets import Target
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
 from ._results import from_checkpoint, hush, not_by_torchrun
 
 # The unit of a metric, and what its mean can be at least and at most; nothing is known of others.
 SHARE = (" (share, 0 to 1)", 0.0, 1.0)
+ERROR = (" (in the target's unit)", 0.0, np.inf)
 KNOWN = {
-    "loss": (" (nats per image)", 0.0, np.inf),
     "accuracy": SHARE,
     "auroc": SHARE,
     "f1_macro": SHARE,
+    "f1_micro": SHARE,
+    "map": SHARE,
+    "exact_match": SHARE,
+    "rmse": ERROR,
+    "mae": ERROR,
+    "r2": (" (R²)", -np.inf, 1.0),
+    "spearman": (" (Spearman's ρ)", -1.0, 1.0),
 }
+# What the folds are of.
+SAMPLES = [
+    f"data.{name}"
+    for name in ("root", "labels", "task", "image_column", "label_columns", "label_delimiter", "log_target")
+]
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]"
 
 
@@ -172,13 +186,15 @@ class CrossValidation:
         for variant, flags in more.items():
             given = [*args, *flags]
             parts = self._parts(given) if flags else cli
-            if parts.config.data.root != self.config.data.root:
-                raise Mistake(
-                    f"--data.root={parts.config.data.root} of {other} is not {self.config.data.root}, so the folds "
-                    "would be of other images; leave it out of that file."
-                )
-            settings = flat(parts.plain())
-            losses.append({key: value for key, value in settings if key.startswith(("model.loss", "data.balance"))})
+            settings = dict(flat(parts.plain()))
+            for key in SAMPLES:
+                this, its = self.config.get(key), settings.get(key)
+                if this != its:
+                    raise Mistake(
+                        f"--{key}={its} of {other} is not {this}, so the folds would be of other images or targets; "
+                        "leave it out of that file."
+                    )
+            losses.append({key: value for key, value in settings.items() if key.startswith(MEASURED_IN_LOSS)})
             self.variants[variant] = (given, parts)
         self.two_losses = any(each != losses[0] for each in losses)
 
@@ -280,31 +296,41 @@ class CrossValidation:
             raise RunFailed(f"a run ended with exit code {code}, so it has no score; mend it and start again.")
 
     def predict(self, scored: list[Scored], images: str) -> None:
-        """Write the mean of the runs' probabilities for new images as predictions.csv, in the form of ``predict``.
+        """Write the mean of the runs' predictions for new images as predictions.csv, in the form of ``predict``.
+
+        Several labels are decided at the mean of the runs' thresholds.
 
         Raises:
             SomeUnread: An image could not be read, by any of the runs.
         """
-        classes = next(iter(self.folds.values())).target.columns
-        probabilities: list[list[list[float]]] = []
+        target = next(iter(self.folds.values())).target
+        first = 1 + len(target.decision)  # of the columns with values
+        end = first + len(target.columns)  # where the column error stands, if there is one
+        values: list[list[list[float]]] = []
+        thresholds: list[list[float]] = []
         errors: dict[str, str] = {}
         paths: list[str] = []
+
+        def keep(trainer: Trainer, model: Any) -> None:
+            thresholds.append(target.thresholds(model.settled) or [])
+
         for each in tqdm(scored, desc="predict"):
             run = runs.Run(each.folder)
             with contextlib.suppress(SomeUnread):  # the rows tell
-                from_checkpoint("predict", self._checkpoint(run), f"--data.predict_root={images}")
+                given, kept = f"--data.predict_root={images}", LambdaCallback(on_predict_start=keep)
+                from_checkpoint("predict", self._checkpoint(run), given, callbacks=[kept])
             with run.predictions.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.reader(file))[1:]
-            end = 2 + len(classes)  # where the column error stands, if there is one
-            probabilities.append([[float(cell or "nan") for cell in row[2:end]] for row in rows])
+            values.append([[float(cell or "nan") for cell in row[first:end]] for row in rows])
             errors |= {row[0]: row[end] for row in rows if len(row) > end and row[end]}
             paths = [row[0] for row in rows]
-        means = [
-            (path, [classes[mean_K.argmax()], *mean_K.tolist()], errors.get(path, ""))
-            for path, mean_K in zip(paths, np.mean(probabilities, axis=0), strict=True)
-        ]
+        means = np.mean(values, axis=0).tolist()
+        settled = np.mean(thresholds, axis=0).tolist()  # of nothing is nothing
+        cells = ([*target.decided(mean, settled), *mean] for mean in means)
         file = runs.Run(self.folder).predictions
-        write_predictions(file, classes, means)
+        write_predictions(
+            file, target, [(path, of, errors.get(path, "")) for path, of in zip(paths, cells, strict=True)]
+        )
         print(f"predictions: {file}")
         if errors:
             raise SomeUnread([f"{path} {why}" for path, why in errors.items()], f"{len(paths)} images", file)
@@ -326,12 +352,18 @@ class CrossValidation:
         return [*said, "No image of the test split was trained on or scored."]
 
 
-def known(name: str) -> tuple[str, float, float]:
+def known(name: str, target: Target) -> tuple[str, float, float]:
     """Return the unit of a metric, and what it can be at least and at most."""
-    return KNOWN.get(name.partition("/")[2], ("", -np.inf, np.inf))
+    metric = name.partition("/")[2]
+    if metric == "loss":
+        return f" ({target.loss_unit})", 0.0, np.inf
+    # Of several numbers each has its own: rmse_NAME.
+    return KNOWN.get(metric) or KNOWN.get(metric.partition("_")[0], ("", -np.inf, np.inf))
 
 
-def draw(name: str, values: dict[str, np.ndarray], means: dict[str, dict[str, float]], images: Sequence[float]) -> Any:
+def draw(
+    name: str, unit: str, values: dict[str, np.ndarray], means: dict[str, dict[str, float]], images: Sequence[float]
+) -> Any:
     """Draw a metric: every fold a grey line or dot, the means with their intervals; over images a learning curve."""
     drawn, axes = figure(4.2, 2.9)
     x = images or range(len(values))
@@ -340,7 +372,7 @@ def draw(name: str, values: dict[str, np.ndarray], means: dict[str, dict[str, fl
     high = np.array([each["high"] for each in means.values()])
     axes.plot(x, list(values.values()), "o-", color="C8", alpha=0.5, ms=3, lw=0.8)
     axes.errorbar(x, mean, (mean - low, high - mean), fmt="o-" if images else "o", color="C0", capsize=4)
-    axes.set_ylabel(name + known(name)[0])
+    axes.set_ylabel(label(name, 40) + unit)
     if images:
         axes.set(xscale="log", xlabel="training images")
         axes.set_xticks(x, [f"{count:.0f}" for count in images])
@@ -361,16 +393,19 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
     if cross.options.fractions:
         images = [float(np.mean([one.images for one in group])) for group in by_variant.values()]
     tables: dict[str, list[dict[str, Any]]] = {"summary": [], "comparison": [], "runs": []}
-    drawn = []
+    drawn, target = [], next(iter(cross.folds.values())).target
     for metric in sorted(scored[0].metrics):
         values = {name: np.array([one.metrics[metric] for one in group]) for name, group in by_variant.items()}
         means = {name: estimate(each, cross.overlap) for name, each in values.items()}
-        _, least, most = known(metric)
+        unit, least, most = known(metric, target)
+        measured = np.concatenate(list(values.values()))
+        if not np.all((least <= measured) & (measured <= most)):  # a loss or a metric of the user's own, or nan
+            least, most = -np.inf, np.inf
         for name, mean in means.items():
             mean["low"] = min(max(mean["low"], least), most)
             mean["high"] = min(max(mean["high"], least), most)
             tables["summary"].append({"variant": name, "metric": metric, "runs": len(cross.folds)} | mean)
-        drawn.append((draw(metric, values, means, images), ""))
+        drawn.append((draw(metric, unit, values, means, images), ""))
         if cross.options.against and not (cross.two_losses and metric.endswith("loss")):
             this, other = values.values()
             tables["comparison"].append({"metric": metric} | estimate(other - this, cross.overlap, paired=True))
@@ -379,6 +414,8 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
             row = {"variant": name, "run": one.fold, "training_images": one.images}
             tables["runs"].append(row | one.metrics | {"folder": str(one.folder)})
     notes = cross.notes()
+    if any(known(metric, target) == ERROR for metric in scored[0].metrics):
+        notes.append("RMSE and MAE are in the target's unit; of several targets they are the mean over these.")
     caption = note("Blue: the mean and its 95 % interval. Grey: each fold or seed.")
     sections = [Section("Method", "".join(map(note, notes))), Section("Pictures", figures(*drawn) + caption)]
     for name, rows in tables.items():
@@ -404,7 +441,7 @@ def main(args: list[str]) -> None:
     more = parser.add_mutually_exclusive_group()
     more.add_argument("--fractions", type=float, nargs="+", help="shares of the training images: a learning curve")
     more.add_argument("--against", metavar="CONFIG", help="another config, laid over the same flags, to compare with")
-    more.add_argument("--predict", metavar="FOLDER", help="new images: the runs' mean probabilities, as a CSV")
+    more.add_argument("--predict", metavar="FOLDER", help="new images: the runs' mean predictions, as a CSV")
     options, rest = parser.parse_known_args(args)
     flag, number = ("--folds", options.folds) if options.seeds is None else ("--seeds", options.seeds)
     require(number >= 2, flag, number, "x ≥ 2", "there would be no spread to measure")

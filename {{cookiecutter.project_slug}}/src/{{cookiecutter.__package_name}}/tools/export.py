@@ -2,15 +2,17 @@
 
 Starts from a checkpoint as ``validate`` does and writes runs/NAME/version_N/export/:
 
-model.onnx, model.pt2   take images (N, C, H, W), uint8 at data.image_size, and give probabilities (N, K), for any N
+model.onnx, model.pt2   take images (N, C, H, W), uint8 at data.image_size, and give for any N what ``predict`` writes:
+                        probabilities (N, K), or values (N, T) of numbers in the unit that they were given in
 model.int8.onnx         the same in 8-bit integers, quantised after training; what that costs is shown
 model.safetensors       the weights alone
 preprocessing.py        turns an image file into what the models take: the project's own code, and needs no project
-example.py              classifies image files with these two
-metadata.json           classes, sizes, hashes, versions, and how each file did on the validation split
+example.py              tells of image files with these two what is predicted
+metadata.json           the target, sizes, hashes, versions, and how each file did on the validation split
 
 The first four carry metadata.json's facts, too. Where a probability of model.onnx or model.pt2 differs from the
-checkpoint's by more than 1e-4, the command fails: the files go to export-failed/, and an export/ of earlier stays.
+checkpoint's by more than 1e-4 (a value by 1e-4 of the targets' standard deviation), the command fails: the files go to
+export-failed/, and an export/ of earlier stays.
 ``--opset N`` writes another version of ONNX's operators than 20. Needs the extra ``export``. Other flags are those of
 ``validate``.
 """
@@ -40,9 +42,11 @@ from ..engine.files import write
 from ..engine.loading import Batch
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.parser import Options
+from ..engine.targets import Classes, Target
 from ._page import aligned, check_packages
 
 TOLERANCE = 1e-4  # of a probability; classes can then differ only where two are as likely as each other
+LAYERS = {"Conv", "Gemm", "MatMul"}  # of ONNX: what a network computes with its weights
 OPSET = 20  # of ONNX, unless --opset says otherwise
 OLDEST_OPSET = 18  # torch writes none before: it warns, and writes this one
 CALIBRATION = 256  # training images that show the quantiser the range of each layer
@@ -83,24 +87,27 @@ class OnCPU(CLI):
 
 
 class Predict(nn.Module):
-    """What is exported: all that the model's ``predict`` does, from images (uint8) to probabilities_NK."""
+    """What is exported: all that the model's ``predict`` does, from images (uint8) to predictions (float32)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        return self.model.predict(images_NCHW)
+        return self.model.predict(images_NCHW).float()
 
 
 def facts(cli: CLI, opset: int) -> dict[str, Any]:
     """Describe what is exported, as values of JSON."""
     assert cli.source
-    model, data = cli.model, cli.datamodule
+    model, data, target = cli.model, cli.datamodule, cli.datamodule.target
+    thresholds = target.thresholds(model.settled)
     mean = model.normalised.mean_1C11.flatten().tolist()
     std = model.normalised.std_1C11.flatten().tolist()
     return {
-        "class_names": data.target.names,
+        "target": target.as_dict(),
+        **({"class_names": target.names} if isinstance(target, Classes) else {}),
+        **({"thresholds": thresholds} if thresholds else {}),
         "channels": data.channels,
         "image_size": data.image_size,
         "fit": data.fit,
@@ -144,8 +151,14 @@ def refused(network: str, cannot: str, remedy: str) -> Iterator[None]:
         ) from error
 
 
-def write_models(model: Any, about: dict[str, Any], folder: Path) -> None:
+def write_models(model: Any, about: dict[str, Any], output: str, folder: Path) -> None:
     """Write model.onnx, model.pt2 and model.safetensors.
+
+    Args:
+        model: The model.
+        about: What they say of themselves.
+        output: What model.onnx calls its output.
+        folder: Where they go.
 
     Raises:
         Mistake: The network's forward cannot be traced.
@@ -165,7 +178,7 @@ def write_models(model: Any, about: dict[str, Any], folder: Path) -> None:
         exported: Any = torch.onnx.export(
             program,
             input_names=["images"],
-            output_names=["probabilities"],
+            output_names=[output],
             dynamic_shapes=({0: "batch"},),
             opset_version=about["opset"],
             verbose=False,
@@ -217,7 +230,6 @@ def quantise(model: Any, data: Any, folder: Path) -> None:
     prepared = folder / "prepared.onnx"
     target = folder / "model.int8.onnx"
     original = onnx.load(source)
-    softmax = [node.name for node in original.graph.node if "probabilities" in node.output]  # else steps of 1 / 255
     with refused(type(model.network).__name__, "quantised", "leave model.int8.onnx out: export --no-int8."):
         # The network is optimised already; what onnxruntime would do to it fits the processor at hand.
         quant_pre_process(source, prepared, skip_optimization=True, skip_symbolic_shape=True)
@@ -230,12 +242,24 @@ def quantise(model: Any, data: Any, folder: Path) -> None:
             weight_type=QuantType.QInt8,
             # Seven bits of weights: processors without VNNI add products of 8 bits in 16, which overflows.
             reduce_range=True,
-            nodes_to_exclude=softmax,
+            nodes_to_exclude=after_last_layer(original.graph),  # else there would be 255 predictions
         )
     prepared.unlink()
     quantised = onnx.load(target)
     onnx.helper.set_model_props(quantised, {p.key: p.value for p in original.metadata_props})
     onnx.save(quantised, target)
+
+
+def after_last_layer(graph: Any) -> list[str]:
+    """Return the nodes of a graph of ONNX that come after its last layer: softmax, sigmoid, or what scales numbers."""
+    makers = {name: node for node in graph.node for name in node.output}
+    found, wanted = [], [graph.output[0].name]
+    while wanted:
+        node = makers.get(wanted.pop())
+        if node is not None and node.op_type not in LAYERS and node.name not in found:
+            found.append(node.name)
+            wanted += node.input
+    return found
 
 
 def write_example(about: dict[str, Any], folder: Path) -> None:
@@ -284,16 +308,20 @@ def compare(model: Any, data: Any, folder: Path) -> Figures:
     """Score the checkpoint and every file on the validation split, or on the training split where there is none.
 
     Returns:
-        For each file its size in bytes, the largest difference of a probability from the checkpoint's, the share of
-        images that get the same class, the accuracy, and images a second on this machine's processor. "from files" is
-        model.onnx with preprocessing.py.
+        For each file its size in bytes, the largest difference from the checkpoint (of a probability, or of a value in
+        standard deviations), the share of images that get the same class or labels, the target's score, and images a
+        second on this machine's processor. "from files" is model.onnx with preprocessing.py.
     """
     runs = runners(model, data, folder)
+    target = data.target
+    measure = target.measure(model.settled)
     split, samples = compared_on(data)
+    dataset = data.dataset(*samples, data.manifest.weights.get(split))
     found: dict[str, list[np.ndarray]] = {name: [] for name in runs}
     seconds = dict.fromkeys(runs, 0.0)
     targets: list[np.ndarray] = []
-    for batch in tqdm(data.loader(data.dataset(*samples)), "parity", leave=False):
+    weights: list[np.ndarray] = []
+    for batch in tqdm(data.loader(dataset), "parity", leave=False):
         for name, run in runs.items():
             if not targets:
                 run(batch)  # the first time is spent on getting ready
@@ -301,34 +329,43 @@ def compare(model: Any, data: Any, folder: Path) -> Figures:
             found[name].append(run(batch))
             seconds[name] += time.perf_counter() - start
         targets.append(batch.y.numpy())
-    target_N = np.concatenate(targets)
-    expected_NK = np.concatenate(found["checkpoint"])
+        weights.append(np.ones(len(batch.y)) if batch.weight is None else batch.weight.numpy())
+    true, weight_N = np.concatenate(targets), np.concatenate(weights)
+    counts_N = weight_N > 0
+    expected = np.concatenate(found["checkpoint"])
     figures = {}
     for name, parts in found.items():
-        given_NK = np.concatenate(parts)
+        given = np.concatenate(parts)
         path = folder / name
+        same = target.alike(given, expected, model.settled)
         figures[name] = {
             "bytes": path.stat().st_size if path.is_file() else None,
-            "largest_difference": float(np.abs(given_NK - expected_NK).max()),
-            "same_class": float((given_NK.argmax(1) == expected_NK.argmax(1)).mean()),
-            f"{split}_accuracy": float((given_NK.argmax(1) == target_N).mean()),
-            "images_per_second": round(len(target_N) / seconds[name]),
+            "largest_difference": float(target.differences(given, expected, data.train_targets).max()),
+            **({} if same is None else {f"same_{target.noun}": same}),
+            f"{split}_{target.score}": float(measure(given[counts_N], true[counts_N], weight_N[counts_N])),
+            "images_per_second": round(len(true) / seconds[name]),
         }
     return figures
 
 
-def rows(figures: Figures) -> Iterator[list[Any]]:
-    """Yield the figures of each file as cells of a table."""
+def lost_in_32_bits(data: Any) -> float:
+    """Return how far apart neighbours of float32 are among the targets, as ``largest_difference`` counts."""
+    values = np.asarray(data.train_targets, dtype=np.float32)
+    return float(data.target.differences(values + np.spacing(values), values, data.train_targets).max())
+
+
+def as_table(figures: Figures, target: Target, split: str) -> str:
+    """Return the figures of each file as lines for a terminal."""
+    same, score = f"same_{target.noun}", f"{split}_{target.score}"
+    decides = bool(target.decision)  # else there is no "same", and the score is no share
+    header = ["", "size", "largest difference", same, score, "images/s"]
+    lines = []
     for name, row in figures.items():
         size = f"{row['bytes'] / 1e6:.2f} MB" if row["bytes"] else ""
-        yield [
-            name,
-            size,
-            f"{row['largest_difference']:.2g}",
-            f"{row['same_class']:.2%}",
-            f"{row.get('val_accuracy', row.get('train_accuracy')):.2%}",
-            row["images_per_second"],
-        ]
+        difference = f"{row['largest_difference']:.2g}"
+        results = [f"{row[same]:.2%}", f"{row[score]:.2%}"] if decides else [f"{row[score]:.6g}"]
+        lines.append([name, size, difference, *results, row["images_per_second"]])
+    return aligned([name.replace("_", " ") for name in header if decides or name != same], lines)
 
 
 @contextmanager
@@ -381,7 +418,10 @@ def main(args: list[str]) -> None:
     export = cli.run.export
     failed = export.with_name("export-failed")
     with folder_beside(export) as folder:
-        steps = {"trace": lambda: write_models(model, about, folder), "example": lambda: write_example(about, folder)}
+        steps = {
+            "trace": lambda: write_models(model, about, data.target.predicted, folder),
+            "example": lambda: write_example(about, folder),
+        }
         if options.int8:
             steps["quantise"] = lambda: quantise(model, data, folder)
         for name, step in (bar := tqdm(steps.items(), leave=False)):
@@ -392,14 +432,16 @@ def main(args: list[str]) -> None:
         same = worst <= TOLERANCE  # not so where it is no number
         write(folder / "metadata.json", json.dumps({**about, "parity": same, "figures": figures}, indent=1) + "\n")
         take_the_place(folder, export if same else failed)
-    accuracy = f"{compared_on(data)[0]} accuracy"
-    header = ("", "size", "largest difference", "same class", accuracy, "images/s")
-    print(aligned(header, rows(figures)))
+    print(as_table(figures, data.target, compared_on(data)[0]))
     if not same:
+        remedy = "look for what the network draws at random when it is evaluated"
+        if lost_in_32_bits(data) > TOLERANCE / 4:
+            remedy = (
+                "it gives float32, of 7 digits, so take away of all targets what they have in common, and train again"
+            )
         raise RunFailed(
-            f"a probability differs from the checkpoint's by {worst:.2g}, more than {TOLERANCE}, so the export is no "
-            f"good; it lies in {failed}, the figures in its metadata.json; look for what the network draws at random "
-            "when it is evaluated."
+            f"the largest difference {data.target.difference} from the checkpoint's is {worst:.2g}, more than "
+            f"{TOLERANCE}, so the export is no good; it lies in {failed}, the figures in its metadata.json; {remedy}."
         )
     shutil.rmtree(failed, ignore_errors=True)
     print(f"export: {export}")

@@ -1,0 +1,235 @@
+"""Labels from a table, as they are typed: classes, several labels, numbers, from the table to a submission."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import OTHER_TASKS, of_task, rows
+from PIL import Image, ImageDraw
+from scipy.stats import spearmanr
+from sklearn import metrics
+from sklearn.datasets import load_digits
+
+SMALL = ("--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.logger=false", "--report=false")
+DDP = ("--trainer.devices=auto", "--trainer.strategy=ddp")
+
+
+def write_table(path: Path, header: Sequence[str], lines: Sequence[Sequence[object]]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *lines])
+    return path
+
+
+def config_of(run: Path) -> dict:
+    return yaml.safe_load((run / "config.yaml").read_text())["data"]
+
+
+BREEDS = ("beagle", "boxer", "pug")
+
+
+def draw_dog(path: Path, breed: int, number: int) -> None:
+    pixels = np.random.default_rng([breed, number]).integers(0, 90, (12, 14, 3), dtype=np.uint8)
+    pixels[..., breed] += 150
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def dogs(tmp_path_factory) -> Path:
+    """As Kaggle has it: train.csv beside train/ with ids without suffix, test/, and two sample submissions."""
+    folder = tmp_path_factory.mktemp("kaggle") / "dogs"
+    lines = []
+    for number in range(60):
+        draw_dog(folder / f"train/{number:03x}.png", number % 3, number)
+        lines.append([f"{number:03x}", BREEDS[number % 3]])
+    write_table(folder / "train.csv", ["id", "breed"], lines)
+    asked = []
+    for number in (5, 3, 4, 0, 2, 1):
+        draw_dog(folder / f"test/t{number}.png", number % 3, 100 + number)
+        asked.append(f"t{number}")
+    write_table(folder / "sample_submission.csv", ["id", "breed"], [[name, "pug"] for name in asked])
+    header = ["id", "pug", "beagle", "boxer"]
+    write_table(folder / "probabilities.csv", header, [[name, 0.33, 0.33, 0.34] for name in asked])
+    return folder
+
+
+def test_a_folder_of_kaggles_goes_from_its_table_to_a_submission(dogs, project, command, tmp_path):
+    flags = ("--data.labels", dogs / "train.csv", "--data.root", dogs, "--data.batch_size=8", *SMALL)
+    done = command(project, tmp_path, "fit", *flags, "--model.network.width=8", "--trainer.max_epochs=6")
+    assert done.code == 0, done.output
+    assert "labels: " in done.output
+    assert "3 classes by breed" in done.output
+    run = tmp_path / "runs/digits/version_0"
+    data = config_of(run)
+    assert (data["task"], data["image_column"], data["label_columns"]) == ("multiclass", "id", ["breed"])
+    assert Path(data["labels"]) == dogs / "train.csv"
+    for sample in ("sample_submission.csv", "probabilities.csv"):
+        said = command(project, tmp_path, "predict", "--data.predict_root", dogs / "test", "--like", dogs / sample)
+        assert said.code == 0, said.output
+        asked, written = rows(dogs / sample), rows(run / "submission.csv")
+        assert [list(row) for row in written] == [list(row) for row in asked]
+        assert [row["id"] for row in written] == [row["id"] for row in asked]
+        if sample == "sample_submission.csv":
+            assert [row["breed"] for row in written] == [BREEDS[int(row["id"][1]) % 3] for row in written]
+        else:
+            shares = np.array([[float(row[name]) for name in BREEDS] for row in written])
+            assert shares.sum(1) == pytest.approx(1, abs=1e-6)
+            assert shares.argmax(1).tolist() == [int(row["id"][1]) % 3 for row in written]
+
+
+def test_a_submission_that_cannot_be_filled_is_refused_before_anything_is_predicted(dogs, project, command, tmp_path):
+    flags = ("--data.labels", dogs / "train.csv", "--data.root", dogs, "--data.batch_size=8", *SMALL)
+    done = command(project, tmp_path, "fit", *flags, "--model.network.width=8", "--trainer.max_epochs=1")
+    assert done.code == 0, done.output
+    more = write_table(tmp_path / "more.csv", ["id", "breed"], [["t0", ""], ["t1", ""], ["t2", ""], ["missing", ""]])
+    of_cats = write_table(tmp_path / "cats.csv", ["id", "siamese", "persian"], [["t0", 0, 0]])
+    predict = ("predict", "--data.predict_root", dogs / "test", "--like")
+    command.refuses(
+        project, tmp_path, {(*predict, more): "'missing', was not predicted", (*predict, of_cats): "siamese"}
+    )
+    run = tmp_path / "runs/digits/version_0"
+    assert not [path for path in run.iterdir() if path.name in ("predictions.csv", "submission.csv")]
+
+
+def test_a_refused_table_leaves_its_offenders_and_nothing_else(dogs, project, command, tmp_path):
+    lines = [[f"{number:03x}", BREEDS[number % 3]] for number in range(60)]
+    lines += [["000", "boxer"], ["nowhere", "pug"], ["001", "boxer"], ["005", ""]]
+    table = write_table(tmp_path / "wrong.csv", ["id", "breed"], lines)
+    flags = ("fit", "--data.labels", table, "--data.root", dogs / "train", *SMALL)
+    [done] = command.refuses(project, tmp_path, {flags: "has 4 rows that cannot be used"})
+    assert "wrong_offenders.csv" in done.refusal
+    offenders = rows(tmp_path / "wrong_offenders.csv")
+    assert {int(row["row"]) for row in offenders} >= {62, 63, 65}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["wrong.csv", "wrong_offenders.csv"]
+
+
+def test_the_ink_of_a_digit_is_learned_to_a_rounding(project, command, tmp_path):
+    lines = []
+    for number, image in enumerate(load_digits().images):
+        pixels = (image * 15.9375).round().astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number:04d}.png")
+        lines.append([f"{number:04d}.png", f"{pixels.mean():.4f}"])
+    table = write_table(tmp_path / "ink.csv", ["image", "ink"], lines)
+    network = ("--model.network=SmallMLP", "--model.network.width=256")
+    done = command(project, tmp_path, "fit", "--data.labels", table, *network, *SMALL, "--name=ink")
+    assert done.code == 0, done.output
+    assert "regression: --data.augment none" in done.output
+    tested = command(project, tmp_path, "test", "--name=ink")
+    assert tested.code == 0, tested.output
+    table = rows(tmp_path / "runs/ink/version_0/test_predictions.csv")
+    assert list(table[0]) == ["path", "true_ink", "ink"]
+    true, said = (np.array([float(row[name]) for row in table]) for name in ("true_ink", "ink"))
+    assert metrics.r2_score(true, said) > 0.999
+
+
+def test_an_angle_is_learned_as_two_numbers(project, command, tmp_path):
+    lines, rng = [], np.random.default_rng(0)
+    for number in range(1200):
+        angle = rng.uniform(0, 2 * np.pi)
+        picture = Image.new("L", (96, 96))
+        tip, left, right = (
+            tuple(48 + length * np.array([np.cos(angle + turn), -np.sin(angle + turn)]))
+            for length, turn in ((40, 0.0), (28, 2.5), (28, -2.5))
+        )
+        ImageDraw.Draw(picture).polygon([tip, left, right], fill=255)
+        picture.resize((16, 16), Image.Resampling.BOX).save(tmp_path / f"{number:04d}.png")
+        lines.append([f"{number:04d}", f"{np.sin(angle):.6f}", f"{np.cos(angle):.6f}"])
+    table = write_table(tmp_path / "angle.csv", ["picture", "sine", "cosine"], lines)
+    flags = ("--data.labels", table, "--model.network=SmallMLP", "--data.batch_size=32", "--trainer.max_epochs=40")
+    done = command(project, tmp_path, "fit", *flags, *SMALL, "--name=angle")
+    assert done.code == 0, done.output
+    assert "2 numbers by sine, cosine" in done.output
+    tested = command(project, tmp_path, "test", "--name=angle")
+    assert tested.code == 0, tested.output
+    table = rows(tmp_path / "runs/angle/version_0/test_predictions.csv")
+    true, said = (
+        np.arctan2(*np.array([[float(row[f"{prefix}{name}"]) for name in ("sine", "cosine")] for row in table]).T)
+        for prefix in ("true_", "")
+    )
+    error = np.abs((said - true + np.pi) % (2 * np.pi) - np.pi)
+    assert np.degrees(error).mean() <= 3
+
+
+def expected_scores(task: str, table: list[dict[str, str]], weight: list[float]) -> dict[str, float]:
+    """Return what scikit-learn says of a test's predictions."""
+    columns = list(table[0])
+    if task == "multilabel":
+        names = columns[3:]
+        true = np.array([[name in row["target"].split(";") for name in names] for row in table])
+        said = np.array([[name in row["labels"].split(";") for name in names] for row in table])
+        shares = np.array([[float(row[name]) for name in names] for row in table])
+        return {
+            "map": metrics.average_precision_score(true, shares, sample_weight=weight),
+            "auroc": metrics.roc_auc_score(true, shares, sample_weight=weight),
+            "f1_macro": metrics.f1_score(true, said, average="macro", sample_weight=weight),
+            "f1_micro": metrics.f1_score(true, said, average="micro", sample_weight=weight),
+            "exact_match": metrics.accuracy_score(true, said, sample_weight=weight),
+        }
+    names = columns[1 + len(columns) // 2 :]
+    true, said = (np.array([[float(row[p + name]) for name in names] for row in table]) for p in ("true_", ""))
+    scores = {}
+    for name, true_N, said_N in zip(names, true.T, said.T, strict=True):
+        scores[f"rmse_{name}"] = metrics.root_mean_squared_error(true_N, said_N, sample_weight=weight)
+        scores[f"mae_{name}"] = metrics.mean_absolute_error(true_N, said_N, sample_weight=weight)
+        scores[f"r2_{name}"] = metrics.r2_score(true_N, said_N, sample_weight=weight)
+        if len(set(weight)) == 1:
+            scores[f"spearman_{name}"] = spearmanr(true_N, said_N).statistic
+    for score in ("rmse", "mae", "r2"):
+        scores[score] = float(np.mean([scores[f"{score}_{name}"] for name in names]))
+    return scores
+
+
+@pytest.mark.parametrize("weighted", ["", "_weighted"])
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_a_test_on_one_two_and_three_ranks_equals_scikit_learn(task, weighted, targets, project, command, tmp_path):
+    done = command(project, tmp_path, "fit", *of_task(targets, f"{task}{weighted}"), "--report=false")
+    assert done.code == 0, done.output
+    run = tmp_path / "runs/digits/version_0"
+    for ranks in (1, 2, 3):
+        tested = command(project, tmp_path, "test", *(DDP if ranks > 1 else ()), ranks=ranks)
+        assert tested.code == 0, tested.output
+        table = rows(run / "test_predictions.csv")
+        weight = [2.0 if weighted and int(Path(row["path"]).stem) % 3 == 0 else 1.0 for row in table]
+        assert len({row["path"] for row in table}) == len(table) == 10
+        logged = rows(run / "metrics.csv")[-1]
+        for name, value in expected_scores(task, table, weight).items():
+            assert float(logged[f"test/{name}"]) == pytest.approx(value, rel=1e-6, abs=1e-6), (ranks, name)
+
+
+def test_a_killed_run_on_a_table_goes_on_by_the_same_command(dogs, project, command, tmp_path):
+    flags = ("--data.labels", dogs / "train.csv", "--data.root", dogs, "--data.batch_size=8", *SMALL)
+    flags = ("fit", *flags, "--model.network.width=8", "--trainer.max_epochs=3", "--resume=auto")
+    first = command(project, tmp_path, *flags, "--trainer.max_time=00:00:00:00")
+    assert first.code == 0, first.output
+    again = command(project, tmp_path, *flags)
+    assert again.code == 0, again.output
+    assert [path.name for path in (tmp_path / "runs/digits").iterdir()] == ["version_0"]
+
+
+MISTAKES = {
+    ("--data.task=regression",): "'breed'",
+    ("--data.label_columns=[race]",): "race",
+    ("--data.image_column=name",): "name",
+    ("--model.loss=MSE",): "MSE",
+    ("--data.log_target=true",): "--data.log_target=true",
+    ("--data.task=boxes",): "--data.task=boxes",
+}
+
+
+def test_flags_that_do_not_fit_the_table_are_refused_in_one_line(dogs, project, command, tmp_path):
+    begin = ("fit", "--data.labels", dogs / "train.csv", "--data.root", dogs, *SMALL)
+    command.refuses(project, tmp_path, {(*begin, *flags): words for flags, words in MISTAKES.items()})
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_what_needs_classes_is_refused_for_other_targets(task, targets, project, command, tmp_path):
+    begin = ("fit", *of_task(targets, task), "--report=false")
+    wrong = {(*begin, "--model.loss=LogitAdjusted"): "LogitAdjusted", (*begin, "--model.loss=CrossEntropy"): "Cross"}
+    if task == "regression":
+        wrong[(*begin, "--data.balance=class_weights")] = "--data.balance=class_weights weighs classes"
+        wrong[(*begin, "--trainer.precision=bf16-true")] = "three digits"
+    command.refuses(project, tmp_path, wrong)
