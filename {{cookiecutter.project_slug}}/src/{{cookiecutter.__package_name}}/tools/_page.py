@@ -76,11 +76,14 @@ def svg(drawn: Any) -> str:
 
 def label(name: str, length: int = 20) -> str:
     """Return a name as matplotlib writes it as it is: no formulas between dollars, not too long, and in legends."""
-    short = name
-    if len(name) > length:
-        start = length // 3
-        short = f"{name[:start]}…{name[start + 1 - length :]}"
+    short = shortened(name, length)
     return ("\u200b" if short.startswith("_") else "") + short.replace("$", r"\$")
+
+
+def shortened(name: str, length: int = 20) -> str:
+    """Return a name without its middle where it is too long."""
+    start = length // 3
+    return name if len(name) <= length else f"{name[:start]}…{name[start + 1 - length :]}"
 
 
 def figures(*drawn: tuple[Any, str]) -> str:
@@ -108,13 +111,23 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return f'<div class="wide{long}"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
-def cell(value: object) -> str:
+def cell(value: object, digits: int = 4) -> str:
     """Return a value as a table shows it: fractions with four digits, tiny ones with two that count."""
     if not isinstance(value, float):
         return f"{value:,}" if type(value) is int else str(value)
     if math.isnan(value):
         return "–"
-    return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2g}"
+    return f"{value:.{digits}f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2g}"
+
+
+def amount(value: float) -> str:
+    """Return a number in a user's unit with the digits that are worth reading: four, or all before the point."""
+    if not math.isfinite(value):
+        return "–"
+    if value and not 1e-4 <= abs(value) < 1e9:
+        return f"{value:.4g}"
+    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{max(0, digits)}f}"
 
 
 def aligned(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -1,31 +1,28 @@
-"""What the tools read of a run: its curves, the predictions of a split, and what these are worth. It draws nothing."""
+"""What the tools read of a run: its curves and the predictions of a split. It draws nothing."""
 
+import contextlib
 import csv
 import io
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback
-from torchmetrics.functional import classification
 from tqdm import tqdm
 
 from ..cli import CLI
-from ..engine import PACKAGE, runs
+from ..engine import PACKAGE, checkpoints, guard, runs
 from ..engine.configs import CONFIGS, flat, read_config
 from ..engine.files import plain_table, read_text, reading
 from ..engine.metrics import MONITOR, direction
 from ..engine.mistakes import Mistake, shown
 from ..engine.parser import Options
 from ..engine.splits import Manifest
-from ..engine.targets import Classes
-
-BINS = 15  # of the confidence, as Guo et al. 2017 have it
+from ..engine.targets import Target
+from ._predictions import KINDS, Predictions
 
 
 def add_run_options(parser: Options) -> None:
@@ -69,7 +66,7 @@ def from_checkpoint(command: str, checkpoint: Path | str, *flags: str, callbacks
         silent.append("--verbose=false")
     logging.disable(logging.INFO)  # of the device and the checkpoint
     try:
-        with redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):
             return FromCheckpoint([command, f"--ckpt_path={checkpoint}", *alone, *silent, *flags], callbacks=callbacks)
     finally:
         logging.disable(logging.NOTSET)
@@ -108,42 +105,15 @@ class Durations(NamedTuple):
     samples: np.ndarray
 
 
-class Predictions(NamedTuple):
-    """What a checkpoint says of the N images of a split, in K classes."""
-
-    classes: list[str]
-    paths: list[str]
-    target_N: np.ndarray
-    probabilities_NK: np.ndarray
-
-    @property
-    def label_N(self) -> np.ndarray:
-        """The predicted classes."""
-        return self.probabilities_NK.argmax(1)
-
-    @property
-    def confidence_N(self) -> np.ndarray:
-        """The probability of the predicted class."""
-        return self.probabilities_NK.max(1)
-
-    @property
-    def hit_N(self) -> np.ndarray:
-        """Whether it is the true one."""
-        return self.label_N == self.target_N
-
-    @property
-    def counts_KK(self) -> np.ndarray:
-        """The confusion matrix: a row for each true class, a column for each predicted one."""
-        return Classes(self.classes).confusion(self.target_N, self.label_N)
-
-
 class Collect(Callback):
     """Keeps what a validation says of each image."""
 
     def __init__(self) -> None:
         self.outputs: list[dict[str, np.ndarray]] = []
+        self.settled: list[float] | None = None
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self.settled = getattr(pl_module, "settled", None)
         self.bar = tqdm(desc="validation", total=int(sum(trainer.num_val_batches)), leave=False)
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
@@ -163,8 +133,27 @@ class Collect(Callback):
             return np.concatenate([output[name] for output in self.outputs])
 
         paths, _ = data.split("val")
-        in_order = [paths[position] for position in kept("position")]
-        return Predictions(data.target.names, in_order, kept("y"), kept("predictions"))
+        position_N = kept("position")
+        weights = data.manifest.weights.get("val")
+        return worth_scoring(
+            data.target,
+            [paths[position] for position in position_N],
+            kept("y"),
+            kept("predictions"),
+            None if weights is None else weights[position_N],
+            self.settled,
+            settled_here=True,
+        )
+
+
+def worth_scoring(
+    target: Target, paths: list[str], targets: np.ndarray, predicted: np.ndarray, *args: Any, **kwargs: Any
+) -> Predictions | str:
+    """Return predictions as those of their kind of target, or that they cannot be scored."""
+    broken = int((~np.isfinite(predicted)).any(1).sum())
+    if broken:
+        return f"Of {len(paths):,} predictions {broken:,} are not finite, so they are not scored."
+    return KINDS[target.task](target, paths, targets, predicted, *args, **kwargs)
 
 
 class Run(runs.Run):
@@ -178,6 +167,7 @@ class Run(runs.Run):
         curves: metrics.csv by columns.
         target: What is predicted, by manifest.json; None where there is none.
         splits: The keys and targets of each split, by manifest.json; empty where there is none.
+        weights: The weight of each sample of each split, by the same; empty where all count the same.
         durations: timing.csv; None where there is none or nothing in it.
         error: Why the run failed, in a line; empty where it did not.
         traceback: Where in the code, if that was at fault.
@@ -205,6 +195,7 @@ class Run(runs.Run):
         manifest = Manifest.load(self.manifest) if self.manifest.is_file() else None
         self.target = manifest.target if manifest else None
         self.splits = manifest.splits if manifest else {}
+        self.weights = manifest.weights if manifest else {}
         with reading(self.timing):
             self.durations = read_durations(self.timing)
         with reading(self.failure):
@@ -259,14 +250,43 @@ class Run(runs.Run):
         try:
             with file.open(newline="", encoding="utf-8") as opened:
                 header, *rows = csv.reader(opened)
-            classes = header[3:]  # by position: a class may be called "label"
-            paths = [row[0] for row in rows]
-            if self.target is None or classes != self.target.names or paths != self.splits["test"][0]:
-                return f"{file.name} is not of this run's test split, so it is not shown. Test again: {again}"
-            target_N = np.array([classes.index(row[2]) for row in rows])
-            return Predictions(classes, paths, target_N, np.array([row[3:] for row in rows], dtype=float))
+            other = f"{file.name} is not of this run's test split, so it is not shown. Test again: {again}"
+            target = self.target
+            if target is None:
+                return other
+            first_true = 1 + len(target.decision)
+            first = first_true + len(target.truth)
+            paths, targets = self.splits["test"]
+            if header[first:] != target.columns or [row[0] for row in rows] != paths:
+                return other
+            predicted = np.array([row[first:] for row in rows], dtype=float)
+            if [row[first_true:first] for row in rows] != [target.told(true) for true in targets]:
+                return other
+            settled = None
+            if KINDS[target.task].settles:
+                settled = self.settled_for(predicted, [row[1:first_true] for row in rows])
+            return worth_scoring(target, paths, targets, predicted, self.weights.get("test"), settled)
         except (ValueError, IndexError, csv.Error) as error:
             return f"{file.name} cannot be read ({error}), so it is not shown. Test again: {again}"
+
+    def settled_for(self, predicted: np.ndarray, decided: list[list[str]]) -> list[float] | None:
+        """Return what the checkpoint settled by which predictions were decided; None for what a model begins with.
+
+        Raises:
+            ValueError: They were decided by no checkpoint of the run.
+        """
+        assert self.target is not None
+        found: list[list[float] | None] = []
+        for checkpoint in (self.best, self.last):
+            if checkpoint.is_file():
+                with guard.open_to(guard.TRUSTED):
+                    content = checkpoints.read(checkpoint, CLI.tasks[self.target.task])
+                found.append(content.get("settled"))
+        for settled in (*found, None):
+            with contextlib.suppress(TypeError, ValueError):  # a checkpoint may hold anything
+                if [self.target.decided(values, settled) for values in predicted.tolist()] == decided:
+                    return settled
+        raise ValueError("its labels are by the thresholds of another checkpoint than the best and the last")
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
@@ -287,78 +307,3 @@ def read_durations(path: Path) -> Durations | None:
     rows = [line.split(",") for line in text.splitlines()[1:]]
     whole = [row for row in rows if len(row) == 4 and row[3]]  # the last one may be cut off
     return Durations(*np.array(whole, dtype=float).T) if whole else None
-
-
-def scores(p: Predictions) -> dict[str, float]:
-    """Return accuracy, macro F1, macro AUROC, log loss and expected calibration error; absent classes do not count."""
-    _, _, f1_K = per_class(p)
-    roc, _ = ranking(p)
-    error, _ = calibration(p)
-    true_N = np.take_along_axis(p.probabilities_NK, p.target_N[:, None], 1)
-    return {
-        "accuracy": float(p.hit_N.mean()),
-        "macro F1": float(np.nanmean(f1_K)),
-        "macro AUROC": float(np.mean([curve.area for curve in roc.values()])) if roc else float("nan"),
-        "log loss": float(-np.log(np.maximum(true_N, 1e-12)).mean()),
-        "ECE": error,
-    }
-
-
-def per_class(p: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return precision, recall and F1 of each class, (K,) each; NaN where there is nothing to divide by."""
-    hits_K = np.diag(p.counts_KK)
-    predicted_K = p.counts_KK.sum(0)
-    support_K = p.counts_KK.sum(1)
-    with np.errstate(invalid="ignore"):
-        return hits_K / predicted_K, hits_K / support_K, 2 * hits_K / (predicted_K + support_K)
-
-
-def calibration(p: Predictions) -> tuple[float, np.ndarray]:
-    """Return the expected calibration error, and the accuracy of each bin of confidence, NaN of an empty one.
-
-    It is Σ_b n_b / N · |accuracy_b − confidence_b| over 15 bins of equal width (Guo et al. 2017). (Not by torchmetrics,
-    which shows no bins, and puts a confidence of 1, frequent in float32, into a sixteenth.)
-    """
-    bin_N = np.clip(np.ceil(p.confidence_N * BINS).astype(int) - 1, 0, BINS - 1)
-    count_B = np.bincount(bin_N, minlength=BINS)
-    hits_B = np.bincount(bin_N, p.hit_N, BINS)
-    confidence_B = np.bincount(bin_N, p.confidence_N, BINS)
-    error = np.abs(hits_B - confidence_B).sum() / len(bin_N)
-    with np.errstate(invalid="ignore"):
-        return float(error), hits_B / count_B
-
-
-def interval(share: float, count: int, z: float = 1.96) -> str:
-    """Write the 95 % interval of a share of ``count`` images (Wilson 1927)."""
-    centre = share + z**2 / (2 * count)
-    spread = z * (share * (1 - share) / count + (z / count) ** 2 / 4) ** 0.5
-    low, high = ((centre + sign * spread) / (1 + z**2 / count) for sign in (-1, 1))
-    return f"95 %: {low:.3f} to {high:.3f}"
-
-
-class Ranked(NamedTuple):
-    """A ROC or precision-recall curve of a class against the rest, and the area below it."""
-
-    x: np.ndarray
-    y: np.ndarray
-    area: float
-
-
-def ranking(p: Predictions) -> tuple[dict[int, Ranked], dict[int, Ranked]]:
-    """Return the ROC and the precision-recall curves of the classes that are there, one against the rest.
-
-    The area under precision and recall is the average precision Σ (R_t − R_t−1) P_t, without interpolation.
-    """
-    roc_curves, recall_curves = {}, {}
-    count_K = np.bincount(p.target_N, minlength=len(p.classes))
-    for k in np.flatnonzero((count_K > 0) & (count_K < len(p.target_N))).tolist():
-        score_N = torch.from_numpy(p.probabilities_NK[:, k])
-        is_k_N = torch.from_numpy(p.target_N == k).long()
-        false, true, _ = classification.binary_roc(score_N, is_k_N)
-        area = classification.binary_auroc(score_N, is_k_N)
-        roc_curves[k] = Ranked(false.numpy(), true.numpy(), float(area))
-        precision, recall, _ = classification.binary_precision_recall_curve(score_N, is_k_N)
-        precision[-1] = precision[-2]  # torchmetrics lets the curve begin at a precision of 1, which no threshold has
-        area = classification.binary_average_precision(score_N, is_k_N)
-        recall_curves[k] = Ranked(recall.numpy()[::-1], precision.numpy()[::-1], float(area))
-    return roc_curves, recall_curves

@@ -11,7 +11,7 @@ shown as ``test`` saved it. Needs matplotlib and jinja2 (the extra ``report``).
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html import escape
 from itertools import takewhile
 from pathlib import Path
@@ -27,13 +27,21 @@ from ..engine.files import read_text, reading
 from ..engine.mistakes import Mistake
 from ..engine.parser import Options
 from ..engine.resume import SILENT
-from ..engine.splits import SPLITS
+from ..engine.targets import Target
 from . import _page as page
+from . import _report_classes, _report_labels, _report_numbers
 from . import _results as results
 from ._page import INK, Section, curve, facts, figure, figures, label, note, table
-from ._results import BINS, Collect, Predictions, Run
+from ._predictions import Predictions
+from ._report_figures import pixels
+from ._results import Collect, Run
 
-MANY = 20  # classes from which on a figure no longer names all of them
+# What is shown of each kind of target; each module has the same functions.
+VIEWS: dict[str, Any] = {
+    "multiclass": _report_classes,
+    "multilabel": _report_labels,
+    "regression": _report_numbers,
+}
 Parts = list[tuple[str, Callable[[], str]]]
 
 
@@ -111,24 +119,27 @@ def summary(run: Run, validation: Predictions | str, tested: Predictions | str) 
     """What came out, in numbers, and what is missing."""
     shown: list[tuple[str, str, str]] = []
     rows: list[list[Any]] = []
+    header: list[str] = []
     notes: list[str] = []
+    remarks: dict[str, None] = {}  # each once, in their order
     for split, p in (("Test", tested), ("Validation", validation)):
         if isinstance(p, str):
             notes.append(note(f"{split}: {p}"))
             continue
-        scores = results.scores(p)
-        accuracy, count = scores["accuracy"], len(p.paths)
-        rows.append([split, count, *scores.values()])
-        shown.append((f"{split} accuracy", f"{accuracy:.3f}", results.interval(accuracy, count)))
-        shown.append((f"{split} macro F1", f"{scores['macro F1']:.3f}", f"{count:,} images"))
+        views = VIEWS[p.target.task]
+        header = ["split", "images", *p.scores()]
+        rows.append([split, len(p.paths), *views.score_cells(p)])
+        shown += views.cards(split, p)
+        remarks |= {views.remark(p): None, WEIGHTED if p.weights is not None else "": None}
     if best := run.best_validation:
         shown.append((f"Best {run.monitor}", f"{best.value:.4f}", f"epoch {run.epoch(best.step)}, step {best.step:,}"))
     path = run.setting("model.network.init_args.name", run.setting("model.network.class_path", ""))
     network = path.rpartition(".")[2]
-    shown.append(("Network", network, f"{len(run.target.names)} classes" if run.target else ""))
+    shown.append(("Network", network, predicted(run.target) if run.target else ""))
+    notes += [note(text) for text in remarks if text]
     state = "ended" if run.ended else "failed" if run.error else "not ended, or goes on"
     shown.append(("Last epoch", run.epoch(np.inf) if run.curves else "unknown", f"the run has {state}"))
-    return facts(*shown) + (table(SCORES, rows) if rows else "") + "".join(notes) + failure(run)
+    return facts(*shown) + (table(header, rows) if rows else "") + "".join(notes) + failure(run)
 
 
 def failure(run: Run) -> str:
@@ -139,7 +150,14 @@ def failure(run: Run) -> str:
     return note(f"The run failed: {run.error}") + (traceback if run.traceback else "")
 
 
-SCORES = ["split", "images", "accuracy", "macro F1", "macro AUROC", "log loss", "ECE"]
+WEIGHTED = "The samples have weights, which count in the scores; numbers of images are without them."
+
+
+def predicted(target: Target) -> str:
+    """Say how many there are of what is predicted."""
+    count = len(target.names)
+    several = {"class": "classes"}.get(target.noun, f"{target.noun}s")
+    return f"{count} {several if count != 1 else target.noun}"
 
 
 def findings(run: Run) -> str:
@@ -166,8 +184,9 @@ def curves(run: Run) -> str:
         if name.startswith("lr-"):
             kinds.setdefault("learning rate", []).append((name, name.removeprefix("lr-")))
         elif split in ("train", "val"):
-            kind = "gradient norm" if metric == "grad_norm" else metric.replace("_", " ")
-            kinds.setdefault(kind, []).append((name, split))
+            base, number = of_one_number(run, split, metric)
+            kind = "gradient norm" if metric == "grad_norm" else base.replace("_", " ")
+            kinds.setdefault(f"{kind} of each" if number else kind, []).append((name, number or split))
     order = {"loss": 0, "accuracy": 1, "learning rate": 3, "gradient norm": 4}
     best = run.best_validation
     drawn = []
@@ -176,197 +195,47 @@ def curves(run: Run) -> str:
         for name, text in kinds[kind]:
             colour = {"train": "C1", "val": "C0"}.get(text)
             curve(axes, *run.curves[name], label=label(text, 30), color=colour)
-        if best and "val" in dict(kinds[kind]).values():
+        if best and any(name.startswith("val/") for name, _ in kinds[kind]):
             axes.axvline(best.step, color=INK, linewidth=0.8, linestyle=":", label="best checkpoint")
         axes.set(xlabel="optimizer step", ylabel=label(kind))
         if kind == "gradient norm":
             values = run.curves["train/grad_norm"].values
             axes.set_yscale("log" if 0 < 10 * values.min() < values.max() else "linear")
+        if kind in ("mae of each", "rmse of each"):  # each has a unit of its own
+            axes.set_yscale("log")
         axes.legend()
         drawn.append((canvas, ""))
     nothing = "No metrics.csv: nothing was logged (--trainer.logger false), or the run failed before its first line."
     return figures(*drawn) if drawn else note(nothing)
 
 
+def of_one_number(run: Run, split: str, metric: str) -> tuple[str, str]:
+    """Return which score of which of several numbers a metric is, and nothing for that where it is of all."""
+    for name in run.target.names if run.target else []:
+        base = metric.removesuffix(f"_{name.replace('.', '_')}")
+        if base != metric and f"{split}/{base}" in run.curves:
+            return base, name
+    return metric, ""
+
+
 def evaluation(p: Predictions | str, source: str) -> str:
-    """What the predictions of a split are worth: confusions, classes, rankings, calibration."""
+    """What the predictions of a split are worth."""
     if isinstance(p, str):
         return note(p)
-    return (
-        note(f"{len(p.paths):,} images of {len(p.classes)} classes; from {source}.")
-        + f"<h3>Confusion matrix</h3>{figures(confusion(p, False), confusion(p, True))}{confusions(p)}"
-        + f"<h3>Classes</h3>{classes(p)}<h3>Each class against the rest</h3>{figures(*rankings(p))}"
-        + f"<h3>Calibration</h3>{figures(*reliability(p))}"
-    )
+    text = f"{len(p.paths):,} images of {predicted(p.target)}; from {source}."
+    return note(text) + VIEWS[p.target.task].evaluation(p)
 
 
-def confusion(p: Predictions, share: bool) -> tuple[Any, str]:
-    """Draw the confusion matrix, in images or in percent of the true class."""
-    from matplotlib.colors import LinearSegmentedColormap, to_rgba
-    from matplotlib.ticker import MaxNLocator
-
-    counts_KK = p.counts_KK
-    count = len(p.classes)
-    shown_KK, unit = counts_KK, "images"
-    if share:
-        shown_KK = 100 * counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
-        unit = "% of the true class"
-    most = max(float(shown_KK.max()), 1)
-    canvas, axes = figure(4.4, 3.8)
-    # From nothing to blue: on a dark page, too, an empty cell is the page.
-    ramp = LinearSegmentedColormap.from_list("ramp", [to_rgba("C0", alpha) for alpha in (0, 1)])
-    image = axes.imshow(shown_KK, cmap=ramp, vmin=0, vmax=most, interpolation="none")
-    if count <= 12:
-        for (row, column), value in np.ndenumerate(shown_KK):
-            if value:
-                ink = "white" if value > 0.55 * most else INK
-                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
-    if count <= MANY:
-        names = [label(name, 14) for name in p.classes]
-        axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0)
-        axes.set_yticks(range(count), names)
-    axes.grid(False)
-    axes.set(xlabel="predicted class", ylabel="true class")
-    scale = canvas.colorbar(image, ax=axes, shrink=0.8, label=unit, ticks=MaxNLocator(5, integer=True))
-    scale.outline.set_visible(False)
-    where = "" if count <= MANY else " Classes by number, in the order of their names."
-    return canvas, ("Each row adds up to 100 %." if share else "A row for each true class.") + where
-
-
-def confusions(p: Predictions, most: int = 10) -> str:
-    """The pairs of classes that are taken for each other most often."""
-    wrong_KK = p.counts_KK * (1 - np.eye(len(p.classes), dtype=int))
-    support_K = p.counts_KK.sum(1)
-    worst = np.argsort(-wrong_KK, axis=None, kind="stable")[: min(most, np.count_nonzero(wrong_KK))]
-    rows = []
-    for true, said in zip(*np.unravel_index(worst, wrong_KK.shape), strict=True):
-        count = int(wrong_KK[true, said])
-        rows.append([p.classes[true], p.classes[said], count, f"{count / support_K[true]:.1%}"])
-    header = ["true class", "taken for", "images", "of the true class"]
-    return table(header, rows) if rows else note("No image is taken for another class.")
-
-
-def classes(p: Predictions) -> str:
-    """Precision, recall, F1 and support of each class; the worst first where there are many."""
-    scores_K3 = np.stack(results.per_class(p), axis=1)
-    support_K = p.counts_KK.sum(1)
-    many = len(p.classes) > MANY
-    order = np.argsort(scores_K3[:, 2], kind="stable") if many else np.arange(len(p.classes))
-    rows = [[p.classes[k], *scores_K3[k].tolist(), int(support_K[k])] for k in order.tolist()]
-    means = [float(np.mean(scores_K[~np.isnan(scores_K)])) for scores_K in scores_K3.T]
-    rows.append(["mean over classes", *means, len(p.paths)])
-    text = "Support: images of the class. A dash: nothing to divide by, left out of the mean."
-    if many:
-        text += " Lowest F1 first."
-    return table(["class", "precision", "recall", "F1", "support"], rows) + note(text)
-
-
-def rankings(p: Predictions) -> Iterator[tuple[Any, str]]:
-    """Draw the ROC and the precision-recall curves: the mean over the classes, and the worst of them by name."""
-    roc, recall = results.ranking(p)
-    yield ranking(p, roc, "ROC", "AUROC", "false-positive rate", "true-positive rate")
-    yield ranking(p, recall, "Precision and recall", "average precision", "recall", "precision")
-
-
-def ranking(
-    p: Predictions, by_class: dict[int, results.Ranked], title: str, area: str, x_name: str, y_name: str, worst: int = 4
-) -> tuple[Any, str]:
-    """Draw one kind of curve of each class against the rest."""
-    canvas, axes = figure(4.2, 4.2)
-    grid = np.linspace(0, 1, 201)
-    on_grid = {k: np.interp(grid, of_class.x, of_class.y) for k, of_class in by_class.items()}
-    named = sorted(by_class, key=lambda k: by_class[k].area)[:worst]
-    if len(by_class) <= MANY:
-        for k in by_class.keys() - named:
-            axes.plot(grid, on_grid[k], color=INK, alpha=0.2, linewidth=0.8)
-    for number, k in enumerate(named):
-        name = p.classes[k] if len(p.classes[k]) <= 16 else f"{k} {p.classes[k]}"  # names may differ in the middle
-        text = f"{label(name, 16)}: {by_class[k].area:.3f}"
-        curve(axes, by_class[k].x, by_class[k].y, color=f"C{number}", linewidth=1.2, label=text)
-    if by_class:
-        text = f"mean: {np.mean([of_class.area for of_class in by_class.values()]):.3f}"
-        axes.plot(grid, np.mean([*on_grid.values()], axis=0), color=INK, linewidth=2, label=text)
-        canvas.legend(title=area, loc="outside upper center", ncols=2)
-    axes.set(xlabel=x_name, ylabel=y_name, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    return canvas, f"{title}: the mean over the classes, and those of the smallest area."
-
-
-def reliability(p: Predictions) -> Iterator[tuple[Any, str]]:
-    """Draw how often the network is right where it is how sure, and how sure it is how often."""
-    error, accuracy_B = results.calibration(p)
-    edges = np.linspace(0, 1, BINS + 1)
-    right = p.hit_N
-    canvas, axes = figure(4.2, 3.2)
-    axes.bar(edges[:-1], accuracy_B, 0.92 / BINS, align="edge", color="C0", label="accuracy")
-    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle="--", label="accuracy = confidence")
-    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-    canvas.legend(loc="outside upper center", ncols=2)
-    sure, accuracy = float(p.confidence_N.mean()), float(right.mean())
-    means = f"mean confidence {sure:.3f}, accuracy {accuracy:.3f}: {'over' if sure > accuracy else 'under'}-confident"
-    yield canvas, f"Expected calibration error {error:.3f} ({BINS} bins of equal width, Guo et al. 2017); {means}."
-    canvas, axes = figure(4.2, 3.2)
-    both = [p.confidence_N[right], p.confidence_N[~right]]
-    axes.hist(both, edges, stacked=True, rwidth=0.92, color=["C0", "C1"], label=["right", "wrong"])
-    axes.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
-    canvas.legend(loc="outside upper center", ncols=2)
-    yield canvas, f"How sure the network is how often: {len(both[0]):,} images right, {len(both[1]):,} wrong."
-
-
-def examples(p: Predictions | str, data: Any, most: int = 12) -> str:
-    """The surest mistakes and the least sure hits, as the network saw them."""
-    if isinstance(p, str):
-        return ""
-    split = data.dataset(*data.split("val"))
-    position = {path: i for i, path in enumerate(split.paths)}
-    least_sure_first = np.argsort(p.confidence_N, kind="stable")
-    hit_N = p.hit_N[least_sure_first]
-    hits = least_sure_first[hit_N]
-    mistakes = least_sure_first[~hit_N][::-1]
-    parts = []
-    for title, chosen in (("Surest mistakes", mistakes), ("Least sure hits", hits)):
-        tiles = []
-        for i in chosen[:most].tolist():
-            text = p.classes[p.target_N[i]]
-            if not p.hit_N[i]:
-                text += f", not {p.classes[p.label_N[i]]}"
-            caption = escape(f"{text} ({p.confidence_N[i]:.2f})")
-            image = page.picture(pixels(split, position[p.paths[i]]), p.paths[i])
-            tiles.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
-        parts.append(f'<h3>{title}</h3><div class="tiles">{"".join(tiles) or note("None.")}</div>')
-    return "".join(parts) + note("The true class, what it was taken for, and how sure the network was of that.")
-
-
-def pixels(dataset: Any, key: Any) -> np.ndarray:
-    """Return an image of a data set, (H, W, C), as the network sees it."""
-    return dataset[key].x.numpy().transpose(1, 2, 0)
+def examples(p: Predictions | str, data: Any) -> str:
+    """The images of which the network is most wrong, as it saw them."""
+    return "" if isinstance(p, str) else VIEWS[p.target.task].examples(p, data)
 
 
 def balance(run: Run) -> str:
-    """How many images of each class stand in each split."""
+    """What stands in each split."""
     if run.target is None:
         return note("No manifest.json: the run failed before its splits were drawn.")
-    names = run.target.names
-    counts_3K = np.stack([run.target.counts(run.splits[split][1]) for split in SPLITS])
-    splits = ("training", "validation", "test")
-    canvas, axes = figure(4.2, 1.1 + 0.24 * len(names) if len(names) <= MANY else 2.7)
-    if len(names) <= MANY:
-        before_3K = counts_3K.cumsum(0) - counts_3K
-        for counts_K, before_K, split in zip(counts_3K, before_3K, splits, strict=True):
-            axes.barh(range(len(names)), counts_K, 0.75, before_K, label=split)
-        axes.set(xlabel="images", ylabel="class", ylim=(len(names) - 0.5, -0.5))
-        axes.set_yticks(range(len(names)), [label(name) for name in names])
-        axes.grid(False, axis="y")
-    else:
-        order = counts_3K.sum(0).argsort()[::-1]
-        for counts_K, split in zip(counts_3K, splits, strict=True):
-            axes.step(range(1, len(names) + 1), counts_K[order], where="mid", label=split)
-        axes.set(xlabel="class, from the most images to the fewest", ylabel="images", ylim=(0, None))
-    canvas.legend(loc="outside upper center", ncols=3)
-    ratio = counts_3K[0].max() / max(counts_3K[0].min(), 1)
-    text = f"In training the largest class has {ratio:.1f} times the images of the smallest."
-    rows = [[name, *counts_3K[:, k].tolist()] for k, name in enumerate(names)]
-    rows.append(["all", *counts_3K.sum(1).tolist()])
-    return f"<h3>Class balance</h3>{note(text)}{figures((canvas, ''))}{table(['class', *splits], rows)}"
+    return VIEWS[run.target.task].balance(run)
 
 
 def augmentation(data: Any, rows: int = 5, columns: int = 8) -> str:
@@ -437,7 +306,7 @@ def compared_scores(found: list[Run]) -> str:
     metrics = sorted(logged - {"train/grad_norm"}, key=lambda name: (name.startswith("train/"), name))
     best: list[list[Any]] = []
     final: list[list[Any]] = []
-    test: list[list[Any]] = []
+    test: dict[str, list[list[Any]]] = {}  # of each kind of target the header and the rows
     notes: list[str] = []
     for run in found:
         best_step = run.best_validation.step if run.best_validation else -1
@@ -447,14 +316,20 @@ def compared_scores(found: list[Run]) -> str:
         if isinstance(p, str):
             notes.append(note(f"{run.name}: {p}"))
         else:
-            test.append([run.name, len(p.paths), *results.scores(p).values()])
+            of_kind = test.setdefault(p.target.task, [["run", "images", *p.scores()]])
+            of_kind.append([run.name, len(p.paths), *VIEWS[p.target.task].score_cells(p)])
     held_out = [[run.splits[split][0] for split in ("val", "test") if run.splits] for run in found]
     if any(paths != held_out[0] for paths in held_out):
         notes.insert(0, note("The runs have different validation or test images, so their scores compare loosely."))
+    said = {str(run.target): run.name for run in reversed(found) if run.target is not None}
+    if len(said) > 1:
+        each = ", ".join(f"{name} {what}" for what, name in reversed(said.items()))
+        notes.insert(0, note(f"The runs predict different things ({each}), so their scores do not compare."))
     header = ["run", "epoch", *metrics]
+    tests = "".join(table(of_kind, rows) for of_kind, *rows in test.values())
     return (
         f"<h3>At the best checkpoint</h3>{table(header, best)}<h3>At the end</h3>{table(header, final)}"
-        f"<h3>Test</h3>{table(['run', *SCORES[1:]], test) if test else ''}{''.join(notes)}"
+        f"<h3>Test</h3>{tests}{''.join(notes)}"
     )
 
 

@@ -18,7 +18,26 @@ from ..engine.files import made_anew
 from ..engine.loading import collate
 from ..engine.mistakes import Mistake
 from ..engine.stages import last_layer
+from ..engine.targets import Classes
 from ._page import check_packages
+
+
+class OfClasses(CLI):
+    """What is validated first, before anything is interpolated."""
+
+    def before_validate(self) -> None:
+        """Refuse a run that predicts no classes.
+
+        Raises:
+            Mistake: It predicts several labels or numbers.
+        """
+        super().before_validate()
+        task = self.own.data.task
+        if task not in ("auto", Classes.task):
+            raise Mistake(
+                f"smote interpolates between images of a rare class, and the run predicts none (--data.task {task}), "
+                "so there is nothing to do; against rare labels or numbers train with --data.balance sampler."
+            )
 
 
 @torch.no_grad()
@@ -73,9 +92,14 @@ def fit_head(head: nn.Linear, x_ND: np.ndarray, y_N: np.ndarray, decay: float = 
 
 def main(args: list[str]) -> None:
     """Run the command: validate, train the last layer again, validate, write the checkpoint."""
-    cli = CLI(["validate", *args])
+    cli = OfClasses(["validate", *args])
     assert cli.source
     model, data = cli.model.float().cpu(), cli.datamodule
+    if data.is_weighted:
+        raise Mistake(
+            "the samples have weights, which interpolated ones have not, so they would be lost; train with "
+            "--data.balance sampler or class_weights."
+        )
     name, head = last_layer(model.network)
     if not isinstance(head, nn.Linear):
         raise Mistake(

@@ -1,0 +1,144 @@
+"""Figures and tables of the report that serve more than one kind of target. Shapes: K classes or labels, N samples."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from ..engine.splits import SPLITS
+from . import _page as page
+from ._page import INK, curve, figure, figures, label, note, table
+from ._predictions import BINS, Ranked
+from ._results import Run
+
+MANY = 20  # classes from which on a figure no longer names all of them
+SPLIT_NAMES = ("training", "validation", "test")
+
+
+def matrix(shown_KK: np.ndarray, names: list[str], unit: str, x_name: str, y_name: str) -> Any:
+    """Draw a matrix with a row and a column for each name.
+
+    Args:
+        shown_KK: The values, from 0 on.
+        names: Of the rows and the columns.
+        unit: Of the values.
+        x_name: What a column is.
+        y_name: What a row is.
+    """
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+    from matplotlib.ticker import MaxNLocator
+
+    count = len(names)
+    most = max(float(np.nan_to_num(shown_KK).max()), 1)
+    canvas, axes = figure(4.4, 3.8)
+    # From nothing to blue: on a dark page, too, an empty cell is the page.
+    ramp = LinearSegmentedColormap.from_list("ramp", [to_rgba("C0", alpha) for alpha in (0, 1)])
+    image = axes.imshow(shown_KK, cmap=ramp, vmin=0, vmax=most, interpolation="none")
+    if count <= 12:
+        for (row, column), value in np.ndenumerate(shown_KK):
+            if value and not np.isnan(value):
+                ink = "white" if value > 0.55 * most else INK
+                axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=8)
+    if count <= MANY:
+        short = [label(name, 14) for name in names]
+        axes.set_xticks(range(count), short, rotation=90 if max(map(len, short)) > 2 else 0)
+        axes.set_yticks(range(count), short)
+    axes.grid(False)
+    axes.set(xlabel=x_name, ylabel=y_name)
+    scale = canvas.colorbar(image, ax=axes, shrink=0.8, label=unit, ticks=MaxNLocator(5, integer=True))
+    scale.outline.set_visible(False)
+    return canvas
+
+
+def named(names: list[str], number: int, length: int = 16) -> str:
+    """Return a name for a legend: with its number where it is too long, as names may differ in the middle."""
+    return label(names[number] if len(names[number]) <= length else f"{number} {names[number]}", length)
+
+
+def ranking(
+    names: list[str], by_name: dict[int, Ranked], several: str, title: str, area: str, x_name: str, y_name: str
+) -> tuple[Any, str]:
+    """Draw one kind of curve of each class or label against the rest: the mean, and the worst of them by name."""
+    canvas, axes = figure(4.2, 4.2)
+    grid = np.linspace(0, 1, 201)
+    on_grid = {k: np.interp(grid, of_one.x, of_one.y) for k, of_one in by_name.items()}
+    worst = worst_of({k: of_one.area for k, of_one in by_name.items()})
+    if len(by_name) <= MANY:
+        for k in by_name.keys() - worst:
+            axes.plot(grid, on_grid[k], color=INK, alpha=0.2, linewidth=0.8)
+    for number, k in enumerate(worst):
+        text = f"{named(names, k)}: {by_name[k].area:.3f}"
+        curve(axes, by_name[k].x, by_name[k].y, color=f"C{number}", linewidth=1.2, label=text)
+    if len(by_name) > 1:
+        text = f"mean: {np.mean([of_one.area for of_one in by_name.values()]):.3f}"
+        axes.plot(grid, np.mean([*on_grid.values()], axis=0), color=INK, linewidth=2, label=text)
+    if by_name:
+        canvas.legend(title=area, loc="outside upper center", ncols=2)
+    axes.set(xlabel=x_name, ylabel=y_name, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    return canvas, f"{title}: the mean over the {several}, and those of the smallest area."
+
+
+def worst_of(by_name: dict[int, float], most: int = 4) -> list[int]:
+    """Return those of the smallest value."""
+    return sorted(by_name, key=by_name.__getitem__)[:most]
+
+
+def reliability(right_B: np.ndarray, x_name: str, y_name: str) -> Any:
+    """Draw how often something is right in each bin of how sure the network is."""
+    edges = np.linspace(0, 1, BINS + 1)
+    canvas, axes = figure(4.2, 3.2)
+    axes.bar(edges[:-1], right_B, 0.92 / BINS, align="edge", color="C0", label=y_name)
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle="--", label=f"{y_name} = {x_name}")
+    axes.set(xlabel=x_name, ylabel=y_name, xlim=(0, 1), ylim=(0, 1.02))
+    canvas.legend(loc="outside upper center", ncols=2)
+    return canvas
+
+
+def tiles(title: str, chosen: Iterable[tuple[str, str]], data: Any) -> str:
+    """Return images of the validation split with captions as HTML, as the network saw them.
+
+    Args:
+        title: What they are.
+        chosen: The path of each and its caption.
+        data: The data module.
+    """
+    split = data.dataset(*data.split("val"))
+    position = {path: i for i, path in enumerate(split.paths)}
+    drawn = []
+    for path, caption in chosen:
+        image = page.picture(pixels(split, position[path]), path)
+        drawn.append(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
+    return f'<h3>{title}</h3><div class="tiles">{"".join(drawn) or note("None.")}</div>'
+
+
+def pixels(dataset: Any, key: Any) -> np.ndarray:
+    """Return an image of a data set, (H, W, C), as the network sees it."""
+    return dataset[key].x.numpy().transpose(1, 2, 0)
+
+
+def bars(run: Run, noun: str) -> tuple[Any, np.ndarray]:
+    """Draw how many images of each class or label stand in each split; returns these numbers, too, (3, K)."""
+    assert run.target is not None
+    names = run.target.names
+    counts_3K = np.stack([run.target.counts(run.splits[split][1]) for split in SPLITS])
+    canvas, axes = figure(4.2, 1.1 + 0.24 * len(names) if len(names) <= MANY else 2.7)
+    if len(names) <= MANY:
+        before_3K = counts_3K.cumsum(0) - counts_3K
+        for counts_K, before_K, split in zip(counts_3K, before_3K, SPLIT_NAMES, strict=True):
+            axes.barh(range(len(names)), counts_K, 0.75, before_K, label=split)
+        axes.set(xlabel="images", ylabel=noun, ylim=(len(names) - 0.5, -0.5))
+        axes.set_yticks(range(len(names)), [label(name) for name in names])
+        axes.grid(False, axis="y")
+    else:
+        order = counts_3K.sum(0).argsort()[::-1]
+        for counts_K, split in zip(counts_3K, SPLIT_NAMES, strict=True):
+            axes.step(range(1, len(names) + 1), counts_K[order], where="mid", label=split)
+        axes.set(xlabel=f"{noun}, from the most images to the fewest", ylabel="images", ylim=(0, None))
+    canvas.legend(loc="outside upper center", ncols=3)
+    return canvas, counts_3K
+
+
+def balance(title: str, text: str, canvas: Any, noun: str, rows: Iterable[Sequence[object]]) -> str:
+    """Return what is in each split, as HTML."""
+    return f"<h3>{title}</h3>{note(text)}{figures((canvas, ''))}{table([noun, *SPLIT_NAMES], rows)}"
