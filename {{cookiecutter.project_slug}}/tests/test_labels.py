@@ -703,6 +703,13 @@ def test_a_submission_that_cannot_be_filled_is_refused(lines, reason, tmp_path):
     assert reason in str(refusal.value)
 
 
+def test_one_column_for_two_numbers_is_refused(tmp_path):
+    like = table(tmp_path / "like.csv", "id,score", "c,0")
+    values = [["1", "2"]] * 3
+    with pytest.raises(Mistake, match="not clear which number belongs there"):
+        submission_rows(like, KEYS, Numbers(["x", "y"]), values, values)
+
+
 def test_a_submission_of_a_name_that_two_images_have_is_refused(tmp_path):
     like = table(tmp_path / "like.csv", "id,label", "a,p", "b,p")
     with pytest.raises(Mistake, match="has the name of two images"):
