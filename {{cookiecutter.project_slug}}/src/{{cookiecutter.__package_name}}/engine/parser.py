@@ -92,7 +92,11 @@ IN_OTHER_WORDS = (
     (r"Type .* expects a function or a callable class: ", ""),
     (r"Expected an? <class '(?:[\w.]+\.)?(\w+)'>", r"expected \1"),
     (r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1"),
-    (r"Expected a dot import path string.*", "no class of this name is known; give its path, package.module.Class"),
+    (
+        r"Expected a dot import path string.*",
+        "no class of this name is known, or it is of another kind (a loss of numbers for classes, say); give one that "
+        "fits, or its path, package.module.Class",
+    ),
     (
         r"the following arguments are required: class_weights_K.*",
         "--model.loss is a loss of classes or labels, and the targets are numbers; give one of numbers, such as "
@@ -116,7 +120,7 @@ def telling(message: str) -> str:
     causes = [cause for cause in causes if cause and not cause.startswith("expected ")]
     causes = causes or [f"expected {' or '.join(types)}".replace("NoneType", "null")]
     key = re.search(r'Parser key "([^"]+)"', message)
-    value = re.search(r"(?:Given|Got) value: (\w[^(\n]{0,80})$", message, re.MULTILINE)
+    value = re.search(r"(?:Given value|Got value|import path string): (\w[^(\n]{0,80})$", message, re.MULTILINE)
     setting = f"{key.group(1) if key else ''}{f'={value.group(1)}' if value else ''}"
     return f"{setting}: {' '.join(dict.fromkeys(causes))}".removeprefix(": ").replace("=None: ", "=null: ")
 
