@@ -531,7 +531,8 @@ def changed_data(arena: Arena) -> list[bool]:
         else:
             (place / "images/yellow").mkdir()
             (place / "images/yellow/00.png").write_bytes(first.read_bytes())
-        survived += arena.refused(place, ("fit", *BASE, "--resume=auto"), words="began with")
+        words = "are not there" if change == "removed" else "began with"
+        survived += arena.refused(place, ("fit", *BASE, "--resume=auto"), words=words)
     return survived
 
 

@@ -145,7 +145,7 @@ def test_the_weights_are_those_of_the_checkpoint_averaged_ones_included(trained)
 def test_the_example_classifies_files_of_any_kind_as_predict_does_without_the_project(trained, images, predicted):
     example = trained / RUN / "export/example.py"
     code = [line for line in example.read_text().splitlines()[1:] if line.strip()]
-    assert len(code) == 26
+    assert len(code) == 25
     paths = [str(images / row["path"]) for row in predicted]
     bare = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([sys.executable, example, *paths], capture_output=True, text=True, cwd=images, env=bare)

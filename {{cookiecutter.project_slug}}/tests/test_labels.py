@@ -656,17 +656,18 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 
 KEYS = ["x/b.jpg", "x/a.jpg", "x/c.jpg"]
-PROBABILITIES = [[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]]
+PROBABILITIES = [["0.25", "0.75"], ["1", "0"], ["0.5", "0.5"]]
+CHOSEN = [["q"], ["p"], ["p"]]
 
 
 @pytest.mark.parametrize("form", ["{0}", "{0}.jpg", "x/{0}.jpg", "x/{0}"])
 def test_a_submission_has_the_columns_and_rows_of_its_sample(form, tmp_path):
     ids = [form.format(name) for name in "abc"]
     like = table(tmp_path / "like.csv", "id,q,p", *(f"{name},0.5,0.5" for name in ids))
-    found = submission_rows(like, KEYS, Classes(["p", "q"]), PROBABILITIES, ["q", "p", "p"])
+    found = submission_rows(like, KEYS, Classes(["p", "q"]), PROBABILITIES, CHOSEN)
     assert found == [["id", "q", "p"], [ids[0], "0", "1"], [ids[1], "0.75", "0.25"], [ids[2], "0.5", "0.5"]]
     like = table(tmp_path / "like.csv", "label,id", *(f"p,{name}" for name in reversed(ids)))
-    found = submission_rows(like, KEYS, Classes(["p", "q"]), PROBABILITIES, ["q", "p", "p"])
+    found = submission_rows(like, KEYS, Classes(["p", "q"]), PROBABILITIES, CHOSEN)
     assert found == [["label", "id"], ["p", ids[2]], ["q", ids[1]], ["p", ids[0]]]
 
 
@@ -675,10 +676,11 @@ def test_a_submission_of_labels_and_of_numbers(tmp_path):
     found = submission_rows(like, KEYS, Labels(["p", "q"]), PROBABILITIES, [["q"], [], ["p", "q"]])
     assert found[1:] == [["a", ""], ["b", "q"]]
     like = table(tmp_path / "like.csv", "id,score", "c,0", "b,0")
-    found = submission_rows(like, KEYS, Numbers(["age"]), [[1.5], [2.5], [3.5]], [""] * 3)
+    found = submission_rows(like, KEYS, Numbers(["age"]), [["1.5"], ["2.5"], ["3.5"]], [["1.5"], ["2.5"], ["3.5"]])
     assert found[1:] == [["c", "3.5"], ["b", "1.5"]]
     like = table(tmp_path / "like.csv", "id,y", "c,0", "b,0")
-    found = submission_rows(like, KEYS, Numbers(["x", "y"]), [[1.5, 2], [2.5, 3], [3.5, 4]], [""] * 3)
+    values = [["1.5", "2"], ["2.5", "3"], ["3.5", "4"]]
+    found = submission_rows(like, KEYS, Numbers(["x", "y"]), values, values)
     assert found[1:] == [["c", "4"], ["b", "2"]]
 
 
@@ -697,11 +699,11 @@ def test_a_submission_of_labels_and_of_numbers(tmp_path):
 def test_a_submission_that_cannot_be_filled_is_refused(lines, reason, tmp_path):
     like = table(tmp_path / "like.csv", *lines)
     with pytest.raises(Mistake, match=r"^[^\n]+$") as refusal:
-        submission_rows(like, KEYS, Classes(["p", "q"]), PROBABILITIES, ["q", "p", "p"])
+        submission_rows(like, KEYS, Classes(["p", "q"]), PROBABILITIES, CHOSEN)
     assert reason in str(refusal.value)
 
 
 def test_a_submission_of_a_name_that_two_images_have_is_refused(tmp_path):
     like = table(tmp_path / "like.csv", "id,label", "a,p", "b,p")
     with pytest.raises(Mistake, match="has the name of two images"):
-        submission_rows(like, [*KEYS, "y/a.jpg"], Classes(["p", "q"]), [*PROBABILITIES, [1, 0]], ["q", "p", "p", "p"])
+        submission_rows(like, [*KEYS, "y/a.jpg"], Classes(["p", "q"]), [*PROBABILITIES, ["1", "0"]], [*CHOSEN, ["p"]])

@@ -26,6 +26,8 @@ from project_package.model import Classifier
         (["--model.warmup_steps=999"], "warmup_steps=999"),
         (["--data.batch_size=64"], "exceeds the 48 training images"),
         (["--data.batch_size=9", "--trainer.accumulate_grad_batches=2"], "multiple of 2"),
+        (["--trainer.accumulate_grad_batches=-1"], "--trainer.accumulate_grad_batches=-1"),
+        (["--trainer.accumulate_grad_batches=0"], "accumulate_grad_batches"),
         (["--data.val_fraction=0.01"], "raise it above"),
         (["--data.val_fraction=0.6", "--data.test_fraction=0.6"], "less than 1"),
         (["--data.train_fraction=2"], "train_fraction=2"),

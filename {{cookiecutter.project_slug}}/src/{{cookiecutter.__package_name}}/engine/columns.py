@@ -260,7 +260,7 @@ def _image(
         more = f" and {len(looked) - 6} more" if len(looked) > 6 else ""
         raise Mistake(
             f"{which} files{such} in {shown(', '.join(looked[:6]))}{more}, so there are no images; give the folder "
-            "that the paths are relative to, --data.root FOLDER, and of several columns of paths --data.image_column NAME."
+            "that the paths are relative to, --data.root FOLDER, and the column: --data.image_column NAME."
         )
     image = by_name[names[0]]
     folders = [fit.folder for fit in found if fit.column == image.name]

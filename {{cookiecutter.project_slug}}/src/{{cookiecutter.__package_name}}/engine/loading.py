@@ -243,10 +243,12 @@ class SplitData(LightningDataModule):
         """
         trainer, size = self.trainer, len(dataset)  # pyright: ignore[reportArgumentType]
         ranks, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        accumulated = self.passes // ranks
+        require(accumulated >= 1, "--trainer.accumulate_grad_batches", accumulated, "x ≥ 1", "no step could be made")
         if training and self.batch_size % self.passes:
             raise Mistake(
                 f"--data.batch_size={self.batch_size} does not divide by {ranks} device(s) × "
-                f"{self.passes // ranks} accumulated batches, so a step would not hold what you asked for; give a "
+                f"{accumulated} accumulated batches, so a step would not hold what you asked for; give a "
                 f"multiple of {self.passes}."
             )
         if training and self.batch_size > size:

@@ -95,8 +95,8 @@ IN_OTHER_WORDS = (
     (r"Expected a dot import path string.*", "no class of this name is known; give its path, package.module.Class"),
     (
         r"the following arguments are required: class_weights_K.*",
-        "--model.loss is a loss of classes or labels, and the targets are numbers; give one of numbers, such as MSE, MAE, "
-        "Huber or Quantile",
+        "--model.loss is a loss of classes or labels, and the targets are numbers; give one of numbers, such as "
+        "MSE, MAE, Huber or Quantile",
     ),
     (r"No module named '(\w+)[\w.]*'", r"\g<0>; mend the path, or install the package: pip install '\1'"),
     (

@@ -100,9 +100,10 @@ class Manifest:
     def save(self, path: str | Path) -> None:
         """Write the manifest as JSON, a line for each sample: split → [key, target], or [key, target, weight]."""
         about = {"version": self.VERSION, "seed": self.seed, "fold": self.fold, "schema": self.schema.as_dict()}
-        lines = [json.dumps(about, ensure_ascii=False)[:-1] + ', "splits": {']
+        encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder for each row
+        lines = [encode(about)[:-1] + ', "splits": {']
         for split in self.splits:
-            written = (json.dumps(row, ensure_ascii=False) for row in self.rows(split))
+            written = map(encode, self.rows(split))
             lines.append(f"{json.dumps(split)}: [\n" + ",\n".join(written) + "\n],")
         write(Path(path), "\n".join(lines)[:-1] + "\n}}\n")
 

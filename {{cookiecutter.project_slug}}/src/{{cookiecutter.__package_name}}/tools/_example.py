@@ -1,7 +1,4 @@
-"""Tell what is predicted of image files: python example.py FILE ...
-
-It needs numpy, onnxruntime and pillow, nothing of the project.
-"""
+"""Predict of image files: python example.py FILE ... (needs numpy, onnxruntime and pillow, nothing of the project)."""
 
 import json
 import sys
