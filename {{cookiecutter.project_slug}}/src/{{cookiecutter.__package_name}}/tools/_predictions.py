@@ -110,7 +110,7 @@ class OfClasses(Predictions):
         return {
             "accuracy": float(np.average(self.hit_N, weights=self.weight_N)),
             "macro F1": float(np.nanmean(f1_K)),
-            "macro AUROC": scores.auroc_of_classes(*self.counted),
+            "macro AUROC": float(scores.auroc_of_classes(*self.counted)),
             "log loss": float(np.average(-np.log(np.maximum(true_N, LEAST)), weights=self.weight_N)),
             "ECE": error,
         }

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import _report_figures as shared
 from ._page import figure, figures, note, table
-from ._predictions import BINS, OfClasses, rankings
+from ._predictions import BINS, DRAWS, OfClasses, rankings
 from ._report_figures import MANY
 from ._results import Run
 
@@ -15,13 +15,8 @@ from ._results import Run
 def cards(split: str, p: OfClasses) -> list[tuple[str, str, str]]:
     """The headline scores of a split."""
     scores = p.scores()
-    bounds = p.interval()
     return [
-        (
-            f"{split} accuracy",
-            f"{scores['accuracy']:.3f}",
-            f"95 %: {bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else "",
-        ),
+        (f"{split} accuracy", f"{scores['accuracy']:.3f}", shared.between(p.interval())),
         (f"{split} macro F1", f"{scores['macro F1']:.3f}", f"{len(p.paths):,} images"),
     ]
 
@@ -33,7 +28,7 @@ def score_cells(p: OfClasses) -> list[object]:
 
 def remark(p: OfClasses) -> str:
     """How to read the scores."""
-    return ""
+    return "" if p.weights is None else f"The interval of accuracy is that of {DRAWS:,} bootstrap draws of the images."
 
 
 def evaluation(p: OfClasses) -> str:

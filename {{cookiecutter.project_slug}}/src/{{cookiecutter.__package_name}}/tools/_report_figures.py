@@ -1,6 +1,6 @@
 """Figures and tables of the report that serve more than one kind of target. Shapes: K classes or labels, N samples."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -77,6 +77,11 @@ def ranking(
         canvas.legend(title=area, loc="outside upper center", ncols=2)
     axes.set(xlabel=x_name, ylabel=y_name, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     return canvas, f"{title}: the mean over the {several}, and those of the smallest area."
+
+
+def between(bounds: tuple[float, float] | None, write: Callable[[float], str] = "{:.3f}".format) -> str:
+    """Write the interval of a score, nothing where there is none."""
+    return f"95 %: {write(bounds[0])} to {write(bounds[1])}" if bounds else ""
 
 
 def worst_of(by_name: dict[int, float], most: int = 4) -> list[int]:

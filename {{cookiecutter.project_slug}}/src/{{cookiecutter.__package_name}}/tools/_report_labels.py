@@ -18,9 +18,8 @@ NAMED = 2  # labels in a caption that are missing, and surplus
 def cards(split: str, p: OfLabels) -> list[tuple[str, str, str]]:
     """The headline scores of a split."""
     scores = p.scores()
-    bounds = p.interval()
     return [
-        (f"{split} mAP", cell(scores["mAP"], 3), f"95 %: {bounds[0]:.3f} to {bounds[1]:.3f}" if bounds else ""),
+        (f"{split} mAP", cell(scores["mAP"], 3), shared.between(p.interval())),
         (f"{split} macro F1", cell(scores["macro F1"], 3), f"{len(p.paths):,} images"),
     ]
 

@@ -23,14 +23,9 @@ IN_A_BIN = 10  # images, at least
 def cards(split: str, p: OfNumbers) -> list[tuple[str, str, str]]:
     """The headline scores of a split."""
     scores = p.scores()
-    bounds = p.interval()
     several = f"mean over {len(p.target.names)} numbers" if len(p.target.names) > 1 else f"{len(p.paths):,} images"
     return [
-        (
-            f"{split} RMSE",
-            amount(scores["RMSE"]),
-            f"95 %: {amount(bounds[0])} to {amount(bounds[1])}" if bounds else "",
-        ),
+        (f"{split} RMSE", amount(scores["RMSE"]), shared.between(p.interval(), amount)),
         (f"{split} R²", cell(scores["R²"], 3), several),
     ]
 
@@ -85,7 +80,7 @@ def scatter(axes: Any, x_N: np.ndarray, y_N: np.ndarray, x_scale: str, y_scale: 
     cells = axes.hexbin(x_N, y_N, gridsize=45, bins="log", mincnt=1, cmap=ramp, linewidths=0, rasterized=True, **kept)
     axes.figure.set_dpi(200)
     axes.figure.colorbar(cells, ax=axes, shrink=0.8, label="images").outline.set_visible(False)
-    return " The darker, the more images."
+    return " The stronger the colour, the more images."
 
 
 def scale_of(p: OfNumbers) -> str:

@@ -368,7 +368,7 @@ def overfitting(run: Run) -> Evidence:
 def underfitting(run: Run) -> Evidence:
     """Little was learnt of the training images themselves, and the curves are flat; its causes are named alone."""
     little = run.validations >= ENOUGH and run.level.learnt < LEARNT and run.level.gap < GAP and run.flat
-    named = rate_too_low(run) or rate_too_high(run) or collapsed_to_the_mean(run)
+    named = rate_too_low(run) or rate_too_high(run) or collapsed_to_the_mean(run) or outliers_rule_the_loss(run)
     return little and not named and run.level.evidence
 
 
@@ -398,14 +398,15 @@ def collapsed_to_the_mean(run: Run) -> Evidence:
     """What is said is hardly better than the same number always, and the loss stands still."""
     score, end = run.curve("val/r2").level(0.8), run.loss.level(0.8)
     holds = run.validations >= FEW and score < CONSTANT and run.flat and end > (1 - GAP) * run.chance
-    named = rate_too_low(run) or rate_too_high(run)
+    named = rate_too_low(run) or rate_too_high(run) or outliers_rule_the_loss(run)
     same = f"train/loss {end:.3g}, {run.chance:.3g} by saying the same number always"
     return holds and not named and f"val/r2 {score:.3f} at the end; {same}"
 
 
 def outliers_rule_the_loss(run: Run) -> Evidence:
     """A few images have most of what a squared error counts, or the others differ by hardly a deviation."""
-    assert run.target is not None
+    if not isinstance(run.target, Numbers):
+        return False
     squared = run.loss_name in ("MSE", "MSELoss")
     for name, far_N, target_N in zip(run.target.names, standardised(run).T, run.splits["train"][1].T, strict=True):
         few = max(1, round(FEW_CARRY * len(far_N)))
