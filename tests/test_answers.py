@@ -54,6 +54,7 @@ def expected_files(answers: dict[str, str]) -> set[str]:
     common |= {f"src/my_project/tools/{name}" for name in TOOL_FILES} if answers["tools"] == "yes" else set()
     common |= {f"src/my_project/configs/{name}.yaml" for name in ("base", "logger")}
     common |= {f"src/my_project/configs/presets/{name}.yaml" for name in ("debug", "minimal", "standard")}
+    common |= {"src/my_project/configs/tasks/regression.yaml"}
     common |= {f"src/my_project/configs/recipes/{name}.yaml" for name in RECIPES}
     common |= {"LICENSE"} if answers["license"] != "none" else set()
     common |= {".github/workflows/ci.yml"} if answers["ci"] == "github" else set()

@@ -175,7 +175,7 @@ def expected_scores(task: str, table: list[dict[str, str]], weight: list[float])
         scores[f"mae_{name}"] = metrics.mean_absolute_error(true_N, said_N, sample_weight=weight)
         scores[f"r2_{name}"] = metrics.r2_score(true_N, said_N, sample_weight=weight)
         if len(set(weight)) == 1:
-            scores[f"spearman_{name}"] = float(spearmanr(true_N, said_N)[0])
+            scores[f"spearman_{name}"] = float(np.asarray(spearmanr(true_N, said_N))[0])
     for score in ("rmse", "mae", "r2"):
         scores[score] = float(np.mean([scores[f"{score}_{name}"] for name in names]))
     return scores

@@ -1,17 +1,27 @@
 """What is predicted: classes, several labels, numbers. How they are split, balanced, written, decided and restored."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from suites import trainer
 
 from project_package.data import ImageData
 from project_package.engine.mistakes import Mistake
 from project_package.engine.schema import Schema
-from project_package.engine.splits import Manifest, Samples, assign, draw_splits, folds, group, stratified_part
+from project_package.engine.splits import (
+    Manifest,
+    Samples,
+    assign,
+    draw_splits,
+    folds,
+    group,
+    stratified_part,
+)
 from project_package.engine.targets import Classes, Labels, Numbers, target_from
 from project_package.model import Regressor
 
@@ -222,6 +232,29 @@ def test_a_model_of_numbers_speaks_in_their_unit_and_weighs_its_samples(shapes: 
     assert logged["val/mae"] == pytest.approx(np.average(np.abs(error_N), weights=weight_N), rel=1e-5)
     assert logged["val/loss"] == pytest.approx(np.average(z_N, weights=weight_N), rel=1e-5)
     assert 20 < np.abs(model.predict(x).detach().numpy()).mean() < 200, "standardised values came out"
+
+
+class FirstStep(Callback):
+    """Compares the loss of the first step with Σ weight × loss / Σ weight."""
+
+    expected = found = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            with torch.no_grad():
+                z_N = (pl_module(batch.x) - pl_module.standardised(batch.y)).square()[:, 0]
+            self.expected = float((z_N * batch.weight).sum() / batch.weight.sum())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.found = float(outputs["loss"])
+
+
+def test_training_weighs_its_samples(shapes: Path):
+    data, step = Brightness(str(shapes), batch_size=8, num_workers=0), FirstStep()
+    trainer(step, max_steps=1, limit_val_batches=0).fit(Regressor(schedule=None), data)
+    assert step.found == pytest.approx(step.expected, rel=1e-5)
+    assert step.expected != 0
 
 
 def test_a_correction_that_weighs_classes_is_refused_for_numbers(shapes: Path):

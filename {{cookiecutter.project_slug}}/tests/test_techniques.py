@@ -20,7 +20,13 @@ from project_package.data import ImageData
 from project_package.engine.optimizers import parameter_groups
 from project_package.engine.stages import stages
 from project_package.engine.weights import initialise
-from project_package.losses import Asymmetric, BinaryCrossEntropy, CrossEntropy, Focal, LogitAdjusted
+from project_package.losses import (
+    Asymmetric,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Focal,
+    LogitAdjusted,
+)
 from project_package.model import Classifier
 from project_package.networks import ACTIVATIONS, Backbone, SmallCNN, SmallMLP
 from project_package.optim import Cosine, OneCycle, Plateau

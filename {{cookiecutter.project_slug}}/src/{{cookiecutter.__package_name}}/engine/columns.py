@@ -5,7 +5,7 @@ Only what is certain is inferred; what could be read in two ways is refused, wit
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -51,6 +51,15 @@ class Asked(NamedTuple):
     weight_column: str | None = None
     outside: bool = False
     log_target: bool = False
+
+    @classmethod
+    def by(cls, settings: Mapping[str, Any]) -> "Asked":
+        """Return what is asked of a table by settings, of which others may be among them."""
+        given = {name: value for name, value in settings.items() if name in cls._fields and value is not None}
+        columns = given.get("label_columns")
+        if columns is not None:
+            given["label_columns"] = [str(name) for name in (columns if isinstance(columns, list) else [columns])]
+        return cls(**given)
 
 
 @dataclass

@@ -154,10 +154,7 @@ class Commands(LightningCLI):
         data = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
         task = data.get("task") or "auto"
         if task == "auto" and data.get("labels"):
-            asked = {name: data[name] for name in Asked._fields if data.get(name) is not None}
-            named = asked.get("label_columns")
-            asked["label_columns"] = [named] if isinstance(named, str) else named
-            task = read_labels(Asked(**{"root": "", **asked})).samples.target.task
+            task = read_labels(Asked.by(data)).samples.target.task
         elif task == "auto" and data.get("manifest"):
             task = Manifest.load(data["manifest"], outside=True).target.task
         return "multiclass" if task == "auto" else str(task)

@@ -109,9 +109,10 @@ class ImageFiles(SplitData):
         self.labels: Asked | None = None
         self.table: Table | None = None  # what it says, until it is asked for
         if labels is not None:
-            named = [label_columns] if isinstance(label_columns, str) else label_columns
-            columns = image_column, named, label_delimiter, split_column, group_column, weight_column
-            self.labels = Asked(labels, root, self.task, *columns, outside, log_target)
+            columns = {"image_column": image_column, "label_columns": label_columns, "split_column": split_column}
+            columns |= {"group_column": group_column, "weight_column": weight_column}
+            columns |= {"label_delimiter": label_delimiter, "outside": outside, "log_target": log_target}
+            self.labels = Asked.by({"labels": labels, "root": root, "task": self.task, **columns})
 
     def of_table(self) -> Samples:
         """Return what the table of labels says, see engine/labels.py."""

@@ -132,7 +132,7 @@ def weighted(metrics: MetricCollection) -> MetricCollection:
         if measure is None and "weight" not in inspect.signature(metric.update).parameters:
             raise Mistake(
                 f"the metric {name} ({type(metric).__name__}) takes no sample weights, so it would count all samples "
-                "the same; take it out of model.py, or write it as a Score, see engine/scores.py."
+                "the same; leave it out, or write it as a Score, see engine/scores.py."
             )
         replaced[name] = metric if measure is None else Score(measure)
     return MetricCollection(replaced, prefix=metrics.prefix, postfix=metrics.postfix)
