@@ -39,7 +39,7 @@ MUTANTS = [
     ("engine/targets.py", "(targets / counts).max(1)", "(targets / counts).min(1)", "rarest_label"),
     ("engine/targets.py", "thresholds = settled or", "thresholds =", "own_thresholds"),
     ("engine/targets.py", "learned_NT = y_NT.log() if self.log else y_NT", "learned_NT = y_NT", "in_their_unit"),
-    ("engine/targets.py", "np.searchsorted(np.unique(edges), values_N", "np.searchsorted(edges[:1], values_N", "quantile"),
+    ("engine/targets.py", "np.searchsorted(np.unique(edges)", "np.searchsorted(edges[:1]", "each_quantile"),
     ("engine/splits.py", "lack_LP[:, chosen] -= in_unit_UL[unit]", "pass", "four_samples"),
     ("engine/splits.py", "parent[top(i)] = top(first_of.setdefault(number, i))", "pass", "groups_of_the_data"),
     ("engine/task.py", "loss_N, weight_N = loss_N * share_N, weight_N * share_N", "pass", "weighs_its"),

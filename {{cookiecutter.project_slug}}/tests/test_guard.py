@@ -55,6 +55,12 @@ ATTACKS: list[tuple[str, Any]] = [
 ]
 
 
+def errors_of(said: str) -> list[str]:
+    """Return the lines of an output in which the user was refused; beside them there may be Lightning's remarks."""
+    assert "Traceback" not in said
+    return [line for line in said.splitlines() if line.startswith("error: ")]
+
+
 def change(run: Path, setting: str, value: Any) -> None:
     """Write a setting into a run's config."""
     content = yaml.safe_load((run / "config.yaml").read_text())
@@ -99,7 +105,7 @@ def test_what_a_config_names_is_not_imported(setting, value, trained, foreign, r
     change(trained, setting, value)
     assert run("test", "--trainer.limit_test_batches=1") == 2
     assert nothing_ran()
-    assert capfd.readouterr().err.count("\n") == 1
+    assert len(errors_of(capfd.readouterr().err)) == 1
 
 
 @pytest.mark.parametrize(
@@ -278,7 +284,7 @@ def test_a_manifest_names_nothing_outside_of_the_data(key, trained, run, capfd):
 def test_a_manifest_that_is_none_is_refused_in_one_line(text, trained, run, capfd):
     (trained / "manifest.json").write_text(text)
     assert run("validate") == 2
-    assert capfd.readouterr().err.count("\n") == 1
+    assert len(errors_of(capfd.readouterr().err)) == 1
 
 
 def test_where_the_images_of_a_run_lie_is_said(trained, run, shapes, capfd):
@@ -463,7 +469,7 @@ def test_a_resume_refuses_odd_callbacks_in_one_line(setting, value, trained, run
     assert run("fit", "--resume=auto") == 2
     said = capfd.readouterr().err
     assert "config.yaml" in said
-    assert said.count("\n") == 1
+    assert len(errors_of(said)) == 1
 
 
 @pytest.mark.parametrize(
@@ -518,7 +524,7 @@ def test_a_resume_reads_damaged_files_or_refuses_in_one_line(name, content, trai
     code = run("fit", "--resume=auto")
     said = capfd.readouterr().err
     assert code == (0 if name == "environment.txt" else 2), said
-    assert name == "environment.txt" or (said.count("\n") == 1 and name in said)
+    assert name == "environment.txt" or [name in error for error in errors_of(said)] == [True]
 
 
 @pytest.mark.parametrize("name", ["version_²", "version_٣", "version_x", "version_-1", "mine"])

@@ -16,7 +16,12 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, Mul
 from project_package.engine import scores
 from project_package.engine.metrics import direction
 from project_package.engine.mistakes import Mistake
-from project_package.engine.scores import Score, best_thresholds, by_target, weighted
+from project_package.engine.scores import (
+    Score,
+    best_thresholds,
+    by_target,
+    weighted,
+)
 from project_package.model import metrics
 
 CASES = ["plain", "ties", "absent", "equal weights", "some weights 0", "weights", "two samples"]
