@@ -37,7 +37,7 @@ MUTANTS = [
     ("engine/targets.py", "weights = 1 / _effective(counts)", "pass", "class_weights_follow"),
     ("engine/targets.py", "weights = np.maximum(negative, 1) / positive", "pass", "positive_example"),
     ("engine/targets.py", "(targets / counts).max(1)", "(targets / counts).min(1)", "rarest_label"),
-    ("engine/targets.py", "thresholds = settled or", "thresholds =", "own_thresholds"),
+    ("engine/targets.py", "list(settled or [0.5]", "list([0.5]", "own_thresholds"),
     ("engine/targets.py", "learned_NT = y_NT.log() if self.log else y_NT", "learned_NT = y_NT", "in_their_unit"),
     ("engine/targets.py", "np.searchsorted(np.unique(edges)", "np.searchsorted(edges[:1]", "each_quantile"),
     ("engine/splits.py", "lack_LP[:, chosen] -= in_unit_UL[unit]", "pass", "four_samples"),

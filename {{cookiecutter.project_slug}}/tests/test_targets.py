@@ -22,7 +22,12 @@ from project_package.engine.splits import (
     group,
     stratified_part,
 )
-from project_package.engine.targets import Classes, Labels, Numbers, target_from
+from project_package.engine.targets import (
+    Classes,
+    Labels,
+    Numbers,
+    target_from,
+)
 from project_package.model import Regressor
 
 SHARES = [0.7, 0.15, 0.15]
