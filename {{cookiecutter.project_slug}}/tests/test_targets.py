@@ -1,5 +1,6 @@
 """What is predicted: classes, several labels, numbers. How they are split, balanced, written, decided and restored."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +272,21 @@ def test_a_correction_that_weighs_classes_is_refused_for_numbers(shapes: Path):
 def test_data_of_another_kind_than_asked_for_is_refused(shapes: Path):
     with pytest.raises(Mistake, match=r"--data\.task=multilabel is not what the data holds: the number brightness"):
         Brightness(str(shapes), batch_size=8, num_workers=0, task="multilabel").setup("fit")
+
+
+def test_equal_images_with_two_numbers_are_told_and_stay_in_one_split(shapes: Path, tmp_path: Path):
+    shutil.copytree(shapes, tmp_path / "shapes")
+    shutil.copy(tmp_path / "shapes/left/000.png", tmp_path / "shapes/left/again.png")
+
+    class Noisy(Brightness):
+        def samples(self):
+            found = super().samples()
+            noise = np.arange(len(found.keys))[:, None] / 100
+            return Samples(found.keys, found.targets + noise, found.target)
+
+    data = Noisy(str(tmp_path / "shapes"), batch_size=8, num_workers=0)
+    data.setup("fit")
+    assert "are the same content with two targets (1 such)" in data.summary()
+    assert data.manifest is not None
+    both = {"left/000.png", "left/again.png"}
+    assert sorted(len(both & set(keys)) for keys, _ in data.manifest.splits.values()) == [0, 0, 2]

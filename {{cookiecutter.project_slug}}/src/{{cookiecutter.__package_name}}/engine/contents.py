@@ -58,10 +58,15 @@ def _lacks(path: str | Path) -> bool:
     return False
 
 
-def fingerprint(samples: Samples, root: str | Path) -> str:
-    """Return a hash of the paths, targets, weights and sizes in bytes of a data set."""
+def fingerprint(samples: Samples, stats: np.ndarray) -> str:
+    """Return a hash of the paths, targets, weights and sizes in bytes of a data set.
+
+    Args:
+        samples: The data set.
+        stats: What ``file_stats`` says of its files.
+    """
     digest = hashlib.sha256()
-    sizes = file_stats(root, samples.keys)[:, 0].tolist()
+    sizes = stats[:, 0].tolist()
     for path, target, size in zip(samples.keys, samples.targets, sizes, strict=True):
         digest.update(f"{path}\0{samples.target.write(target)}\0{size}\0".encode())
     if samples.weights is not None:
@@ -69,15 +74,15 @@ def fingerprint(samples: Samples, root: str | Path) -> str:
     return digest.hexdigest()
 
 
-def copies(root: str | Path, paths: list[str], index: str | Path | None = None) -> list[list[int]]:
+def copies(root: str | Path, paths: list[str], stats: np.ndarray, index: str | Path | None = None) -> list[list[int]]:
     """Return the positions of files of the same content, for each content that stands in several files.
 
     Args:
         root: The folder that ``paths`` are relative to.
         paths: The files.
+        stats: What ``file_stats`` says of them.
         index: A file that keeps the hashes, see ``content_hashes``.
     """
-    stats = file_stats(root, paths)
     _, of_size, counts = np.unique(stats[:, 0], return_inverse=True, return_counts=True)
     suspects = np.flatnonzero(counts[of_size] > 1)  # only files of equal size can be equal
     hashes = content_hashes(root, [paths[i] for i in suspects], stats[suspects], index)

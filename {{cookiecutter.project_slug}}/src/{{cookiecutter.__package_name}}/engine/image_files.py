@@ -8,7 +8,7 @@ import numpy as np
 
 from .builtin import is_built_in, write_built_in
 from .cache import Cache, opened_cache
-from .contents import check_there, copies, fingerprint
+from .contents import check_there, copies, file_stats, fingerprint
 from .decoding import MEGAPIXELS
 from .folders import check_path, new_images
 from .images import Decoding, Fit, ImageDataset, check_colour
@@ -103,6 +103,7 @@ class ImageFiles(SplitData):
         self.max_megapixels = max_megapixels
         self.cache_gb, self.cache_root = cache_gb, Path(cache_root)
         self.cache: Cache | None = None
+        self.seen: tuple[list[str], np.ndarray] | None = None
         self.predict_root = predict_root
         self.outside = outside
         check_path("--data.labels", labels)
@@ -174,11 +175,18 @@ class ImageFiles(SplitData):
 
     def same(self, keys: list[str]) -> list[list[int]]:
         """Return the positions of copies of an image, which must not stand in two splits."""
-        return copies(self.root, keys, self.cache_root / "hashes.npy")
+        return copies(self.root, keys, self._stats(keys), self.cache_root / "hashes.npy")
+
+    def _stats(self, keys: list[str]) -> np.ndarray:
+        """Return sizes and times of files; those of one list are asked for once, for a million take seconds."""
+        if self.seen is None or self.seen[0] is not keys:
+            self.seen = keys, file_stats(self.root, keys)
+        return self.seen[1]
 
     def fingerprint_of(self, samples: Samples) -> str:
         """Return a hash of the paths, classes and sizes of the images: a run goes on only with those it began with."""
-        return fingerprint(samples, self.root)
+        found, self.seen = fingerprint(samples, self._stats(samples.keys)), None
+        return found
 
     def dataset(self, keys: list[str], targets: np.ndarray, weights: np.ndarray | None = None) -> ImageDataset:
         """Make the data set of some images; they come from the cache if there is one and it holds them."""

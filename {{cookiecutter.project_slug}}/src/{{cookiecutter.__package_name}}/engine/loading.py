@@ -82,6 +82,7 @@ class SplitData(LightningDataModule):
         self.stage = "fit"  # the command that the data is for, as setup is told
         self.left_out = ""  # of the data set, for people
         self.inferred = ""  # from a table, likewise
+        self.doubts = ""  # about targets, likewise
         self.remarks: list[str] = []  # what of the samples is lost or was inferred, likewise
         self.settled: dict[str, Any] = {}  # arguments that followed the data, as a run's config keeps them
         self.fingerprint = ""  # of the whole data set; known after setup("fit")
@@ -175,7 +176,7 @@ class SplitData(LightningDataModule):
                 samples = self.samples()
                 same = self.same(samples.keys)
                 if not self.allow_conflicts:
-                    check_conflicts(samples, same)
+                    self.doubts = check_conflicts(samples, same)
                 groups = group(samples.keys, self.group_pattern, same, samples.groups)
                 fractions = self.val_fraction, self.test_fraction
                 manifest = draw_splits(samples, *fractions, self.seed, groups, self.outside)
@@ -217,6 +218,7 @@ class SplitData(LightningDataModule):
         sizes = ", ".join(f"{len(keys)} {split}" for split, (keys, _) in splits.items())
         lines = [f"data: {sizes}", self.target.table({split: targets for split, (_, targets) in splits.items()})]
         lines[1:1] = [self.inferred] if self.inferred else []
+        lines += [self.doubts] if self.doubts else []
         lines += [f"left out: {self.left_out}"] if self.left_out else []
         return "\n".join([*lines, *self.remarks])
 

@@ -327,15 +327,20 @@ def draw_splits(
     return Manifest(Schema({}, samples.target), splits, seed, weights=weights)
 
 
-def check_conflicts(samples: Samples, same: Iterable[Sequence[int]]) -> None:
-    """Refuse equal samples with different targets: whatever is learned of one is wrong of the other.
+def check_conflicts(samples: Samples, same: Iterable[Sequence[int]]) -> str:
+    """Refuse equal samples of different classes: whatever is learned of one is wrong of the other.
+
+    Several labels may be incomplete, and numbers are measured: these are told.
 
     Args:
         samples: The data set.
         same: Positions of samples that are equal, for each such set.
 
+    Returns:
+        What is told of them; nothing where there are none.
+
     Raises:
-        Mistake: There are some.
+        Mistake: There are some of different classes.
     """
     targets = samples.targets
     conflicts = [group for group in same if (targets[list(group)] != targets[group[0]]).any()]
@@ -343,10 +348,16 @@ def check_conflicts(samples: Samples, same: Iterable[Sequence[int]]) -> None:
         first = conflicts[0][0]
         other = next(i for i in conflicts[0] if np.any(targets[i] != targets[first]))
         shown = [f"{samples.keys[i]} ({', '.join(samples.target.told(targets[i]))})" for i in (first, other)]
+        if not samples.target.is_exclusive:
+            return (
+                f"{shown[0]} and {shown[1]} are the same content with two targets ({len(conflicts)} such); they stay "
+                "in one split"
+            )
         raise Mistake(
             f"{shown[0]} and {shown[1]} are the same content under two labels ({len(conflicts)} such), so a score "
             "would count one of them wrong; take away the wrong one, or give --data.allow_conflicts true."
         )
+    return ""
 
 
 def _rows(keys: list[str], targets: np.ndarray, mask: np.ndarray) -> tuple[list[str], np.ndarray]:

@@ -40,6 +40,7 @@ class Target:
 
     task: ClassVar[str]  # as --data.task has it
     noun: ClassVar[str]  # of one name
+    is_exclusive: ClassVar[bool] = False  # whether of two targets of one sample one must be wrong
     decision: ClassVar[list[str]] = []  # the columns of what a prediction comes to
     digits: ClassVar[int] = 9  # of a predicted value: what float32 has
     predicted: ClassVar[str] = "probabilities"  # what the columns of a prediction hold
@@ -170,6 +171,7 @@ class Classes(Target):
     """One of several classes; a target is a position in ``names``, (N,)."""
 
     task, noun, decision = "multiclass", "class", ["label"]
+    is_exclusive = True
     loss_unit, score = "nats per image", "accuracy"
 
     def write(self, value: int) -> str:
