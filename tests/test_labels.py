@@ -112,7 +112,7 @@ def test_the_ink_of_a_digit_is_learned_to_a_rounding(project, command, tmp_path)
         Image.fromarray(pixels).save(tmp_path / f"{number:04d}.png")
         lines.append([f"{number:04d}.png", f"{pixels.mean():.4f}"])
     table = write_table(tmp_path / "ink.csv", ["image", "ink"], lines)
-    network = ("--model.network=SmallMLP", "--model.network.width=256")
+    network = ("--model.network=SmallMLP", "--model.network.depth=0")  # the mean of pixels is linear
     done = command(project, tmp_path, "fit", "--data.labels", table, *network, *SMALL, "--name=ink")
     assert done.code == 0, done.output
     assert "regression: --data.augment none" in done.output
@@ -150,6 +150,61 @@ def test_an_angle_is_learned_as_two_numbers(project, command, tmp_path):
     )
     error = np.abs((said - true + np.pi) % (2 * np.pi) - np.pi)
     assert np.degrees(error).mean() <= 3
+
+
+SHAPES = ("disc", "square", "triangle", "cross", "bar", "ring")
+
+
+def draw_shape(pen: ImageDraw.ImageDraw, shape: str, x: int, y: int, r: int) -> None:
+    box = (x - r, y - r, x + r, y + r)
+    if shape == "disc":
+        pen.ellipse(box, fill=255)
+    elif shape == "square":
+        pen.rectangle(box, fill=255)
+    elif shape == "triangle":
+        pen.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill=255)
+    elif shape == "ring":
+        pen.ellipse(box, outline=255, width=2)
+    else:
+        lines = [(x - r, y, x + r, y)] if shape == "bar" else [box, (x - r, y + r, x + r, y - r)]
+        for line in lines:
+            pen.line(line, fill=255, width=2)
+
+
+def test_the_shapes_in_an_image_are_told_also_a_rare_one(project, command, tmp_path):
+    """Of six shapes an image has up to five, at random places and sizes; a ring has one of fifty."""
+    lines, rng = [], np.random.default_rng(0)
+    for number in range(3000):
+        has_K = rng.random(6) < [0.4] * 5 + [0.02]
+        has_K[0] &= has_K.sum() < 6
+        picture = Image.new("L", (32, 32))
+        for shape in rng.permutation(np.flatnonzero(has_K)):
+            radius = int(rng.integers(3, 6))
+            x, y = rng.integers(radius + 1, 31 - radius, 2).tolist()
+            draw_shape(ImageDraw.Draw(picture), SHAPES[shape], x, y, radius)
+        picture.save(tmp_path / f"{number:04d}.png")
+        lines.append([f"{number:04d}.png", *has_K.astype(int)])
+    table = write_table(tmp_path / "shapes.csv", ["image", *SHAPES], lines)
+    model = ("--model.network.width=16", "--model.optimizer.lr=0.005", "--model.optimizer.weight_decay=0.05")
+    flags = (
+        "--data.labels",
+        table,
+        "--data.test_fraction=0.25",
+        "--data.balance=sampler",
+        "--data.augment=none",
+        *model,
+    )
+    done = command(project, tmp_path, "fit", *flags, *SMALL, "--trainer.max_epochs=15", "--name=shapes")
+    assert done.code == 0, done.output
+    assert "6 labels, several an image, by disc, square, triangle, cross" in done.output
+    tested = command(project, tmp_path, "test", "--name=shapes")
+    assert tested.code == 0, tested.output
+    table = rows(tmp_path / "runs/shapes/version_0/test_predictions.csv")
+    true_NK = np.array([[name in row["target"].split(";") for name in SHAPES] for row in table])
+    share_NK = np.array([[float(row[name]) for name in SHAPES] for row in table])
+    precision_K = metrics.average_precision_score(true_NK, share_NK, average=None)
+    assert np.mean(precision_K) >= 0.99
+    assert precision_K[-1] >= 0.95
 
 
 def expected_scores(task: str, table: list[dict[str, str]], weight: list[float]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from project_package.augment import PIPELINES, Augment
 from project_package.callbacks import SWA, LastCheckpoint
 from project_package.combinations import RULES
 from project_package.data import ImageData
+from project_package.engine.batches import Batch
 from project_package.engine.optimizers import parameter_groups
 from project_package.engine.stages import stages
 from project_package.engine.weights import initialise
@@ -509,7 +510,7 @@ def test_what_contradicts_itself_is_found(model_options, data_options, name, sha
     if "numbers" in name:
         model.schema = of_task("regression")
     with monkeypatch.context() as patch:
-        patch.setattr(ImageData, "weighted", "+ sample weights" in name, raising=False)
+        patch.setattr(ImageData, "is_weighted", "+ sample weights" in name)
         assert rule.holds(model, data, trainer)
     assert not rule.holds(built({}), ImageData(str(shapes), batch_size=8), Stub())
 
@@ -530,7 +531,7 @@ def test_a_loss_of_several_labels_contradicts_nothing(loss, shapes):
 
 
 def test_sample_weights_are_not_rounded(shapes, monkeypatch):
-    monkeypatch.setattr(ImageData, "weighted", True, raising=False)
+    monkeypatch.setattr(ImageData, "is_weighted", True)
     rule = next(rule for rule in RULES if "half precision" in rule.name)
     model = Classifier()
     model.schema = of_task("multiclass")
@@ -570,7 +571,9 @@ def test_the_means_of_training_are_exact_in_half_precision(shapes):
     model, _, _ = fit(shapes, epochs=1, data_options={"batch_size": 8})
     with torch.autocast("cpu", torch.bfloat16):
         model.sums = None
+        loss_N, weight_N = torch.full((300,), 0.01, dtype=torch.bfloat16), torch.ones(300, dtype=torch.bfloat16)
+        batch = Batch(loss_N, loss_N, torch.arange(300))
         for _ in range(3):
-            model.training_loss(torch.full((300,), 0.01, dtype=torch.bfloat16), torch.tensor(300, dtype=torch.bfloat16))
+            model.training_loss(batch, loss_N, weight_N)
     assert model.sums.dtype == torch.float32
     assert model.sums[-1] == 900

@@ -151,7 +151,11 @@ class SplitData(LightningDataModule):
     @property
     def passes(self) -> int:
         """Forward passes that one optimizer step is made of: devices × accumulated batches."""
-        return self.trainer.world_size * self.trainer.accumulate_grad_batches if self.trainer is not None else 1
+        if self.trainer is None:
+            return 1
+        accumulated = self.trainer.accumulate_grad_batches
+        require(accumulated >= 1, "--trainer.accumulate_grad_batches", accumulated, "x ≥ 1", "no step could be made")
+        return self.trainer.world_size * accumulated
 
     @property
     def device_batch(self) -> int:
@@ -245,12 +249,10 @@ class SplitData(LightningDataModule):
         """
         trainer, size = self.trainer, len(dataset)  # pyright: ignore[reportArgumentType]
         ranks, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
-        accumulated = self.passes // ranks
-        require(accumulated >= 1, "--trainer.accumulate_grad_batches", accumulated, "x ≥ 1", "no step could be made")
         if training and self.batch_size % self.passes:
             raise Mistake(
                 f"--data.batch_size={self.batch_size} does not divide by {ranks} device(s) × "
-                f"{accumulated} accumulated batches, so a step would not hold what you asked for; give a "
+                f"{self.passes // ranks} accumulated batches, so a step would not hold what you asked for; give a "
                 f"multiple of {self.passes}."
             )
         if training and self.batch_size > size:
