@@ -81,6 +81,20 @@ SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
         ("--data.num_workers=2", "--callbacks.last.every_n_train_steps=4", "--data.augment=medium"),
     ),
     "two ranks": (2, DDP),
+    "several labels from a table, MixUp, sampling by the rarest label": (
+        1,
+        (
+            *("--data.labels=labels.csv", "--model.mixup=0.3", "--data.balance=sampler"),
+            "--callbacks.last.every_n_train_steps=2",
+        ),
+    ),
+    "numbers from a table, their logarithm, weights of samples, EMA": (
+        1,
+        (
+            *("--data.labels=numbers.csv", "--data.log_target=true", "--model.loss=Huber", *EMA),
+            "--callbacks.last.every_n_train_steps=3",
+        ),
+    ),
     "two ranks with a worker each, weighted sampling, accumulation of 2, saves every 2 steps": (
         2,
         (
@@ -101,6 +115,17 @@ def draw(folder: Path) -> Path:
             pixels[..., label] += 40
             Image.fromarray(pixels).save(folder / name / f"{number:02d}.png")
     return folder
+
+
+def tabulate(images: Path) -> None:
+    """Write tables of several labels and of numbers beside the images."""
+    labels, numbers = ["image,cold,warm,even"], ["image,price,weight"]
+    for number, path in enumerate(sorted(images.rglob("*.png"))):
+        key, colour = path.relative_to(images), path.parent.name
+        labels.append(f"{key},{int(colour == 'blue')},{int(colour != 'blue')},{int(number % 2 == 0)}")
+        numbers.append(f"{key},{1000.5 * (1 + number % 7)},{1 + number % 3}")
+    for name, lines in (("labels", labels), ("numbers", numbers)):
+        (images.parent / f"{name}.csv").write_text("\n".join(lines) + "\n")
 
 
 def sabotage(fault: str) -> None:
@@ -223,6 +248,7 @@ class Arena:
     def __post_init__(self) -> None:
         self.project = bake(self.folder / "baked")
         self.images = draw(self.folder / "images")
+        tabulate(self.images)
         self.random = random.Random(self.seed)
 
     def some(self, cases: Sequence[Any]) -> Sequence[Any]:
@@ -239,7 +265,8 @@ class Arena:
         self.tries += 1
         place = self.folder / f"try-{self.tries}"
         place.mkdir()
-        (place / "images").symlink_to(self.images)
+        for name in ("images", "labels.csv", "numbers.csv"):
+            (place / name).symlink_to(self.folder / name)
         return place
 
     def run(self, place: Path, *args: object, ranks: int = 1, fault: str = "", **environment: str) -> Result:
@@ -640,10 +667,10 @@ def damage(file: Path, content: str | bytes | None) -> None:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def guarded(arena: Arena) -> list[bool]:
-    """A project's own tests of runs of others."""
-    chosen = ("-k", "no_plain_file") if arena.one_of_each else ()
-    file = arena.project / "tests/test_guard.py"
+def projects_own(arena: Arena, name: str, one: str) -> list[bool]:
+    """A file of a project's own tests; of one of each what ``one`` chooses."""
+    chosen = ("-k", one) if arena.one_of_each else ()
+    file = arena.project / f"tests/{name}.py"
     result = arena.run(arena.place(), "-m", "pytest", "-p", "no:cacheprovider", file, *chosen)
     counts = {what: int(number) for number, what in re.findall(r"(\d+) (passed|failed|errors?)", result.output)}
     assert counts.get("passed"), result.output[-2000:]
@@ -892,7 +919,12 @@ ROWS = [
     Row(
         "links, pipes, devices, huge files, names that lead out, in a run's folder",
         "nothing elsewhere is written or read, nothing hangs",
-        guarded,
+        lambda arena: projects_own(arena, "test_guard", "no_plain_file"),
+    ),
+    Row(
+        "tables of labels, odd in any way",
+        "read as they are meant, or refused in one line with all offenders in a file",
+        lambda arena: projects_own(arena, "test_labels", "offender"),
     ),
     Row("hostile configs of runs, by a fuzzer", "nothing is run or imported", fuzzed_configs),
     Row(

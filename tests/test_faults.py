@@ -10,6 +10,7 @@ SLOW = [row for row in ROWS if "kill -9" in row.fault or row.ours is contract]
 SETTINGS = (
     "one-cycle, EMA, MixUp, weighted sampling",
     "two workers that end with each epoch, saves every 4 steps",
+    "numbers from a table, their logarithm, weights of samples, EMA",
     "two ranks with a worker each, weighted sampling, accumulation of 2, saves every 2 steps",
 )
 
