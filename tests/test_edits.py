@@ -1,4 +1,4 @@
-"""Editing is the main use: six edits as a user makes them, each small and in one file, then train, test and resume."""
+"""Editing is the main use: edits as a user makes them, each small and in one file, then train, test and resume."""
 
 import shutil
 from pathlib import Path
@@ -35,6 +35,21 @@ class Margin(Loss):
         true_N1 = (logits_NK * self.soft(target)).sum(1, keepdim=True)
         return (1 + logits_NK - true_N1).relu().sum(1)
 '''
+NUMBER_LOSS = '''
+
+class LogCosh(nn.Module):
+    """log cosh of the error: square near 0, absolute far from it."""
+
+    def forward(self, values_NT: Tensor, target_NT: Tensor) -> Tensor:
+        error_NT = values_NT - target_NT
+        return error_NT + F.softplus(-2 * error_NT) - 0.6931472
+'''
+MEASURE = '''def worst(values_NT: Any, target_NT: Any, weight_N: Any) -> float:
+    """The largest error."""
+    return abs(values_NT - target_NT).max()
+
+
+# The measures of numbers'''
 CALLBACK = '''
 
 class Shout(Callback):
@@ -70,11 +85,20 @@ EDITS = {
         ["--monitor=val/top2"],
         "val/top2",
     ),
+    "loss of numbers": ("losses.py", None, NUMBER_LOSS, ["--data.labels=numbers.csv", "--model.loss=LogCosh"], "r2"),
+    "metric of numbers": (
+        "model.py",
+        "# The measures of numbers",
+        MEASURE,
+        ["--data.labels=numbers.csv", "--monitor=val/worst", "--mode=min"],
+        "best val/worst",
+    ),
     "augmentation": ("augment.py", "Pipeline =", AUGMENTATION, ["--data.augment=mine"], ""),
     "callback": ("callbacks.py", "\n\nclass Callbacks:", CALLBACK, ["--callbacks.shout=Shout"], "epoch 0 ended"),
     "data set": ("data.py", "        return find(self.root, self.layout, self.allow_conflicts)\n", DATA, [], ""),
 }
 MORE = {  # the rest of the same edit, in the same file
+    "metric of numbers": [('"spearman": scores.spearman}', '"spearman": scores.spearman, "worst": worst}')],
     "augmentation": [('"none": None,', '"none": None,\n    "mine": mine,')],
     "callback": [
         ("import Callback\n", "import Callback, LightningModule, Trainer\n"),
@@ -101,6 +125,9 @@ def test_an_edit_of_fifteen_lines_in_one_file_trains_tests_and_resumes(name, pro
     assert len(added) <= 15
     path.write_text(text)
     images = draw_images(tmp_path / "images")
+    paths = sorted(images.rglob("*.png"))
+    table = [f"{path.relative_to(images)},{number % 9 + 0.5}" for number, path in enumerate(paths)]
+    (tmp_path / "numbers.csv").write_text("\n".join(["image,number", *table]))
     if name == "data set":
         rows = [f"{p.relative_to(images)},{p.parent.name}" for p in sorted(images.rglob("*.png"))]
         (images / "labels.csv").write_text("\n".join(rows))

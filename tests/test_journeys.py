@@ -76,6 +76,8 @@ def test_the_commands_of_a_generated_project_work(data, command, tmp_path):
         read = [page for page in read if page.name in ("README.md", "data.md")]
     lines = dict.fromkeys(line for page in read for line in commands(page))
     images = draw_images(project / "FOLDER")
+    named = [f"{path.relative_to(images)},{path.parent.name}" for path in sorted(images.rglob("*.png"))]
+    (project / "TABLE.csv").write_text("\n".join(["image,colour", *named]))
     quick = ("--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--model.network.width=8", "--data.batch_size=16")
     done = []
     for line in lines:

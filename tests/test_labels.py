@@ -118,9 +118,9 @@ def test_the_ink_of_a_digit_is_learned_to_a_rounding(project, command, tmp_path)
     assert "regression: --data.augment none" in done.output
     tested = command(project, tmp_path, "test", "--name=ink")
     assert tested.code == 0, tested.output
-    table = rows(tmp_path / "runs/ink/version_0/test_predictions.csv")
-    assert list(table[0]) == ["path", "true_ink", "ink"]
-    true, said = (np.array([float(row[name]) for row in table]) for name in ("true_ink", "ink"))
+    predicted = rows(tmp_path / "runs/ink/version_0/test_predictions.csv")
+    assert list(predicted[0]) == ["path", "true_ink", "ink"]
+    true, said = (np.array([float(row[name]) for row in predicted]) for name in ("true_ink", "ink"))
     assert metrics.r2_score(true, said) > 0.999
 
 
@@ -143,9 +143,9 @@ def test_an_angle_is_learned_as_two_numbers(project, command, tmp_path):
     assert "2 numbers by sine, cosine" in done.output
     tested = command(project, tmp_path, "test", "--name=angle")
     assert tested.code == 0, tested.output
-    table = rows(tmp_path / "runs/angle/version_0/test_predictions.csv")
+    predicted = rows(tmp_path / "runs/angle/version_0/test_predictions.csv")
     true, said = (
-        np.arctan2(*np.array([[float(row[f"{prefix}{name}"]) for name in ("sine", "cosine")] for row in table]).T)
+        np.arctan2(*np.array([[float(row[f"{prefix}{name}"]) for name in ("sine", "cosine")] for row in predicted]).T)
         for prefix in ("true_", "")
     )
     error = np.abs((said - true + np.pi) % (2 * np.pi) - np.pi)
@@ -199,9 +199,9 @@ def test_the_shapes_in_an_image_are_told_also_a_rare_one(project, command, tmp_p
     assert "6 labels, several an image, by disc, square, triangle, cross" in done.output
     tested = command(project, tmp_path, "test", "--name=shapes")
     assert tested.code == 0, tested.output
-    table = rows(tmp_path / "runs/shapes/version_0/test_predictions.csv")
-    true_NK = np.array([[name in row["target"].split(";") for name in SHAPES] for row in table])
-    share_NK = np.array([[float(row[name]) for name in SHAPES] for row in table])
+    predicted = rows(tmp_path / "runs/shapes/version_0/test_predictions.csv")
+    true_NK = np.array([[name in row["target"].split(";") for name in SHAPES] for row in predicted])
+    share_NK = np.array([[float(row[name]) for name in SHAPES] for row in predicted])
     precision_K = metrics.average_precision_score(true_NK, share_NK, average=None)
     assert np.mean(precision_K) >= 0.99
     assert precision_K[-1] >= 0.95

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from scipy.stats import beta, kstest
 from torch import nn
 from torch.optim import SGD, AdamW
 
 from project_package.augment import PIPELINES, Augment
-from project_package.callbacks import SWA, LastCheckpoint
+from project_package.callbacks import SWA, EMAWeightAveraging, LastCheckpoint
 from project_package.combinations import RULES
 from project_package.data import ImageData
 from project_package.engine.batches import Batch
+from project_package.engine.images import Normalise
 from project_package.engine.optimizers import parameter_groups
 from project_package.engine.stages import stages
 from project_package.engine.weights import initialise
@@ -156,6 +156,17 @@ def test_averaged_weights_equal_the_recurrence_and_are_what_is_kept(shapes):
     kept = torch.load("checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.head.3.weight"]
     assert torch.allclose(kept, expected, atol=1e-6)
     assert not torch.allclose(kept, watch.weights[-1]["head.3.weight"], atol=1e-4)
+
+
+@pytest.mark.parametrize("averaging", [partial(EMAWeightAveraging, decay=0.9), partial(SWA, start_epoch=1)])
+def test_averaging_leaves_what_is_constant_as_it_is(averaging, shapes):
+    averaged = averaging()
+    options = {"data_options": {"batch_size": 8, "channels": 3, "balance": "class_weights"}}
+    model, _, _ = fit(shapes, epochs=3, callbacks=[averaged], **options)
+    expected = Normalise(3)
+    assert torch.equal(model.normalised.mean_1C11, expected.mean_1C11)
+    assert torch.equal(model.normalised.std_1C11, expected.std_1C11)
+    assert torch.equal(model.loss.class_weights_K, torch.ones(3))
 
 
 def test_swa_is_the_training_itself_until_it_starts(shapes):

@@ -10,8 +10,15 @@ from typing import Literal
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, WeightAveraging
 
-from .engine.keepers import SWA as SWA  # so that --callbacks.averaging SWA finds it
-from .engine.keepers import BestCheckpoint, CheckMetric, EarlyStopping, LastCheckpoint, ProgressBar
+from .engine.keepers import (
+    SWA,
+    BestCheckpoint,
+    CheckMetric,
+    EarlyStopping,
+    EMAWeightAveraging,
+    LastCheckpoint,
+    ProgressBar,
+)
 from .engine.metrics import MONITOR
 from .engine.watching import Pictures, Projector
 
@@ -40,7 +47,7 @@ class Callbacks:
         early_stopping: EarlyStopping | None = None,
         lr_monitor: LearningRateMonitor | None = None,
         progress_bar: ProgressBar | None = None,
-        averaging: WeightAveraging | None = None,
+        averaging: EMAWeightAveraging | SWA | WeightAveraging | None = None,
         device_stats: DeviceStatsMonitor | None = None,
         pictures: Pictures | None = None,
         projector: Projector | None = None,

@@ -160,6 +160,36 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
 
 
+class EMAWeightAveraging(lightning_callbacks.EMAWeightAveraging):
+    """Lightning's exponential moving average of the weights; what is constant stays what it is, to the last bit.
+
+    (decay × m + (1 − decay) × m is not m: Lightning's lets the mean and the deviation that normalise images drift.)
+
+    Args:
+        decay: The share of the average that each update keeps.
+        update_every_n_steps: Optimizer steps between updates.
+        update_starting_at_step: The first step that counts; null is the first of all.
+        update_starting_at_epoch: The first epoch whose end counts; null is none.
+        device: Where the average is kept; null is where the weights are.
+    """
+
+    def __init__(
+        self,
+        decay: float = 0.999,
+        update_every_n_steps: int = 1,
+        update_starting_at_step: int | None = None,
+        update_starting_at_epoch: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        WeightAveraging.__init__(self, device, avg_fn=self._mean)
+        self.decay, self.update_every_n_steps = decay, update_every_n_steps
+        self.update_starting_at_step = update_starting_at_step
+        self.update_starting_at_epoch = update_starting_at_epoch
+
+    def _mean(self, average: torch.Tensor, current: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
+        return average + (1 - self.decay) * (current - average)
+
+
 class SWA(WeightAveraging):
     """Stochastic weight averaging: evaluates and keeps the mean of the weights since an epoch (Izmailov et al. 2018).
 
