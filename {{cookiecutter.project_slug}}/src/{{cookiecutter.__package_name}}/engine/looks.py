@@ -164,7 +164,7 @@ def remarks(looks: list[Look], decoding: Decoding, given_range: bool) -> list[st
         source = ", as their tags say" if stated_range(looks) else ""
         said.append(
             f"{deep} of {count} images that were looked at have more than 8 bits of grey: values from {low:g} to "
-            f"{high:g} become black to white{source}; --data.value_range '[LOW, HIGH]' gives other ends"
+            f"{high:g} become black to white in 256 steps{source}; --data.value_range '[LOW, HIGH]' gives other ends"
         )
     wide = sum(x.colours is not None for x in looks)
     if wide:
