@@ -254,6 +254,21 @@ def test_a_test_on_one_two_and_three_ranks_equals_scikit_learn(task, weighted, t
             assert float(logged[f"test/{name}"]) == pytest.approx(value, rel=1e-6, abs=1e-6), (ranks, name)
 
 
+def test_images_outside_of_the_root_are_read_only_where_each_command_is_told_to(dogs, project, command, tmp_path):
+    (tmp_path / "tables").mkdir()
+    lines = [[f"../dogs/train/{number:03x}.png", BREEDS[number % 3]] for number in range(60)]
+    write_table(tmp_path / "tables/train.csv", ["image", "breed"], lines)
+    (tmp_path / "dogs").symlink_to(dogs)
+    flags = ("--data.labels=tables/train.csv", "--data.root=tables", "--data.batch_size=8", *SMALL)
+    begin = ("fit", *flags, "--model.network.width=8", "--trainer.max_epochs=1")
+    command.refuses(project, tmp_path, {begin: "--data.outside true"})
+    done = command(project, tmp_path, *begin, "--data.outside=true")
+    assert done.code == 0, done.output
+    command.refuses(project, tmp_path, {("test",): "--data.outside true allows"})
+    tested = command(project, tmp_path, "test", "--data.outside=true")
+    assert tested.code == 0, tested.output
+
+
 def test_a_killed_run_on_a_table_goes_on_by_the_same_command(dogs, project, command, tmp_path):
     flags = ("--data.labels", dogs / "train.csv", "--data.root", dogs, "--data.batch_size=8", *SMALL)
     flags = ("fit", *flags, "--model.network.width=8", "--trainer.max_epochs=3", "--resume=auto")

@@ -176,8 +176,10 @@ def check_keys(keys: Sequence[str], outside: bool = False) -> None:
     """
     for key in keys:
         leads_out = key.startswith("/") or ".." in key.split("/")
-        if (leads_out and not outside) or CONTROL.search(key):
-            raise ValueError(f"{key!r} is no name below the folder of the data")
+        if CONTROL.search(key):
+            raise ValueError(f"{key!r} holds control characters")
+        if leads_out and not outside:
+            raise ValueError(f"{key!r} leads out of the folder of the data, which --data.outside true allows")
 
 
 def assign(labels: np.ndarray, groups: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
