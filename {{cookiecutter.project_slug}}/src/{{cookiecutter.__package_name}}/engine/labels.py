@@ -133,7 +133,7 @@ def _remark(asked: Asked, roles: Roles, samples: Samples, located: Located, new_
     for what, column in (("splits", roles.split), ("groups", roles.group), ("weights", roles.weight)):
         said += [f"{what} by {column.name}"] if column else []
     said += [f"not used: {_some(roles.unused)}"] if roles.unused else []
-    said += [f"--data.root is {new_root}, for {asked.root} is not there"] if new_root else []
+    said += [f"--data.root is {new_root}, the folder of the table"] if new_root else []
     return shown(f"labels: {asked.labels} names " + "; ".join(said))
 
 

@@ -89,9 +89,13 @@ class Score(Metric):
         return predictions, target, weight_N
 
 
-def gathered(metrics: MetricCollection) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the predictions, targets and weights that a collection keeps, of all ranks; every rank must call it."""
-    return next(metric for metric in metrics.values() if isinstance(metric, Score)).gathered()
+def gathered(metrics: MetricCollection) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Return the predictions, targets and weights that a collection keeps, of all ranks; every rank must call it.
+
+    None where no metric of it is a Score.
+    """
+    kept = next((metric for metric in metrics.values() if isinstance(metric, Score)), None)
+    return None if kept is None else kept.gathered()
 
 
 def decide_at(metrics: MetricCollection, thresholds: Sequence[float] | None) -> None:

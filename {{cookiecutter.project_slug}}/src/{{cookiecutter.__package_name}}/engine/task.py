@@ -323,7 +323,8 @@ class Task(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._log_scores("val")
         if self.settles is not None and self.fitting and not self.trainer.sanity_checking:
-            self.settled = self.settles(*gathered(self.scores["val"])).tolist()
+            kept = gathered(self.scores["val"])
+            self.settled = None if kept is None else self.settles(*kept).tolist()
 
     def on_test_epoch_end(self) -> None:
         self._log_scores("test")
