@@ -93,7 +93,7 @@ def test_the_folder_of_the_table_takes_the_place_of_a_root_that_is_not_there(roo
     path = table(images(tmp_path / "set") / "labels.csv", *rows("image,label", *"pqpqpq"))
     found = read(path, Path(root))
     assert found.root == tmp_path / "set"
-    assert f"--data.root is {tmp_path / 'set'}, for {root} is not there" in found.remark
+    assert f"--data.root is {tmp_path / 'set'}, the folder of the table" in found.remark
 
 
 @pytest.mark.parametrize(
