@@ -86,6 +86,13 @@ RULES = [
         lambda model, data, trainer: model.mix is not None and _weighted(data),
     ),
     Rule(
+        "sample weights + accumulated batches",
+        False,
+        "each batch is divided by its own weights before they are added up, so samples of light batches count more; "
+        "use --trainer.accumulate_grad_batches 1",
+        lambda model, data, trainer: _weighted(data) and trainer.accumulate_grad_batches > 1,
+    ),
+    Rule(
         "numbers or sample weights + half precision throughout",
         True,
         "targets and weights would be rounded to three digits; use --trainer.precision bf16-mixed",

@@ -53,6 +53,11 @@ class Asked(NamedTuple):
     log_target: bool = False
 
     @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of the flags."""
+        return cls._fields
+
+    @classmethod
     def by(cls, settings: Mapping[str, Any]) -> "Asked":
         """Return what is asked of a table by settings, of which others may be among them."""
         given = {name: value for name, value in settings.items() if name in cls._fields and value is not None}
@@ -224,6 +229,8 @@ def _by_name(
 ) -> Column | None:
     """Return the column that a flag names, or else the one that is called so and is not asked to be another."""
     asked_for = getattr(asked, flag)
+    if asked_for == "none" and asked_for not in by_name:
+        return None
     if asked_for is not None:
         return _named(asked, flag, asked_for, by_name)
     found = [by_name[name] for name in known if name in by_name and name not in taken]

@@ -40,6 +40,9 @@ from .runs import Run
 from .splits import Manifest
 from .steps import is_out_of_time
 
+# What says how a table is read; a run keeps what was read.
+OF_A_TABLE = {f"data.{name}" for name in Asked.names() if name not in ("root", "task", "outside")}
+
 
 class Addressed(argparse.ArgumentParser):
     """Reads which run a command is about: the parser proper needs that run's config before it can read anything."""
@@ -153,6 +156,8 @@ class Commands(LightningCLI):
         settings = {key: value for path in DEFAULTS for key, value in flat(read_config(path))} | self.typed
         data = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
         task = data.get("task") or "auto"
+        if self.helps:  # there may be no table yet
+            return "multiclass" if task == "auto" else str(task)
         if task == "auto" and data.get("labels"):
             task = read_labels(Asked.by(data)).samples.target.task
         elif task == "auto" and data.get("manifest"):
@@ -162,8 +167,15 @@ class Commands(LightningCLI):
     def _task_of(self, run: Run) -> str:
         """Return what a run predicts, by its config; those of earlier versions tell classes apart."""
         data = read_config(run.config).get("data") if run.config.is_file() else None
-        task = self.typed.get("data.task") or (data or {}).get("task")
-        return "multiclass" if task in (None, "auto") else str(task)
+        task = (data or {}).get("task")
+        task = "multiclass" if task in (None, "auto") else str(task)
+        asked = self.typed.get("data.task")
+        if asked not in (None, "auto", task):
+            raise Mistake(
+                f"--data.task={asked} is not that of {run}, whose model is for {task}; leave it out, or train anew "
+                "with it."
+            )
+        return task
 
     def _model_of(self, run: Run) -> type[LightningModule]:
         return self._model_for(self._task_of(run))
@@ -286,6 +298,11 @@ class Commands(LightningCLI):
             parser.validate(self.config, skip_unset=False)  # a null, too, must be of the type that is asked for
         except (TypeError, KeyError) as error:
             parser.error(str(error), error)
+        if self.source is not None and self.command != "fit" and (unused := sorted(OF_A_TABLE & self.typed.keys())):
+            raise Mistake(
+                f"{as_typed(unused[0])} would change nothing: {self.command} takes the targets from the run's "
+                f"{self.source.run.manifest.name}; leave it out, or train anew with it."
+            )
         if self.source is not None:
             # Lightning would let the checkpoint's values override the model's flags in silence (PL#21455); it gets the
             # path when the flags are settled.
@@ -477,6 +494,12 @@ class Commands(LightningCLI):
         if self.trainer.global_rank == 0:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
+            target = self.datamodule.target
+            if self._model_for(target.task) is not type(self.model):
+                raise Mistake(
+                    f"--model is a {type(self.model).__name__}, and the data has {target}, so it could not be "
+                    f"trained; give --data.task {target.task}."
+                )
             print(self.datamodule.summary(), flush=True)
             if self.source is None:
                 self._say_defaults()

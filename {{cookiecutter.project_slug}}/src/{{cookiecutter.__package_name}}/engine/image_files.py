@@ -51,7 +51,8 @@ class ImageFiles(SplitData):
         label_delimiter: What stands between the labels of one image, where they stand in one column.
         split_column: Its column of train, val and test; one called split or is_valid is found.
         group_column: Its column of groups (a patient, a video) that stay in one split; one called group is found.
-        weight_column: Its column of weights of the samples in the loss and the scores; one called weight is found.
+        weight_column: Its column of weights of the samples in the loss and the scores; one called weight is found. Of
+            these three none means that there is none, whatever columns are called.
         log_target: Whether the logarithm of the numbers is learned: what counts is then the ratio.
         outside: Whether paths in the table may lead out of the root.
         options: What every data module takes, see engine/loading.py.
@@ -109,11 +110,17 @@ class ImageFiles(SplitData):
         check_path("--data.labels", labels)
         self.labels: Asked | None = None
         self.table: Table | None = None  # what it says, until it is asked for
+        asked = {"image_column": image_column, "label_columns": label_columns, "label_delimiter": label_delimiter}
+        asked |= {"split_column": split_column, "group_column": group_column, "weight_column": weight_column}
+        asked |= {"log_target": log_target, "outside": outside}
+        unused = [name for name, value in asked.items() if value]
+        if labels is None and unused:
+            raise Mistake(
+                f"--data.{unused[0]}={asked[unused[0]]} is of a table, and none is given, so it would do nothing; give "
+                "--data.labels TABLE.csv, or leave it out."
+            )
         if labels is not None:
-            columns = {"image_column": image_column, "label_columns": label_columns, "split_column": split_column}
-            columns |= {"group_column": group_column, "weight_column": weight_column}
-            columns |= {"label_delimiter": label_delimiter, "outside": outside, "log_target": log_target}
-            self.labels = Asked.by({"labels": labels, "root": root, "task": self.task, **columns})
+            self.labels = Asked.by({"labels": labels, "root": root, "task": self.task, **asked})
 
     def of_table(self) -> Samples:
         """Return what the table of labels says, see engine/labels.py."""
@@ -140,6 +147,30 @@ class ImageFiles(SplitData):
     def check_there(self, keys: list[str]) -> None:
         """Refuse images that are gone, before any of them is read."""
         check_there(self.root, keys)
+
+    def check_agrees(self, samples: Samples) -> None:
+        """Refuse a table that says something else than the manifest, by which the run would be trained.
+
+        Raises:
+            Mistake: It does.
+        """
+        assert self.manifest is not None
+        if self.labels is None or self.manifest_path is None:
+            return
+        place = {key: number for number, key in enumerate(samples.keys)}
+        differs = self.manifest.target != samples.target
+        for split, (keys, targets) in self.manifest.splits.items():
+            rows = [place.get(key, -1) for key in keys]
+            differs = differs or -1 in rows or not np.array_equal(samples.targets[rows], targets)
+            weights = self.manifest.weights.get(split, np.ones(len(keys)))
+            theirs = np.ones(len(keys)) if samples.weights is None else samples.weights[rows]
+            differs = differs or not np.array_equal(weights, theirs)
+        if differs:
+            raise Mistake(
+                f"--data.manifest={self.manifest_path!r} has other images, targets or weights than "
+                f"--data.labels={self.labels.labels!r}, so what is trained on would not be what the table says; leave "
+                "the manifest out, or give the table that it was drawn from."
+            )
 
     def inputs(self, keys: list[str]) -> dict[str, Any]:
         """Settle size, channels and values, which follow the training images unless they are given.

@@ -24,6 +24,7 @@ from .splits import SPLITS, Samples
 from .targets import Classes, Labels, Numbers, Target
 
 TASKS = ("auto", "multiclass", "multilabel", "regression")
+VOID = {"nan", "none", "null", "na", "n/a"}
 LISTED = 10  # offenders that the message lists
 LARGEST_TARGETS = 2**34  # bytes of all targets together
 BAD = 2  # stands for a cell that is neither 0 nor 1, until it is refused
@@ -272,6 +273,11 @@ class _Rows:
         roles = self.roles
         names = [column.name for column in roles.labels]
         if roles.form == "numbers":
+            if twice := sorted({f"true_{name}" for name in names} & set(names)):
+                raise Mistake(
+                    f"the column {twice[0]!r} of --data.labels={self.asked.labels!r} would have the name that "
+                    "predictions give the true value of another; rename it."
+                )
             return Numbers(names, self.asked.log_target), np.concatenate(self.parts), []
         if roles.form == "flags":
             return Labels(names), np.concatenate(self.parts), []
@@ -288,6 +294,9 @@ class _Rows:
         else:
             delimiter = roles.delimiter or ""
             written = [[_class_name(part) for part in map(str.strip, cell.split(delimiter)) if part] for cell in cells]
+            void = [any(part.casefold() in VOID for part in parts) for parts in written]
+            reason = "a label is called nan or none: leave the cell empty if it means that there is no label"
+            self._offend_rows(self.written, void, number_of, reason)
         names = _in_order({name for parts in written for name in parts if name})
         if len(names) < 2 and roles.form == "names":
             raise Mistake(
@@ -427,7 +436,7 @@ def _kind(reason: str) -> str:
 def _class_name(cell: str, is_whole: bool = False) -> str:
     """Return a class as it is called: in one form of Unicode, and an integer without the fraction of a spreadsheet."""
     if is_whole:
-        return str(int(float(cell)))
+        return str(int(cell.split(".")[0]))  # a float would merge numbers of 17 digits
     return cell if cell.isascii() else unicodedata.normalize("NFC", cell)
 
 

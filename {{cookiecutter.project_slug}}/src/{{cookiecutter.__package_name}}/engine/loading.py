@@ -102,6 +102,9 @@ class SplitData(LightningDataModule):
     def check_there(self, keys: list[str]) -> None:
         """Refuse samples of a manifest that are no longer there."""
 
+    def check_agrees(self, samples: Samples) -> None:
+        """Refuse samples whose targets are not those of the manifest."""
+
     def inputs(self, keys: list[str]) -> dict[str, Any]:
         """Say what a sample is, from the training split alone."""
         return {}
@@ -141,7 +144,10 @@ class SplitData(LightningDataModule):
     @property
     def loss_balance(self) -> Any:
         """What the model is told of the training split, see ``Target.balance``."""
-        return self.target.balance(self.train_targets, self.correction)
+        if self.train_weights is None:
+            return self.target.balance(self.train_targets, self.correction)
+        counts_N = self.train_weights > 0  # a sample of weight 0 is as if it were not there
+        return self.target.balance(self.train_targets[counts_N], self.correction, self.train_weights[counts_N])
 
     @property
     def draw_weights(self) -> Tensor | None:
@@ -194,11 +200,12 @@ class SplitData(LightningDataModule):
                 kept = stratified_part(self.target.strata(targets), self.train_fraction, self.seed)
                 keys, targets = [keys[i] for i in kept], targets[kept]
                 weights = None if weights is None else weights[kept]
-            self.train_keys, self.train_targets = keys, targets
+            self.train_keys, self.train_targets, self.train_weights = keys, targets, weights
             self.before_reading(training=stage == "fit")
             self.train = self.dataset(keys, targets, weights)
         if stage == "fit" and not self.fingerprint:
             samples = samples or self.samples()
+            self.check_agrees(samples)
             self.fingerprint, self.left_out = self.fingerprint_of(samples), samples.left_out
         if stage == "predict":
             self.predict = self.unlabelled()

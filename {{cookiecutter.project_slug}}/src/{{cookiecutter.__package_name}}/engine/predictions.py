@@ -141,7 +141,9 @@ class PredictionWriter(Callback):
             ],
         )
         print(f"predictions: {self.run.predictions}")
-        if self.like is not None:
+        if self.like is not None and self.unread is not None:
+            print(f"submission:  not written, as {len(unread)} images could not be read")
+        elif self.like is not None:
             read = [row for row in rows if not row.error]
             chosen = [target.chosen(row.predicted, settled) for row in read]
             values = [target.written(row.predicted) for row in read]

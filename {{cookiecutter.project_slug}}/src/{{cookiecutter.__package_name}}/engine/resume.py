@@ -131,6 +131,8 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
     """
     accepted = []
     for key, old, new in differences(read_config(config_file), config):
+        if old is None and not new:  # a setting that the version of the run did not have
+            continue
         if key in SILENT or (new in (None, "auto") and key in FOLLOW_THE_DATA):
             continue
         if key.startswith(REFUSED) or not any(key == part or key.startswith(f"{part}.") for part in ACCEPTED):

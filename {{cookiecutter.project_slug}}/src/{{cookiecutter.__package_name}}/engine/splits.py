@@ -128,7 +128,7 @@ class Manifest:
                 check_keys(keys, outside)
             if any(CONTROL.search(name) for name in manifest.target.columns):
                 raise ValueError("a class has control characters in its name")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise Mistake(
                 f"--data.manifest={str(path)!r} cannot be read as a manifest ({error!r}), so the splits are unknown; "
                 "give the manifest.json of a run, or leave the flag out to split anew."
@@ -152,6 +152,8 @@ class Manifest:
                 weights[split] = np.array([row[2] for row in rows], dtype=np.float64)
                 if not (np.isfinite(weights[split]).all() and (weights[split] >= 0).all()):
                     raise ValueError("a weight is negative or no number")
+        if weights:  # a split without samples has none
+            weights = {split: weights.get(split, np.ones(len(splits[split][0]))) for split in SPLITS}
         return cls(schema, splits, content["seed"], content["fold"], weights)
 
     @classmethod
@@ -253,7 +255,8 @@ def _assign_iteratively(labels_NL: np.ndarray, groups: np.ndarray, fractions: Se
     left = left[np.argsort(group_of[left], kind="stable")]
     units = np.split(left, np.flatnonzero(np.diff(group_of[left])) + 1) if len(left) else []
     units = sorted((units[i] for i in rng.permutation(len(units))), key=len, reverse=True)
-    in_unit_UL = np.array([labels_NL[unit].sum(0, dtype=np.int64) for unit in units]).reshape(len(units), -1)
+    in_unit_UL = np.array([labels_NL[unit].sum(0, dtype=np.int64) for unit in units], dtype=np.int64)
+    in_unit_UL = in_unit_UL.reshape(len(units), labels_NL.shape[1])
     waiting = np.ones(len(units), dtype=bool)
     while waiting.any():
         count_L = (in_unit_UL[waiting] > 0).sum(0)
@@ -267,6 +270,19 @@ def _assign_iteratively(labels_NL: np.ndarray, groups: np.ndarray, fractions: Se
             lack_LP[:, chosen] -= in_unit_UL[unit]
             room_P[chosen] -= len(units[unit])
         waiting[due] = False
+    return part
+
+
+def _evened(part: np.ndarray, groups: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """Give each part its number of samples again, where the bins of a number were rounded one by one."""
+    rng, part = np.random.default_rng(seed), part.copy()
+    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    is_single = sizes[group_of] == 1
+    for index, wanted in list(enumerate(_rounded(len(part), fractions)))[1:]:
+        missing = wanted - np.count_nonzero(part == index)
+        source, target = (0, index) if missing > 0 else (index, 0)
+        movable = rng.permutation(np.flatnonzero(is_single & (part == source)))
+        part[movable[: abs(missing)]] = target
     return part
 
 
@@ -318,14 +334,32 @@ def draw_splits(
         print(
             f"{dropped} training samples stand in validation or test too (same content or group): left out of training."
         )
+    torn = np.intersect1d(groups[given == "val"], groups[given == "test"])
+    if len(torn):
+        first, second = (
+            samples.keys[np.flatnonzero((groups == torn[0]) & (given == split))[0]] for split in SPLITS[1:]
+        )
+        raise Mistake(
+            f"{len(torn)} groups (or copies of one image) stand in validation and in test, the first with {first!r} "
+            f"and {second!r}, so the test would score what the checkpoint was chosen by; give each group one split."
+        )
     pool = np.flatnonzero(result == "train")
     if len(pool) and wanted:
         strata = samples.target.strata(samples.targets[pool])
-        part = assign(strata, groups[pool], [1 - sum(wanted.values()), *wanted.values()], seed)
+        shares = [1 - sum(wanted.values()), *wanted.values()]
+        part = assign(strata, groups[pool], shares, seed)
+        if not samples.target.to_learn:
+            part = _evened(part, groups[pool], shares, seed)
         result[pool] = np.array(["train", *wanted])[part]
     splits = {split: _rows(samples.keys, samples.targets, result == split) for split in SPLITS}
     _check(splits, samples.target, wanted)
     weights = {} if samples.weights is None else {split: samples.weights[result == split] for split in SPLITS}
+    for split, of_split in weights.items():
+        if len(of_split) and not of_split.any():
+            raise Mistake(
+                f"all {len(of_split)} samples of {split} have the weight 0, so it would count nothing; weigh some, "
+                "or give other splits: --data.split_seed."
+            )
     return Manifest(Schema({}, samples.target), splits, seed, weights=weights)
 
 
@@ -369,6 +403,12 @@ def _rows(keys: list[str], targets: np.ndarray, mask: np.ndarray) -> tuple[list[
 def _check(splits: dict[str, tuple[list[str], np.ndarray]], target: Target, wanted: dict[str, float]) -> None:
     if not splits["train"][0]:
         raise Mistake("no sample is left to train on; give the training split some, or lower --data.val_fraction.")
+    for split, fraction in wanted.items():
+        if not splits[split][0]:
+            raise Mistake(
+                f"--data.{split}_fraction={fraction} of {sum(len(keys) for keys, _ in splits.values())} samples "
+                f"leaves none in {split}, so there would be nothing to score; raise it, or give 0."
+            )
     counts = {split: target.counts(targets) for split, (_, targets) in splits.items()}
     for index, name in enumerate(target.to_learn):
         total = sum(int(count[index]) for count in counts.values())
@@ -458,7 +498,10 @@ def folds(manifest: Manifest, number: int, seed: int, groups: np.ndarray) -> lis
     fold, rest = np.zeros(len(labels), dtype=np.int64), np.arange(len(labels))
     for i in range(number - 1, 0, -1):  # one after the other: shares rounded all at once would starve one of them
         share = 1 / (i + 1)
-        held_out = assign(labels[rest], groups[rest], [1 - share, share], derived_seed(seed, i)) == 1
+        part = assign(labels[rest], groups[rest], [1 - share, share], derived_seed(seed, i))
+        if not target.to_learn:
+            part = _evened(part, groups[rest], [1 - share, share], derived_seed(seed, i))
+        held_out = part == 1
         fold[rest[held_out]] = i
         rest = rest[~held_out]
     for index, name in enumerate(target.to_learn):
@@ -506,8 +549,8 @@ def stratified_part(labels: np.ndarray, fraction: float, seed: int) -> np.ndarra
     """Choose a share of every class, at least one sample; a larger share contains a smaller one.
 
     Args:
-        labels: The class index of each sample, (N,); or whether it has each of several labels, (N, L): of each label
-            at least one sample is then kept.
+        labels: The class index of each sample, (N,); or whether it has each of several labels, (N, L): the draw is
+            then a plain one that keeps at least one sample of each label.
         fraction: The share.
         seed: The seed of the draw.
 

@@ -149,12 +149,15 @@ class Target:
         rows = zip(self.names, *counts.values(), strict=True)
         return "\n".join(f"  {name:<{width}}  {' / '.join(map(str, numbers))}" for name, *numbers in rows)
 
-    def balance(self, targets: np.ndarray | None, correction: Correction = "none") -> Any:
+    def balance(
+        self, targets: np.ndarray | None, correction: Correction = "none", weight_N: np.ndarray | None = None
+    ) -> Any:
         """Return what a loss is told of the training split.
 
         Args:
             targets: The training samples; None for a model that is loaded without data.
             correction: Against rare classes.
+            weight_N: The weight of each sample, above 0; it counts for the scale of numbers.
         """
         raise NotImplementedError
 
@@ -204,7 +207,9 @@ class Classes(Target):
         count = len(self.names)
         return np.bincount(target_N * count + label_N, minlength=count**2).reshape(count, count)
 
-    def balance(self, targets: np.ndarray | None, correction: Correction = "none") -> Balance:
+    def balance(
+        self, targets: np.ndarray | None, correction: Correction = "none", weight_N: np.ndarray | None = None
+    ) -> Balance:
         """Return the loss weight of each class, with mean 1 over samples, and its share.
 
         Weights are in inverse proportion to the number of samples (class_weights) or to their effective number
@@ -277,7 +282,9 @@ class Labels(Target):
         text = super().table(targets)
         return f"{text}\n  without a label: {' / '.join(map(str, none.values()))}" if any(none.values()) else text
 
-    def balance(self, targets: np.ndarray | None, correction: Correction = "none") -> Balance:
+    def balance(
+        self, targets: np.ndarray | None, correction: Correction = "none", weight_N: np.ndarray | None = None
+    ) -> Balance:
         """Return the weight of each label's positive examples, and its share.
 
         Weights are ones, or the number of samples without the label over the number with it (class_weights), or the
@@ -373,7 +380,9 @@ class Numbers(Target):
             lines.append(f"  {name:<{width}}  {' / '.join(parts)}")
         return "\n".join(lines)
 
-    def balance(self, targets: np.ndarray | None, correction: Correction = "none") -> "Standardised":
+    def balance(
+        self, targets: np.ndarray | None, correction: Correction = "none", weight_N: np.ndarray | None = None
+    ) -> "Standardised":
         """Return what standardises the numbers, by the mean and the deviation of these; without data by 0 and 1.
 
         Raises:
@@ -382,12 +391,24 @@ class Numbers(Target):
         if targets is None:
             return Standardised(np.zeros(len(self.names)), np.ones(len(self.names)), self.log)
         learned_NT = self.learned(targets)
-        centre_T, scale_T = learned_NT.mean(0), learned_NT.std(0)
+        if weight_N is None:
+            centre_T, scale_T = learned_NT.mean(0), learned_NT.std(0)
+        else:
+            centre_T = np.average(learned_NT, axis=0, weights=weight_N)
+            scale_T = np.average((learned_NT - centre_T) ** 2, axis=0, weights=weight_N) ** 0.5
         for name, values_N in zip(self.names, targets.T, strict=True):
             if values_N.min() == values_N.max():
                 raise Mistake(
                     f"{name!r} is {values_N[0]:g} in all training samples, so there is nothing to learn of it; leave "
                     "it out of --data.label_columns, or give data in which it differs."
+                )
+        for name, of_name in zip(self.names, np.stack([np.abs(centre_T), scale_T], axis=1), strict=True):
+            if not (of_name < 1e37).all() or of_name[1] < 1e-37:
+                raise Mistake(
+                    f"{name!r} has a mean of {of_name[0]:.3g} and a deviation of {of_name[1]:.3g}, which 32 bits do "
+                    "not "
+                    "hold, so nothing could be learned; give it in another unit, or its logarithm: --data.log_target "
+                    "true."
                 )
         return Standardised(centre_T, scale_T, self.log)
 

@@ -285,8 +285,10 @@ class Task(LightningModule):
         sums = self.trainer.strategy.reduce(self.sums.clone(), reduce_op="sum")
         loss, weight, *measured, count, grad_norm = torch.cat((sums, self.grad_norm.reshape(1))).tolist()
         self.sums.zero_()
-        means = {"train/loss": loss / weight}
-        means |= {f"train/{name}": total / count for name, total in zip(self.measured, measured, strict=True)}
+        means = {"train/loss": loss / max(weight, LEAST)}
+        means |= {
+            f"train/{name}": total / max(count, LEAST) for name, total in zip(self.measured, measured, strict=True)
+        }
         means["train/grad_norm"] = grad_norm
         self.log("train/loss", means["train/loss"], prog_bar=True, logger=False)
         for logger in self.trainer.loggers:

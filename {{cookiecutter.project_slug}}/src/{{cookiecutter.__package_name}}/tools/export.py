@@ -115,6 +115,7 @@ def facts(cli: CLI, opset: int) -> dict[str, Any]:
         "value_range": data.value_range,
         "max_megapixels": data.max_megapixels,
         "stored_size": data.stored_size,  # a file is scaled to this, then its centre cut out
+        **_scale(model),
         "normalisation": {"mean": mean, "std": std},  # of pixels from 0 to 255, inside the models
         "network": model.hparams.network,
         "checkpoint": cli.source.checkpoint.name,
@@ -123,6 +124,15 @@ def facts(cli: CLI, opset: int) -> dict[str, Any]:
         "opset": opset,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }
+
+
+def _scale(model: Any) -> dict[str, Any]:
+    """Return how numbers in their unit follow from the network's outputs, which are standardised."""
+    if not hasattr(model, "standardised"):
+        return {}
+    scale = model.standardised
+    mean = (scale.centre_T.double() + scale.centre_rest_T.double()).tolist()
+    return {"standardised": {"mean": mean, "deviation": scale.scale_T.tolist(), "log": scale.log}}
 
 
 def _sha256(path: str | Path) -> str:
