@@ -279,6 +279,36 @@ def test_a_killed_run_on_a_table_goes_on_by_the_same_command(dogs, project, comm
     assert [path.name for path in (tmp_path / "runs/digits").iterdir()] == ["version_0"]
 
 
+def test_what_contradicts_a_run_or_a_manifest_is_refused(dogs, project, command, tmp_path):
+    begin = (
+        "fit",
+        "--data.root",
+        dogs,
+        "--data.batch_size=8",
+        *SMALL,
+        "--model.network.width=8",
+        "--trainer.max_epochs=1",
+    )
+    done = command(project, tmp_path, *begin, "--data.labels", dogs / "train.csv")
+    assert done.code == 0, done.output
+    lines = rows(dogs / "train.csv")
+    other = [[row["id"], "pug" if number == 7 else row["breed"]] for number, row in enumerate(lines)]
+    changed = write_table(tmp_path / "changed.csv", ["id", "breed"], other)
+    numbers = write_table(tmp_path / "n.csv", ["id", "age"], [[row["id"], i + 0.5] for i, row in enumerate(lines)])
+    manifest = f"--data.manifest={tmp_path}/runs/digits/version_0/manifest.json"
+    wrong = {
+        (*begin, "--data.labels", changed, manifest): "has other images, targets or weights than --data.labels",
+        (*begin, "--data.labels", numbers, manifest): "--model is a Regressor, and the data has the classes",
+        (*begin, "--data.group_column=patient"): "--data.group_column=patient is of a table",
+        ("test", "--data.labels", changed): "--data.labels would change nothing",
+        ("test", "--data.weight_column=w"): "--data.weight_column would change nothing",
+        ("test", "--data.task=regression"): "--data.task=regression is not that of",
+    }
+    command.refuses(project, tmp_path, wrong)
+    same = command(project, tmp_path, *begin, "--data.labels", dogs / "train.csv", manifest, "--name=again")
+    assert same.code == 0, same.output
+
+
 MISTAKES = {
     ("--data.task=regression",): "'breed'",
     ("--data.label_columns=[race]",): "race",

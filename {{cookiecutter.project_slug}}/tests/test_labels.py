@@ -485,6 +485,32 @@ def test_weights_that_are_all_zero_are_refused(tmp_path):
     assert "are all 0" in refused(path)
 
 
+def test_a_label_called_nan_is_an_offender(tmp_path):
+    path = table(images(tmp_path / "set") / "labels.csv", *rows("image,label", "p;q", "nan", "q;None", "p", "q", "p;q"))
+    with pytest.raises(Mistake, match="2 × a label is called nan or none"):
+        read(path, tmp_path / "set", task="multilabel")
+
+
+def test_large_integers_stay_classes_of_their_own(tmp_path):
+    whole = ["12345678901234567", "12345678901234568", "5.0"] * 2
+    path = table(images(tmp_path / "set") / "labels.csv", *rows("image,label", *whole))
+    found = read(path, tmp_path / "set", task="multiclass")
+    assert found.samples.target.names == ["12345678901234567", "12345678901234568", "5"]
+
+
+def test_a_number_with_the_name_of_a_true_value_is_refused(tmp_path):
+    path = table(images(tmp_path / "set") / "labels.csv", *rows("image,v,true_v", *["0.5,1.5", "0.25,2.5"] * 3))
+    with pytest.raises(Mistake, match="'true_v'"):
+        read(path, tmp_path / "set")
+
+
+def test_none_switches_a_column_off_that_is_known_by_its_name(tmp_path):
+    path = table(images(tmp_path / "set") / "labels.csv", *rows("image,length,weight", *["0.5,1.5", "0.25,-2.5"] * 3))
+    found = read(path, tmp_path / "set", weight_column="none")
+    assert found.samples.weights is None
+    assert found.samples.target.names == ["length", "weight"]
+
+
 def test_what_is_written_of_offenders_is_no_formula(tmp_path):
     images(tmp_path)
     refused(table(tmp_path / "labels.csv", *rows("image,label", *"pqpqpq"), "=HYPERLINK(1),p", "@x,p"))

@@ -134,7 +134,7 @@ def test_a_manifest_is_read_as_it_was_written(kind, weights, tmp_path):
     assert read.target == target == target_from(target.as_dict())
     assert np.array_equal(read.splits["train"][1], targets)
     assert read.splits["train"][1].dtype == targets.dtype
-    assert {split: list(values) for split, values in read.weights.items()} == {s: list(w) for s, w in kept.items()}
+    assert read.weights.get("train", np.empty(0)).tolist() == ([] if weights is None else weights.tolist())
     assert read.has_splits_of(manifest)
 
 
@@ -157,6 +157,78 @@ def test_what_describes_no_target_is_refused(case):
 def test_a_manifests_numbers_must_be_numbers(written):
     with pytest.raises((ValueError, TypeError)):
         Numbers(["x"], log=True).read(written)
+
+
+@pytest.mark.parametrize("count", [8, 40])
+def test_labels_of_which_each_combination_divides_evenly_are_dealt(count):
+    target_NK = np.array([[0, 0], [0, 1], [1, 0], [1, 1]] * count, np.uint8)
+    part = assign(target_NK, apart(len(target_NK)), [0.5, 0.25, 0.25], 0)
+    assert np.bincount(part).tolist() == [2 * count, count, count]
+
+
+@pytest.mark.parametrize(("count", "share"), [(240, 0.15), (200, 0.024), (1000, 0.0149), (37, 0.1)])
+def test_a_split_of_numbers_has_the_size_that_is_asked_for(count, share):
+    values_NT = np.random.default_rng(0).normal(size=(count, 1))
+    samples = Samples([f"{i:04d}" for i in range(count)], values_NT, Numbers(["x"]))
+    manifest = draw_splits(samples, share, share, 0, apart(count))
+    sizes = [len(manifest.splits[split][0]) for split in ("val", "test")]
+    assert sizes == [int(count * share + 0.5)] * 2
+
+
+def test_a_split_that_would_be_empty_is_refused():
+    samples = Samples(list("abcdefghij"), np.arange(10.0)[:, None], Numbers(["x"]))
+    with pytest.raises(Mistake, match=r"--data\.test_fraction=0\.02 of 10 samples leaves none in test"):
+        draw_splits(samples, 0.2, 0.02, 0, apart(10))
+
+
+def test_a_group_in_validation_and_test_is_refused():
+    given = ["train", "train", "val", "test"]
+    samples = Samples(list("abcd"), np.array([0, 1, 0, 1]), Classes(["x", "y"]), given)
+    with pytest.raises(Mistake, match=r"1 groups .* stand in validation and in test, the first with 'c' and 'd'"):
+        draw_splits(samples, 0.2, 0.2, 0, np.array([0, 1, 2, 2]))
+
+
+def test_a_split_that_weighs_nothing_is_refused():
+    given = ["train", "train", "val", "test"]
+    weights = np.array([1.0, 1.0, 0.0, 1.0])
+    samples = Samples(list("abcd"), np.arange(4.0)[:, None], Numbers(["x"]), given, weights=weights)
+    with pytest.raises(Mistake, match="all 1 samples of val have the weight 0"):
+        draw_splits(samples, 0.2, 0.2, 0, apart(4))
+
+
+def test_samples_of_no_weight_do_not_set_the_scale_of_numbers(shapes: Path):
+    class Outlier(Brightness):
+        def samples(self):
+            found = super().samples()
+            far = np.where(np.arange(len(found.keys)) % 3 == 0, 1e6, 0.0)[:, None]  # these weigh nothing
+            return Samples(found.keys, found.targets + far, found.target, weights=found.weights)
+
+    data = Outlier(str(shapes), batch_size=8, num_workers=0)
+    data.setup("fit")
+    assert float(data.loss_balance.centre_T) < 300
+    assert float(data.loss_balance.scale_T) < 300
+
+
+@pytest.mark.parametrize("factor", [1e40, 1e-46])
+def test_numbers_that_32_bits_do_not_hold_are_refused(factor):
+    with pytest.raises(Mistake, match="more or less than 32 bits hold"):
+        Numbers(["x"]).balance(factor * np.random.default_rng(0).normal(5, 1, (20, 1)))
+
+
+def test_a_manifest_of_which_one_split_is_empty_has_weights_of_all(tmp_path):
+    target, targets = TARGETS["classes"]
+    splits = {"train": (["1", "2", "3"], targets), "val": ([], targets[:0]), "test": ([], targets[:0])}
+    Manifest(Schema({}, target), splits, 0, weights={"train": np.ones(3)}).save(tmp_path / "manifest.json")
+    assert set(Manifest.load(tmp_path / "manifest.json").weights) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("rows", ['[["1", "a", 1.0], ["2", "b"]]', "[[]]", '[["1"]]'])
+def test_a_manifest_with_odd_rows_is_refused(rows, tmp_path):
+    about = '{"version": 2, "seed": 0, "fold": null, "schema": {"inputs": {}, "target": '
+    about += '{"kind": "classes", "names": ["a", "b"]}}, "splits": {"train": ROWS, "val": [], "test": []}}'
+    (tmp_path / "manifest.json").write_text(about.replace("ROWS", rows))
+    with pytest.raises(Mistake, match="cannot be read as a manifest"):
+        Manifest.load(tmp_path / "manifest.json")
 
 
 def test_the_weight_of_a_positive_example_is_that_of_the_negative_ones_over_it():

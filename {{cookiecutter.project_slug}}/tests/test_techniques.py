@@ -474,6 +474,7 @@ CONTRADICTIONS = [
     ({"loss": partial(CrossEntropy, label_smoothing=0.1), "cutmix": 1.0}, {}, "MixUp or CutMix + label smoothing"),
     ({"mixup": 1.0}, {}, "MixUp or CutMix + numbers"),
     ({"cutmix": 1.0}, {}, "MixUp or CutMix + sample weights"),
+    ({}, {}, "sample weights + accumulated batches"),
     ({}, {}, "numbers or sample weights + half precision throughout"),
     ({"schedule": OneCycle}, {}, "early stopping + one-cycle"),
     ({"schedule": Plateau}, {}, "plateau + no validation"),
@@ -514,6 +515,8 @@ def test_what_contradicts_itself_is_found(model_options, data_options, name, sha
         trainer.limit_val_batches = 0
     if name == "gradual unfreezing + plain DDP":
         trainer.world_size, trainer.strategy = 2, DDPStrategy()
+    if name == "sample weights + accumulated batches":
+        trainer.accumulate_grad_batches = 2
     if name == "numbers or sample weights + half precision throughout":
         trainer.precision = "bf16-true"
     data, model = ImageData(str(shapes), **{"batch_size": 8, **data_options}), built(model_options)
@@ -521,7 +524,7 @@ def test_what_contradicts_itself_is_found(model_options, data_options, name, sha
     if "numbers" in name:
         model.schema = of_task("regression")
     with monkeypatch.context() as patch:
-        patch.setattr(ImageData, "is_weighted", "+ sample weights" in name)
+        patch.setattr(ImageData, "is_weighted", "sample weights" in name)
         assert rule.holds(model, data, trainer)
     assert not rule.holds(built({}), ImageData(str(shapes), batch_size=8), Stub())
 

@@ -66,8 +66,9 @@ MEASURES = {"rmse": scores.rmse, "mae": scores.mae, "r2": scores.r2, "spearman":
 class ImageTask(Task):
     """What the models of this file share: a network for images, and batches that may be mixed.
 
+    A subclass sets ``make_network``, which makes the network from (in_channels, outputs), and ``make_loss``.
+
     Args:
-        network: Makes the network from (in_channels, outputs).
         schedule: Makes the learning-rate schedule from (optimizer, total_steps); null keeps the rate constant.
         mixup: α of MixUp's Beta distribution (Zhang et al. 2018); 0 is off.
         cutmix: α of CutMix's Beta distribution (Yun et al. 2019); 0 is off. With both, each batch takes one of them.
@@ -77,10 +78,10 @@ class ImageTask(Task):
     """
 
     rules = RULES
+    make_network: NetworkFactory
 
     def __init__(
         self,
-        network: NetworkFactory,
         schedule: ScheduleFactory | None = Cosine,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -89,7 +90,6 @@ class ImageTask(Task):
         **options: Any,
     ) -> None:
         super().__init__(schedule=schedule, **options)
-        self.make_network = network
         require(mixup >= 0, "--model.mixup", mixup, "x ≥ 0", "no share could be drawn")
         require(cutmix >= 0, "--model.cutmix", cutmix, "x ≥ 0", "no share could be drawn")
         require(unmixed_epochs >= 0, "--model.unmixed_epochs", unmixed_epochs, "x ≥ 0", "no epoch would be unmixed")
@@ -125,8 +125,8 @@ class Classifier(ImageTask):
     """
 
     def __init__(self, network: NetworkFactory = SmallCNN, loss: LossFactory = CrossEntropy, **options: Any) -> None:
-        super().__init__(network, **options)
-        self.make_loss = loss
+        super().__init__(**options)
+        self.make_network, self.make_loss = network, loss
 
     def build(self, schema: Schema, balance: Balance) -> None:
         super().build(schema, balance)
@@ -163,8 +163,8 @@ class Tagger(ImageTask):
     def __init__(
         self, network: NetworkFactory = SmallCNN, loss: LossFactory = BinaryCrossEntropy, **options: Any
     ) -> None:
-        super().__init__(network, **options)
-        self.make_loss = loss
+        super().__init__(**options)
+        self.make_network, self.make_loss = network, loss
 
     def build(self, schema: Schema, balance: Balance) -> None:
         super().build(schema, balance)
@@ -201,8 +201,8 @@ class Regressor(ImageTask):
     """
 
     def __init__(self, network: NetworkFactory = SmallCNN, loss: NumberLossFactory = MSE, **options: Any) -> None:
-        super().__init__(network, **options)
-        self.make_loss = loss
+        super().__init__(**options)
+        self.make_network, self.make_loss = network, loss
 
     def build(self, schema: Schema, balance: Standardised) -> None:
         super().build(schema, balance)

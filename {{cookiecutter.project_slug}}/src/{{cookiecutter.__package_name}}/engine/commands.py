@@ -172,8 +172,7 @@ class Commands(LightningCLI):
         asked = self.typed.get("data.task")
         if asked not in (None, "auto", task):
             raise Mistake(
-                f"--data.task={asked} is not that of {run}, whose model is for {task}; leave it out, or train anew "
-                "with it."
+                f"--data.task={asked} is not that of {run}, whose model is for {task}; leave it out, or train anew."
             )
         return task
 

@@ -405,10 +405,8 @@ class Numbers(Target):
         for name, of_name in zip(self.names, np.stack([np.abs(centre_T), scale_T], axis=1), strict=True):
             if not (of_name < 1e37).all() or of_name[1] < 1e-37:
                 raise Mistake(
-                    f"{name!r} has a mean of {of_name[0]:.3g} and a deviation of {of_name[1]:.3g}, which 32 bits do "
-                    "not "
-                    "hold, so nothing could be learned; give it in another unit, or its logarithm: --data.log_target "
-                    "true."
+                    f"{name!r} has a mean of {of_name[0]:.3g} and a deviation of {of_name[1]:.3g}, more or less than "
+                    "32 bits hold, so it could not be learned; give it in another unit, or --data.log_target true."
                 )
         return Standardised(centre_T, scale_T, self.log)
 
