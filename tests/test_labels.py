@@ -298,7 +298,7 @@ def test_what_contradicts_a_run_or_a_manifest_is_refused(dogs, project, command,
     manifest = f"--data.manifest={tmp_path}/runs/digits/version_0/manifest.json"
     wrong = {
         (*begin, "--data.labels", changed, manifest): "has other images, targets or weights than --data.labels",
-        (*begin, "--data.labels", numbers, manifest): "--model is a Regressor, and the data has the classes",
+        (*begin, "--data.labels", numbers, manifest): "has other images, targets or weights than --data.labels",
         (*begin, "--data.group_column=patient"): "--data.group_column=patient is of a table",
         ("test", "--data.labels", changed): "--data.labels would change nothing",
         ("test", "--data.weight_column=w"): "--data.weight_column would change nothing",
