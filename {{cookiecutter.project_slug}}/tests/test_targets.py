@@ -183,9 +183,10 @@ def test_a_split_that_would_be_empty_is_refused():
 
 def test_a_group_in_validation_and_test_is_refused():
     given = ["train", "train", "val", "test"]
-    samples = Samples(list("abcd"), np.array([0, 1, 0, 1]), Classes(["x", "y"]), given)
-    with pytest.raises(Mistake, match=r"1 groups .* stand in validation and in test, the first with 'c' and 'd'"):
-        draw_splits(samples, 0.2, 0.2, 0, np.array([0, 1, 2, 2]))
+    groups = np.array([0, 1, 2, 2])
+    samples = Samples(list("abcd"), np.array([0, 1, 0, 1]), Classes(["x", "y"]), given, groups=groups)
+    with pytest.raises(Mistake, match=r"1 groups stand in validation and in test, the first with 'c' and 'd'"):
+        draw_splits(samples, 0.2, 0.2, 0, groups)
 
 
 def test_a_split_that_weighs_nothing_is_refused():

@@ -334,13 +334,13 @@ def draw_splits(
         print(
             f"{dropped} training samples stand in validation or test too (same content or group): left out of training."
         )
-    torn = np.intersect1d(groups[given == "val"], groups[given == "test"])
+    torn = [] if samples.groups is None else np.intersect1d(groups[given == "val"], groups[given == "test"])
     if len(torn):
         first, second = (
             samples.keys[np.flatnonzero((groups == torn[0]) & (given == split))[0]] for split in SPLITS[1:]
         )
         raise Mistake(
-            f"{len(torn)} groups (or copies of one image) stand in validation and in test, the first with {first!r} "
+            f"{len(torn)} groups stand in validation and in test, the first with {first!r} "
             f"and {second!r}, so the test would score what the checkpoint was chosen by; give each group one split."
         )
     pool = np.flatnonzero(result == "train")
@@ -401,14 +401,6 @@ def _rows(keys: list[str], targets: np.ndarray, mask: np.ndarray) -> tuple[list[
 
 
 def _check(splits: dict[str, tuple[list[str], np.ndarray]], target: Target, wanted: dict[str, float]) -> None:
-    if not splits["train"][0]:
-        raise Mistake("no sample is left to train on; give the training split some, or lower --data.val_fraction.")
-    for split, fraction in wanted.items():
-        if not splits[split][0]:
-            raise Mistake(
-                f"--data.{split}_fraction={fraction} of {sum(len(keys) for keys, _ in splits.values())} samples "
-                f"leaves none in {split}, so there would be nothing to score; raise it, or give 0."
-            )
     counts = {split: target.counts(targets) for split, (_, targets) in splits.items()}
     for index, name in enumerate(target.to_learn):
         total = sum(int(count[index]) for count in counts.values())
@@ -425,6 +417,14 @@ def _check(splits: dict[str, tuple[list[str], np.ndarray]], target: Target, want
                     f"in {split}, so its score would be unknown; raise it above {0.5 / total:.3f}, add samples (or "
                     f"fewer groups), or drop the {target.noun}."
                 )
+    if not splits["train"][0]:
+        raise Mistake("no sample is left to train on; give the training split some, or lower --data.val_fraction.")
+    for split, fraction in wanted.items():
+        if not splits[split][0]:
+            raise Mistake(
+                f"--data.{split}_fraction={fraction} of {sum(len(keys) for keys, _ in splits.values())} samples "
+                f"leaves none in {split}, so there would be nothing to score; raise it, or give 0."
+            )
 
 
 def group(
