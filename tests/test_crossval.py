@@ -246,13 +246,11 @@ def test_folds_of_labels_and_numbers_keep_their_weights_and_predict_together(tas
 
 
 def test_the_errors_of_two_configs_are_compared_in_pairs(targets, project, command, tmp_path):
-    flags = (
-        "crossval",
-        "--folds=2",
-        *of_task(targets, "regression"),
-        "--trainer.logger=false",
-        "--trainer.max_epochs=1",
-    )
+    samples = json.loads((targets / "regression.json").read_text())["splits"]
+    lines = [f"{path},{price}" for split in samples.values() for path, (price, _) in split]
+    (tmp_path / "prices.csv").write_text("\n".join(["path,price", *lines]) + "\n")
+    table = ("--data.labels=prices.csv", f"--data.root={targets}")
+    flags = ("crossval", "--folds=2", *TINY, *table, "--trainer.logger=false", "--trainer.max_epochs=1")
     (tmp_path / "mae.yaml").write_text("model: {loss: MAE}\n")
     (tmp_path / "other.yaml").write_text("data: {log_target: true}\n")
     done, refused = command.each(
