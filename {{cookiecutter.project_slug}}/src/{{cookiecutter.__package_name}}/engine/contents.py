@@ -66,7 +66,7 @@ def fingerprint(samples: Samples, stats: np.ndarray) -> str:
         stats: What ``file_stats`` says of its files.
     """
     digest = hashlib.sha256()
-    sizes = stats[:, 0].tolist()
+    sizes = map(int, stats[:, 0])  # a list of a million would take 40 MB
     for path, target, size in zip(samples.keys, samples.targets, sizes, strict=True):
         digest.update(f"{path}\0{samples.target.write(target)}\0{size}\0".encode())
     if samples.weights is not None:

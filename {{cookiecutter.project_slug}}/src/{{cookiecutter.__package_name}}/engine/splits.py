@@ -448,6 +448,8 @@ def group(
     Raises:
         Mistake: The pattern is no regular expression.
     """
+    if not same and pattern is None and given is None:
+        return np.arange(len(keys), dtype=np.int64)
     parent = list(range(len(keys)))
 
     def top(i: int) -> int:
