@@ -11,7 +11,7 @@ import pytest
 
 from project_package.engine.labels import Asked, Table, read_labels
 from project_package.engine.mistakes import Mistake
-from project_package.engine.submission import submission_rows
+from project_package.engine.submission import Submission
 from project_package.engine.targets import Classes, Labels, Numbers
 
 NAMES = ("a", "b", "c", "d", "e", "f")
@@ -684,6 +684,10 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 KEYS = ["x/b.jpg", "x/a.jpg", "x/c.jpg"]
 PROBABILITIES = [["0.25", "0.75"], ["1", "0"], ["0.5", "0.5"]]
 CHOSEN = [["q"], ["p"], ["p"]]
+
+
+def submission_rows(like, keys, target, values, chosen):
+    return Submission(like, keys, target).rows(values, chosen)
 
 
 @pytest.mark.parametrize("form", ["{0}", "{0}.jpg", "x/{0}.jpg", "x/{0}"])

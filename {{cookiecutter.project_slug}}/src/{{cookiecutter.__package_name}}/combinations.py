@@ -25,11 +25,7 @@ def _several(loss: Any) -> bool:
 
 
 def _of_numbers(model: Any) -> bool:
-    return getattr(model.schema.target, "task", None) == "regression"
-
-
-def _weighted(data: Any) -> bool:
-    return data.is_weighted  # whether samples have weights
+    return model.schema.target.task == "regression"
 
 
 RULES = [
@@ -83,21 +79,21 @@ RULES = [
         True,
         "a mixed image has two samples' weights, so neither would count as the table says; turn mixing off or drop the "
         "weights",
-        lambda model, data, trainer: model.mix is not None and _weighted(data),
+        lambda model, data, trainer: model.mix is not None and data.is_weighted,
     ),
     Rule(
         "sample weights + accumulated batches",
         False,
         "each batch is divided by its own weights before they are added up, so samples of light batches count more; "
         "use --trainer.accumulate_grad_batches 1",
-        lambda model, data, trainer: _weighted(data) and trainer.accumulate_grad_batches > 1,
+        lambda model, data, trainer: data.is_weighted and trainer.accumulate_grad_batches > 1,
     ),
     Rule(
         "numbers or sample weights + half precision throughout",
         True,
         "targets and weights would be rounded to three digits; use --trainer.precision bf16-mixed",
         lambda model, data, trainer: (
-            trainer.precision in ("bf16-true", "16-true") and (_of_numbers(model) or _weighted(data))
+            trainer.precision in ("bf16-true", "16-true") and (_of_numbers(model) or data.is_weighted)
         ),
     ),
     Rule(

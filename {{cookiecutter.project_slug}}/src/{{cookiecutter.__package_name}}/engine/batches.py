@@ -30,8 +30,10 @@ class Batch(NamedTuple):
 
 def collate(batch: Any) -> Any:
     """Collate the samples of a data set that does not fetch whole batches."""
-    if isinstance(batch, Batch) or not isinstance(batch[0], Batch):
-        return batch if isinstance(batch, Batch) else default_collate(batch)
+    if isinstance(batch, Batch):
+        return batch
+    if not isinstance(batch[0], Batch):
+        return default_collate(batch)
     x, y, position = (default_collate([getattr(sample, name) for sample in batch]) for name in ("x", "y", "position"))
     errors = [sample.errors[0] if sample.errors else "" for sample in batch]
     weights = [sample.weight for sample in batch]

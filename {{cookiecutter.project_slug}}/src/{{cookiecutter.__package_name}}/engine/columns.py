@@ -15,11 +15,10 @@ import numpy as np
 
 from .delimited import RawTable
 from .folders import suffixes
-from .mistakes import Mistake, shown, unknown
+from .mistakes import Mistake, shown, some, unknown
 from .places import fits
-from .targets import FEW
+from .targets import FEW, AskedTask, Task
 
-Task = Literal["multiclass", "multilabel", "regression"]
 # How it is written: a name in a cell, a column of 0 and 1 for each class or label, several names in a cell, numbers.
 Form = Literal["names", "one_hot", "listed", "flags", "numbers"]
 
@@ -42,7 +41,7 @@ class Asked(NamedTuple):
 
     labels: str
     root: str
-    task: Literal["auto", "multiclass", "multilabel", "regression"] | str = "auto"
+    task: AskedTask | str = "auto"
     image_column: str | None = None
     label_columns: list[str] | None = None
     label_delimiter: str | None = None
@@ -319,7 +318,7 @@ def _form(asked: Asked, labels: list[Column], is_chosen: bool) -> tuple[Task, Fo
     task = asked.task
     names = [column.name for column in labels]
     if asked.label_delimiter is not None and (len(labels) > 1 or task in ("multiclass", "regression")):
-        what = f"--data.task={task}" if len(labels) == 1 else f"the {len(labels)} columns {_some(names)}"
+        what = f"--data.task={task}" if len(labels) == 1 else f"the {len(labels)} columns {some(names)}"
         raise Mistake(
             f"--data.label_delimiter={asked.label_delimiter!r} parts several labels in one cell, so it says nothing of "
             f"{what}; leave it out, or give --data.task multilabel and one column, --data.label_columns '[NAME]'."
@@ -328,7 +327,7 @@ def _form(asked: Asked, labels: list[Column], is_chosen: bool) -> tuple[Task, Fo
         raise Mistake("--data.label_delimiter='' parts nothing, so labels would be letters; give a character.")
     if not is_chosen and len(labels) > 1 and not _is_of_one_kind(labels, task):
         raise Mistake(
-            f"--data.labels={asked.labels!r} has {len(labels)} columns that could be labels, {_some(names)}, so it is "
+            f"--data.labels={asked.labels!r} has {len(labels)} columns that could be labels, {some(names)}, so it is "
             f"not clear what to learn; give --data.label_columns '[{names[-1]}]', or several: '[A, B]'."
         )
     if task == "auto":
@@ -405,7 +404,8 @@ def _ambiguous(
     return Mistake(f"of --data.labels={asked.labels!r} {what}, so a guess could learn the wrong thing; give {remedy}.")
 
 
-def _parts(value: str, delimiter: str) -> list[str]:
+def parts_of(value: str, delimiter: str) -> list[str]:
+    """Return the labels in a cell."""
     return [part for part in map(str.strip, value.split(delimiter)) if part]
 
 
@@ -417,7 +417,7 @@ def _is_list(column: Column, delimiter: str) -> bool | None:
     """
     if not any(delimiter in value for value in column.values):
         return False
-    combinations = {frozenset(_parts(value, delimiter)) for value in column.values}
+    combinations = {frozenset(parts_of(value, delimiter)) for value in column.values}
     stands_in = Counter(part for parts in combinations for part in parts)
     recurring = sum(count > 1 for count in stands_in.values())
     is_shared = 2 * recurring > len(stands_in)
@@ -476,10 +476,6 @@ def _check_decimals(asked: Asked, column: Column) -> None:
             f"the column {column.name!r} of --data.labels={asked.labels!r} holds numbers with a comma and others "
             "with a point, so it is not clear which one is decimal; write all with a point."
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
 
 
 def read_numbers(column: Column, cells: Iterable[str]) -> np.ndarray:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from .decoding import formats
 from .files import is_gone
-from .mistakes import CONTROL, Mistake
+from .mistakes import CONTROL, Mistake, some
 from .splits import Samples
 
 Layout = Literal["auto", "classes", "splits"]
@@ -504,8 +504,7 @@ def _check_doubled(root: Path, found: set[tuple[str, str]]) -> None:
 
 
 def _some(names: Iterable[str]) -> str:
-    shown = sorted(names)
-    return ", ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
+    return some(sorted(names))
 
 
 def _check_empty(listing: Listing, splits: dict[str, str], paths: list[str]) -> None:

@@ -9,21 +9,21 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from .builtin import is_built_in
-from .columns import FLAGS, Asked, Column, Roles, profile, read_numbers, settle
+from .columns import FLAGS, Asked, Column, Roles, parts_of, profile, read_numbers, settle
 from .delimited import RawTable, open_table, safe_cells
 from .files import write_rows
 from .folders import BETWEEN_WORDS, SPLIT_WORDS, check_path
-from .mistakes import CONTROL, Mistake, shown
+from .mistakes import CONTROL, Mistake, shown, some
 from .places import Located, locate
 from .splits import SPLITS, Samples
-from .targets import Classes, Labels, Numbers, Target
+from .targets import AskedTask, Classes, Labels, Numbers, Target
 
-TASKS = ("auto", "multiclass", "multilabel", "regression")
+TASKS = get_args(AskedTask)
 VOID = {"nan", "none", "null", "na", "n/a"}
 LISTED = 10  # offenders that the message lists
 LARGEST_TARGETS = 2**34  # bytes of all targets together
@@ -120,7 +120,7 @@ def _remark(asked: Asked, roles: Roles, samples: Samples, located: Located, new_
     """Say in one line what a table was taken for."""
     suffix = " without suffix" if located.without_suffix else ""
     said = [f"{len(samples.keys):,} images in {roles.folder} by {roles.image.name}{suffix}"]
-    names = _some([column.name for column in roles.labels])
+    names = some([column.name for column in roles.labels], counted=True)
     number = len(samples.target.names)
     if isinstance(samples.target, Classes):
         said.append(f"{number} classes by {names}")
@@ -133,13 +133,9 @@ def _remark(asked: Asked, roles: Roles, samples: Samples, located: Located, new_
         said.append(f"{'a number' if number == 1 else f'{number} numbers'} by {names}{log}")
     for what, column in (("splits", roles.split), ("groups", roles.group), ("weights", roles.weight)):
         said += [f"{what} by {column.name}"] if column else []
-    said += [f"not used: {_some(roles.unused)}"] if roles.unused else []
+    said += [f"not used: {some(roles.unused, counted=True)}"] if roles.unused else []
     said += [f"--data.root is {new_root}, the folder of the table"] if new_root else []
     return shown(f"labels: {asked.labels} names " + "; ".join(said))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" … ({len(names)})" if len(names) > 4 else "")
 
 
 class _Codes:
@@ -293,7 +289,7 @@ class _Rows:
             written = [["" if column.lacks(cell) else _class_name(cell, is_whole)] for cell in cells]
         else:
             delimiter = roles.delimiter or ""
-            written = [[_class_name(part) for part in map(str.strip, cell.split(delimiter)) if part] for cell in cells]
+            written = [[_class_name(part) for part in parts_of(cell, delimiter)] for cell in cells]
             void = [any(part.casefold() in VOID for part in parts) for parts in written]
             reason = "a label is called nan or none: leave the cell empty if it means that there is no label"
             self._offend_rows(self.written, void, number_of, reason)
@@ -301,7 +297,7 @@ class _Rows:
         if len(names) < 2 and roles.form == "names":
             raise Mistake(
                 f"the column {roles.labels[0].name!r} of --data.labels={self.asked.labels!r} holds one class, "
-                f"{_some(names)!r}, so there is nothing to tell apart; add a second class."
+                f"{some(names, counted=True)!r}, so there is nothing to tell apart; add a second class."
             )
         remarks = _alike(names)
         place = {name: i for i, name in enumerate(names)}
@@ -339,7 +335,7 @@ class _Rows:
         reason = f"{column.name} names no split (train, val or test{', or true or false' if named else ''})"
         self._offend_rows(coded, [not split for split in splits], number_of, reason)
         if "train" not in splits:
-            words = shown(_some([*map(repr, coded.values)]))
+            words = shown(some([*map(repr, coded.values)], counted=True))
             raise Mistake(
                 f"the column {column.name!r} of --data.labels={self.asked.labels!r} ({words}) names no row for "
                 "training, so there is nothing to train on; write train there, or rename the column if it is no split."

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from .mistakes import Mistake, require
 from .sampling import EpochSampler, TrainLoader, run_seed
 from .schema import Schema
 from .splits import Manifest, Samples, check_conflicts, draw_splits, group, stratified_part
-from .targets import Correction, Target
+from .targets import AskedTask, Correction, Target
 
 # The splits that each command reads.
 READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -57,7 +57,7 @@ class SplitData(LightningDataModule):
         train_fraction: float = 1.0,
         manifest: str | None = None,
         balance: Correction = "none",
-        task: Literal["auto", "multiclass", "multilabel", "regression"] = "auto",
+        task: AskedTask = "auto",
         allow_conflicts: bool = False,
         num_workers: int | None = None,
     ) -> None:
@@ -85,6 +85,7 @@ class SplitData(LightningDataModule):
         self.doubts = ""  # about targets, likewise
         self.remarks: list[str] = []  # what of the samples is lost or was inferred, likewise
         self.settled: dict[str, Any] = {}  # arguments that followed the data, as a run's config keeps them
+        self.grouped: tuple[list[str], np.ndarray] | None = None  # the keys, and the group that the data gives each
         self.fingerprint = ""  # of the whole data set; known after setup("fit")
 
     def samples(self) -> Samples:
@@ -169,11 +170,11 @@ class SplitData(LightningDataModule):
         return self.batch_size // self.passes
 
     def groups(self, keys: list[str]) -> np.ndarray:
-        """Number the groups of samples that must not be torn apart, (N,)."""
-        samples, given = self.samples(), None
-        if samples.groups is not None:
-            number = dict(zip(samples.keys, samples.groups.tolist(), strict=True))
-            given = np.array([number.get(key, -1 - i) for i, key in enumerate(keys)])
+        """Number the groups of samples that must not be torn apart, (N,). Known after ``setup("fit")``."""
+        given = None
+        if self.grouped is not None:
+            of_key = dict(zip(*self.grouped, strict=True))
+            given = np.array([of_key.get(key, -1 - i) for i, key in enumerate(keys)])
         return group(keys, self.group_pattern, self.same(keys), given)
 
     def setup(self, stage: str) -> None:
@@ -206,6 +207,7 @@ class SplitData(LightningDataModule):
         if stage == "fit" and not self.fingerprint:
             samples = samples or self.samples()
             self.check_agrees(samples)
+            self.grouped = None if samples.groups is None else (samples.keys, samples.groups)
             self.fingerprint, self.left_out = self.fingerprint_of(samples), samples.left_out
         if stage == "predict":
             self.predict = self.unlabelled()

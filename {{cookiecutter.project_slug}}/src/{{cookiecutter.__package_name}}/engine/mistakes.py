@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import re
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -22,6 +23,12 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 def shown(text: str) -> str:
     """Return a text with its control characters written out, which would change a terminal."""
     return CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
+
+
+def some(names: Sequence[str], counted: bool = False) -> str:
+    """Return the first of many names, for a message, and how many there are if ``counted``."""
+    more = f" … ({len(names)})" if counted else " …"
+    return ", ".join(names[:4]) + (more if len(names) > 4 else "")
 
 
 def said_by(error: BaseException, package: str) -> bool:

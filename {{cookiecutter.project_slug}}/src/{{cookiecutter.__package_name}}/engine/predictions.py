@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from .files import write_rows
 from .mistakes import RunFailed
 from .runs import Run
-from .submission import submission_rows
+from .submission import Submission
 from .targets import Classes, Target
 from .watching import matrix, show
 
@@ -61,6 +61,7 @@ class PredictionWriter(Callback):
 
     def __init__(self, run: Run, like: str | None = None) -> None:
         self.run, self.like = run, like
+        self.submission: Submission | None = None
         self.rows: list[Row] = []
         self.unread: SomeUnread | None = None  # what predict could not read; known on every rank
 
@@ -116,8 +117,7 @@ class PredictionWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.like is not None:  # refused before the work, not after it
             data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-            paths, target = data.predict.paths, data.target
-            submission_rows(self.like, paths, target, [target.columns] * len(paths), [[""]] * len(paths))
+            self.submission = Submission(self.like, data.predict.paths, data.target)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows, data = self._gathered(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
@@ -141,14 +141,12 @@ class PredictionWriter(Callback):
             ],
         )
         print(f"predictions: {self.run.predictions}")
-        if self.like is not None and self.unread is not None:
+        if self.submission is not None and self.unread is not None:
             print(f"submission:  not written, as {len(unread)} images could not be read")
-        elif self.like is not None:
-            read = [row for row in rows if not row.error]
-            chosen = [target.chosen(row.predicted, settled) for row in read]
-            values = [target.written(row.predicted) for row in read]
-            submitted = submission_rows(self.like, [paths[row.position] for row in read], target, values, chosen)
-            write_rows(self.run.submission, submitted)
+        elif self.submission is not None:
+            chosen = [target.chosen(row.predicted, settled) for row in rows]
+            values = [target.written(row.predicted) for row in rows]
+            write_rows(self.run.submission, self.submission.rows(values, chosen))
             print(f"submission:  {self.run.submission}")
         if data.left_out:
             print(f"left out: {data.left_out}")

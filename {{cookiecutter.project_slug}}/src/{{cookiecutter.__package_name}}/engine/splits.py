@@ -273,6 +273,12 @@ def _assign_iteratively(labels_NL: np.ndarray, groups: np.ndarray, fractions: Se
     return part
 
 
+def _dealt(target: Target, labels: np.ndarray, groups: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """Deal samples as ``assign`` does; where no name needs its share, the parts have their exact sizes."""
+    part = assign(labels, groups, fractions, seed)
+    return part if target.to_learn else _evened(part, groups, fractions, seed)
+
+
 def _evened(part: np.ndarray, groups: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
     """Give each part its number of samples again, where the bins of a number were rounded one by one."""
     rng, part = np.random.default_rng(seed), part.copy()
@@ -347,9 +353,7 @@ def draw_splits(
     if len(pool) and wanted:
         strata = samples.target.strata(samples.targets[pool])
         shares = [1 - sum(wanted.values()), *wanted.values()]
-        part = assign(strata, groups[pool], shares, seed)
-        if not samples.target.to_learn:
-            part = _evened(part, groups[pool], shares, seed)
+        part = _dealt(samples.target, strata, groups[pool], shares, seed)
         result[pool] = np.array(["train", *wanted])[part]
     splits = {split: _rows(samples.keys, samples.targets, result == split) for split in SPLITS}
     _check(splits, samples.target, wanted)
@@ -500,10 +504,7 @@ def folds(manifest: Manifest, number: int, seed: int, groups: np.ndarray) -> lis
     fold, rest = np.zeros(len(labels), dtype=np.int64), np.arange(len(labels))
     for i in range(number - 1, 0, -1):  # one after the other: shares rounded all at once would starve one of them
         share = 1 / (i + 1)
-        part = assign(labels[rest], groups[rest], [1 - share, share], derived_seed(seed, i))
-        if not target.to_learn:
-            part = _evened(part, groups[rest], [1 - share, share], derived_seed(seed, i))
-        held_out = part == 1
+        held_out = _dealt(target, labels[rest], groups[rest], [1 - share, share], derived_seed(seed, i)) == 1
         fold[rest[held_out]] = i
         rest = rest[~held_out]
     for index, name in enumerate(target.to_learn):

@@ -5,79 +5,81 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .delimited import RawTable, open_table
-from .mistakes import Mistake, shown
+from .mistakes import Mistake, shown, some
 from .targets import Target
 
 ID_NAMES = ("id", "image", "image_id", "file_name", "filename", "path")
 
 
-def submission_rows(
-    like: str | Path,
-    keys: Sequence[str],
-    target: Target,
-    values: Sequence[Sequence[str]],
-    decisions: Sequence[Sequence[str]],
-    delimiter: str = " ",
-) -> list[list[str]]:
-    """Return the rows of a submission, the header among them.
+class Submission:
+    """A submission in the form of a sample: which columns it has, and which image each row is about.
 
     Where the columns beside the id are the names of classes, labels or numbers, they get the values; where there is one
     of another name, it gets what the prediction comes to.
 
     Args:
         like: A file with the ids and the columns that are wanted.
-        keys: The path of each image that was predicted; those that could not be read are left out.
-        target: What was predicted.
-        values: The probabilities, or the numbers, of each image as they are written: (N, columns).
-        decisions: What each prediction comes to: the class, the labels, or the numbers as they are written.
-        delimiter: What parts several labels in one cell.
+        keys: The path of each image that is predicted.
+        target: What is predicted.
 
     Raises:
-        Mistake: The file cannot be read, asks for images that were not predicted, or for columns that nothing is known
+        Mistake: The file cannot be read, asks for images that are not predicted, or for columns that nothing is known
             of.
     """
-    raw = open_table("--like", Path(like))
-    columns = _columns(raw)
-    places = _places(keys)
-    identity = _identity(raw, columns, places)
-    asked_for = columns[identity]
-    unknown = [name for name in asked_for if places.get(name) is None]
-    if unknown:
-        why = "has the name of two images that were" if unknown[0] in places else "was not"
-        raise Mistake(
-            f"--like={str(like)!r} asks for {len(asked_for):,} images and {len(unknown):,} of them are not known: the "
-            f"first, {shown(unknown[0])!r}, {why} predicted, so nothing was written; give --data.predict_root the "
-            "folder of them all."
-        )
-    others = [name for i, name in enumerate(raw.names) if i != identity]
-    numbers = {name: i for i, name in enumerate(target.columns)}
-    unnamed = [name for name in others if name not in numbers]
-    if not others or (unnamed and len(others) > 1):
-        what = f"the column {shown(unnamed[0])!r}" if unnamed else "no column beside the ids"
-        raise Mistake(
-            f"--like={str(like)!r} has {what}, and what is predicted is {_some(target.columns)}, so it is not known "
-            "what to write there; give a file with one column beside the ids, or with these."
-        )
-    takes_decisions = bool(unnamed)
-    if takes_decisions and not target.decision and len(target.names) > 1:
-        raise Mistake(
-            f"--like={str(like)!r} has the one column {shown(others[0])!r} and {_some(target.names)} are predicted, so "
-            "it is not clear which number belongs there; name it as one of them."
-        )
-    rows = [list(raw.names)]
-    for number, name in enumerate(asked_for):
-        place = places[name]
-        assert place is not None
-        row = []
-        for i, column in enumerate(raw.names):
-            if i == identity:
-                row.append(columns[identity][number])
-            elif not takes_decisions:
-                row.append(values[place][numbers[column]])
-            else:
-                row.append(delimiter.join(decisions[place]))
-        rows.append(row)
-    return rows
+
+    def __init__(self, like: str | Path, keys: Sequence[str], target: Target) -> None:
+        raw = open_table("--like", Path(like))
+        columns = _columns(raw)
+        places = _places(keys)
+        self.header, self.identity = list(raw.names), _identity(raw, columns, places)
+        self.ids = columns[self.identity]
+        unknown = [name for name in self.ids if places.get(name) is None]
+        if unknown:
+            why = "has the name of two images that were" if unknown[0] in places else "was not"
+            raise Mistake(
+                f"--like={str(like)!r} asks for {len(self.ids):,} images and {len(unknown):,} of them are not known: "
+                f"the first, {shown(unknown[0])!r}, {why} predicted, so nothing was written; give --data.predict_root "
+                "the folder of them all."
+            )
+        self.places = [place for name in self.ids if (place := places[name]) is not None]
+        others = [name for i, name in enumerate(raw.names) if i != self.identity]
+        self.numbers = {name: i for i, name in enumerate(target.columns)}
+        unnamed = [name for name in others if name not in self.numbers]
+        if not others or (unnamed and len(others) > 1):
+            what = f"the column {shown(unnamed[0])!r}" if unnamed else "no column beside the ids"
+            raise Mistake(
+                f"--like={str(like)!r} has {what}, and what is predicted is {some(target.columns)}, so it is not known "
+                "what to write there; give a file with one column beside the ids, or with these."
+            )
+        self.takes_decisions = bool(unnamed)
+        if self.takes_decisions and not target.decision and len(target.names) > 1:
+            raise Mistake(
+                f"--like={str(like)!r} has the one column {shown(others[0])!r} and {some(target.names)} are predicted, "
+                "so it is not clear which number belongs there; name it as one of them."
+            )
+
+    def rows(
+        self, values: Sequence[Sequence[str]], decisions: Sequence[Sequence[str]], delimiter: str = " "
+    ) -> list[list[str]]:
+        """Return its rows, the header among them.
+
+        Args:
+            values: The probabilities, or the numbers, of each image as they are written: (N, columns).
+            decisions: What each prediction comes to: the class, the labels, or the numbers as they are written.
+            delimiter: What parts several labels in one cell.
+        """
+        rows = [self.header]
+        for name, place in zip(self.ids, self.places, strict=True):
+            row = []
+            for i, column in enumerate(self.header):
+                if i == self.identity:
+                    row.append(name)
+                elif self.takes_decisions:
+                    row.append(delimiter.join(decisions[place]))
+                else:
+                    row.append(values[place][self.numbers[column]])
+            rows.append(row)
+        return rows
 
 
 def _columns(raw: RawTable) -> list[list[str]]:
@@ -139,7 +141,3 @@ def _identity(raw: RawTable, columns: list[list[str]], places: dict[str, int | N
         f"no column of --like={str(raw.path)!r} names the images that were predicted (such as {shown(first)!r}), so "
         "nothing was written; give --data.predict_root the folder of the images that it asks for."
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (" …" if len(names) > 4 else "")

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from . import scores
-from .mistakes import Mistake
+from .mistakes import Mistake, some
 
 FEW = 20  # classes that are listed one by one
 BETWEEN = ";"  # of the labels of a sample, where they stand in one cell
+Task = Literal["multiclass", "multilabel", "regression"]
+AskedTask = Literal["auto", "multiclass", "multilabel", "regression"]
 Correction = Literal["none", "sampler", "class_weights", "effective_weights"]
 
 
@@ -38,7 +40,7 @@ class Target:
 
     names: list[str]
 
-    task: ClassVar[str]  # as --data.task has it
+    task: ClassVar[Task]  # as --data.task has it
     noun: ClassVar[str]  # of one name
     is_exclusive: ClassVar[bool] = False  # whether of two targets of one sample one must be wrong
     decision: ClassVar[list[str]] = []  # the columns of what a prediction comes to
@@ -50,9 +52,12 @@ class Target:
     corrections: ClassVar[tuple[Correction, ...]] = ("none", "sampler", "class_weights", "effective_weights")
 
     def __str__(self) -> str:
-        names = self.names
-        several = {"class": "classes"}.get(self.noun, f"{self.noun}s") if len(names) > 1 else self.noun
-        return f"the {several} {', '.join(names[:4])}" + (f" … ({len(names)})" if len(names) > 4 else "")
+        return f"the {self.nouns if len(self.names) > 1 else self.noun} {some(self.names, counted=True)}"
+
+    @property
+    def nouns(self) -> str:
+        """Of several names."""
+        return "classes" if self.noun == "class" else f"{self.noun}s"
 
     @property
     def columns(self) -> list[str]:
@@ -143,8 +148,7 @@ class Target:
         counts = {split: self.counts(target).tolist() for split, target in targets.items()}
         if len(self.names) > FEW:
             ranges = (f"{min(count_K)} to {max(count_K)} {split}" for split, count_K in counts.items())
-            several = {"class": "classes"}.get(self.noun, f"{self.noun}s")
-            return f"  {len(self.names)} {several}, each of {', '.join(ranges)}: {self.names[0]} … {self.names[-1]}"
+            return f"  {len(self.names)} {self.nouns}, each of {', '.join(ranges)}: {self.names[0]} … {self.names[-1]}"
         width = max(map(len, self.names))
         rows = zip(self.names, *counts.values(), strict=True)
         return "\n".join(f"  {name:<{width}}  {' / '.join(map(str, numbers))}" for name, *numbers in rows)

@@ -154,12 +154,9 @@ class Task(LightningModule):
             measures_N: What else to log of training: the mean of each as ``train/NAME``.
         """
         share_N = batch.weight
+        total, weight = _totals(batch, loss_N, weight_N)
         if share_N is not None:
-            loss_N, weight_N = loss_N * share_N, weight_N * share_N
             measures_N = {name: value_N.float() * share_N for name, value_N in measures_N.items()}
-        total, weight = loss_N.sum(), weight_N.sum()
-        if share_N is not None:
-            weight = weight.clamp_min(LEAST)
         with torch.no_grad():
             summed = total.detach().float()  # as half precision counts no further than 256
             measured = [value_N.float().sum() for value_N in measures_N.values()]
@@ -296,11 +293,8 @@ class Task(LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> dict[str, Tensor]:
         loss_N, weight_N, predictions = self.score(batch, split)
-        if batch.weight is not None:
-            loss_N, weight_N = loss_N * batch.weight, weight_N * batch.weight
-        weight = weight_N.sum()
-        mean = loss_N.sum() / (weight if batch.weight is None else weight.clamp_min(LEAST))
-        self.losses[split].update(mean, weight)
+        total, weight = _totals(batch, loss_N, weight_N)
+        self.losses[split].update(total / weight, weight)
         return {"position": batch.position, "y": batch.y, "predictions": predictions}
 
     def _log_scores(self, split: str) -> None:
@@ -416,6 +410,13 @@ class Task(LightningModule):
             checkpoints.read(checkpoint_path, cls)
             options = {**kwargs, "weights_only": True}
             return super().load_from_checkpoint(checkpoint_path, map_location, *args, **options)
+
+
+def _totals(batch: Batch, loss_N: Tensor, weight_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss and the weight of a batch, added up: with the weights of its samples, if they have any."""
+    if batch.weight is None:
+        return loss_N.sum(), weight_N.sum()
+    return (loss_N * batch.weight).sum(), (weight_N * batch.weight).sum().clamp_min(LEAST)
 
 
 def _read_schema(content: dict[str, Any]) -> Schema:

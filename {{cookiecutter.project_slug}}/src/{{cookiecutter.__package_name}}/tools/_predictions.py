@@ -153,7 +153,7 @@ class OfLabels(Predictions):
     @property
     def thresholds_K(self) -> np.ndarray:
         """From which probability on a label is predicted: as validation chose it, or 0.5."""
-        return np.array(self.settled or [0.5] * len(self.labels))
+        return np.array(self.target.thresholds(self.settled))
 
     @property
     def said_NK(self) -> np.ndarray:

@@ -62,12 +62,7 @@ def confusion(p: OfClasses, share: bool) -> tuple[Any, str]:
 def confusions(p: OfClasses, most: int = 10) -> str:
     """The pairs of classes that are taken for each other most often."""
     wrong_KK = p.counts_KK * (1 - np.eye(len(p.classes), dtype=int))
-    support_K = p.counts_KK.sum(1)
-    worst = np.argsort(-wrong_KK, axis=None, kind="stable")[: min(most, np.count_nonzero(wrong_KK))]
-    rows = []
-    for true, said in zip(*np.unravel_index(worst, wrong_KK.shape), strict=True):
-        count = int(wrong_KK[true, said])
-        rows.append([p.classes[true], p.classes[said], count, f"{count / support_K[true]:.1%}"])
+    rows = shared.worst_pairs(wrong_KK, p.counts_KK.sum(1), p.classes, most)
     header = ["true class", "taken for", "images", "of the true class"]
     return table(header, rows) if rows else note("No image is taken for another class.")
 

@@ -16,6 +16,23 @@ MANY = 20  # classes from which on a figure no longer names all of them
 SPLIT_NAMES = ("training", "validation", "test")
 
 
+def worst_pairs(counts_KK: np.ndarray, support_K: np.ndarray, names: list[str], most: int) -> list[list[object]]:
+    """Return the largest counts of a matrix as rows: the names of its row and column, the count, its share.
+
+    Args:
+        counts_KK: How many samples of each name are taken for each other.
+        support_K: How many samples each name has.
+        names: Of the rows and the columns.
+        most: How many rows, at most.
+    """
+    worst = np.argsort(-counts_KK, axis=None, kind="stable")[: min(most, np.count_nonzero(counts_KK))]
+    rows: list[list[object]] = []
+    for true, said in zip(*np.unravel_index(worst, counts_KK.shape), strict=True):
+        count = int(counts_KK[true, said])
+        rows.append([names[true], names[said], count, f"{count / support_K[true]:.1%}"])
+    return rows
+
+
 def matrix(shown_KK: np.ndarray, names: list[str], unit: str, x_name: str, y_name: str) -> Any:
     """Draw a matrix with a row and a column for each name.
 

@@ -163,12 +163,7 @@ def confusions(p: OfLabels, most: int = 10) -> str:
     missed_NK = (p.has_NK & ~p.said_NK).astype(np.float32)
     surplus_NK = (p.said_NK & ~p.has_NK).astype(np.float32)
     count_KK = (missed_NK.T @ surplus_NK).astype(int)
-    worst = np.argsort(-count_KK, axis=None, kind="stable")[: min(most, np.count_nonzero(count_KK))]
-    support_K = p.has_NK.sum(0)
-    rows = []
-    for missed, said in zip(*np.unravel_index(worst, count_KK.shape), strict=True):
-        count = int(count_KK[missed, said])
-        rows.append([p.labels[missed], p.labels[said], count, f"{count / support_K[missed]:.1%}"])
+    rows = shared.worst_pairs(count_KK, p.has_NK.sum(0), p.labels, most)
     header = ["label missed", "label said instead", "images", "of those that have the missed one"]
     return table(header, rows) if rows else note("No image misses one label and is said to have another instead.")
 
