@@ -7,11 +7,10 @@ from typing import Any
 
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from .engine.backbone import BATCH_NORMS
 from .engine.factories import recipe
 from .engine.internals import finds_unused_parameters, synchronises_batch_norm
 from .engine.rules import Rule
-from .engine.stages import stages
+from .engine.stages import BATCH_NORMS, stages
 from .losses import Focal, LogitAdjusted
 
 

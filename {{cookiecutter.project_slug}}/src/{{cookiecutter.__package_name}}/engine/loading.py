@@ -1,8 +1,9 @@
 """What every data module here shares: samples → splits → data set → sampler → loader."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from .mistakes import Mistake, require
 from .sampling import EpochSampler, TrainLoader, run_seed
 from .schema import Schema
 from .splits import Manifest, Samples, check_conflicts, draw_splits, group, stratified_part
-from .targets import AskedTask, Correction, Target
+from .targets import AskedTask, Correction, Target, Task
 
 # The splits that each command reads.
 READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -45,7 +46,11 @@ class SplitData(LightningDataModule):
         num_workers: Loader processes per device; null chooses by the machine's cores.
     """
 
-    noun = "samples"  # what they are called in messages
+    noun: ClassVar[str] = "samples"  # what they are called in messages
+    key: ClassVar[str] = "key"  # what the column of their keys is called
+    places: ClassVar[tuple[str, ...]] = ()  # flags that name files and folders
+    of_a_table: ClassVar[frozenset[str]] = frozenset()  # flags that say how a table is read; a run keeps what was read
+    to_predict: ClassVar[tuple[str, str]] = ("", "")  # the flag that names what is new, and what it names
 
     def __init__(
         self,
@@ -92,6 +97,27 @@ class SplitData(LightningDataModule):
         """List the samples of the data set."""
         raise NotImplementedError
 
+    @classmethod
+    def task_of_table(cls, settings: Mapping[str, Any]) -> Task | None:
+        """Return what a table holds to predict; None where no table is given.
+
+        Args:
+            settings: Flags, ``--data.NAME``, by their names.
+        """
+        return None
+
+    @classmethod
+    def check_new(cls, flag: str, place: str) -> None:
+        """Refuse what cannot be predicted, before the work.
+
+        Args:
+            flag: The flag that names it.
+            place: What it names.
+
+        Raises:
+            Mistake: It is not there, or holds nothing to predict.
+        """
+
     def dataset(self, keys: list[str], targets: np.ndarray, weights: np.ndarray | None = None) -> Dataset[Batch]:
         """Make the data set of some of the samples."""
         raise NotImplementedError
@@ -120,6 +146,14 @@ class SplitData(LightningDataModule):
 
     def before_reading(self, training: bool) -> None:
         """Get ready to make data sets, once the splits and the inputs are known."""
+
+    def example(self, count: int) -> Tensor:
+        """Return inputs as a batch has them, whatever their values, to measure how long a step takes."""
+        raise NotImplementedError
+
+    def picture(self, x: Tensor) -> np.ndarray | None:
+        """Draw the inputs of a batch for loggers that show pictures, (H, W, 3); None where there is nothing to see."""
+        return None
 
     @property
     def seed(self) -> int:

@@ -53,7 +53,6 @@ class Task(LightningModule):
         weights: Where a fresh run starts from: a file, an earlier run's checkpoint, or a name of torchvision's weights.
         freeze: Train the head alone; everything else gets no gradient and keeps its BatchNorm statistics.
         unfreeze_every: With freeze, epochs after which the next stage before the head is trained too; null never.
-        channels_last: Keep images and weights in the memory layout that convolutions on tensor cores prefer.
         compile: Compile the network with torch.compile; checkpoints stay the same.
         monitor: The metric that Plateau watches; follows --monitor.
         mode: Whether it should fall or rise; follows --mode.
@@ -83,7 +82,6 @@ class Task(LightningModule):
         weights: str | None = None,
         freeze: bool = False,
         unfreeze_every: int | None = None,
-        channels_last: bool = False,
         compile: bool = False,
         monitor: str = MONITOR,
         mode: Literal["min", "max"] = "min",
@@ -123,6 +121,10 @@ class Task(LightningModule):
         and the predictions.
         """
         raise NotImplementedError
+
+    def prepared(self, x: Any, /) -> Any:
+        """Turn inputs of a batch into what the network takes."""
+        return x
 
     def predict(self, x: Tensor, /) -> Tensor:
         """Turn inputs into predictions, a column for each of the target's."""
@@ -219,7 +221,7 @@ class Task(LightningModule):
                 load_weights(self.network, hparams.weights)
         if hparams.freeze and not hparams.unfreeze_every:
             self._freeze()  # before DDP looks which parameters need a gradient
-        if hparams.channels_last:
+        if hparams.get("channels_last"):
             self.network.to(memory_format=torch.channels_last)
         if hparams.compile:
             try:
