@@ -177,7 +177,7 @@ def digits_experiment(
     """
     from my_project.cli import CLI  # pyright: ignore[reportMissingImports]
     from my_project.engine.sampling import derived_seed, run_seed  # pyright: ignore[reportMissingImports]
-    from my_project.model import metrics  # pyright: ignore[reportMissingImports]
+    from my_project.metrics import metrics  # pyright: ignore[reportMissingImports]
     from torchmetrics import MeanMetric
 
     losses: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The models: for classes, for several labels, for numbers. Each has its step, its metrics, its prediction;
+"""The models: for classes, for several labels, for numbers. Each has its step, its scores, its prediction;
 engine/task.py does the rest. Which one is trained follows the data (--data.task); cli.py names them.
 
 A batch has ``x`` (the inputs), ``y`` (the targets) and ``position`` (of each sample in its split: a loss that keeps
@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
 from torchvision.transforms.v2 import CutMix, MixUp, RandomApply, RandomChoice
 
 from .combinations import RULES
@@ -27,40 +25,12 @@ from .engine.mistakes import require
 from .engine.optimizers import ScheduleFactory
 from .engine.per_sample import PerSample
 from .engine.schema import Schema
-from .engine.scores import Score
 from .engine.targets import Balance, Standardised
 from .engine.task import Task
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy, LossFactory, NumberLossFactory
+from .metrics import MEASURES, metrics, metrics_of_labels
 from .networks import NetworkFactory, SmallCNN
 from .optim import Cosine
-
-
-def metrics(num_classes: int) -> MetricCollection:
-    """The metrics of classes: add yours here, from (probabilities_NK, target_N)."""
-    return MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-            "f1_macro": MulticlassF1Score(num_classes, average="macro"),
-            "auroc": MulticlassAUROC(num_classes),
-        }
-    )
-
-
-def metrics_of_labels() -> MetricCollection:
-    """The metrics of several labels: add yours here, a Score of (probabilities_NK, target_NK, weight_N)."""
-    return MetricCollection(
-        {
-            "map": Score(scores.mean_average_precision),
-            "f1_macro": Score(scores.f1_macro),
-            "f1_micro": Score(scores.f1_micro),
-            "auroc": Score(scores.auroc),
-            "exact_match": Score(scores.exact_match),
-        }
-    )
-
-
-# The measures of numbers: add yours here, from (values_NT, target_NT, weight_N) in the user's unit.
-MEASURES = {"rmse": scores.rmse, "mae": scores.mae, "r2": scores.r2, "spearman": scores.spearman}
 
 
 class ImageTask(Task):

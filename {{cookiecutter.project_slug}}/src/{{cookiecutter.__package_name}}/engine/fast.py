@@ -165,7 +165,8 @@ class Fast(Callback):
         device, data = trainer.strategy.root_device, trainer.datamodule  # pyright: ignore
         model: Any = pl_module
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            model.build(data.schema, data.loss_balance)
+            model.schema = data.schema
+            model.build_for(data)
             inputs = model.to(device).prepared(data.example(data.device_batch).to(device))
         network, model.network = model.network, None  # configure_model builds it again, as was chosen here
         of_epochs = (trainer.max_epochs or 0) * (len(data.train_keys) // data.batch_size)

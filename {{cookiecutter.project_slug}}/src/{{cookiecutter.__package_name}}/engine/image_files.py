@@ -175,15 +175,7 @@ class ImageFiles(SplitData):
         assert self.manifest is not None
         if self.labels is None or self.manifest_path is None:
             return
-        place = {key: number for number, key in enumerate(samples.keys)}
-        differs = self.manifest.target != samples.target
-        for split, (keys, targets) in self.manifest.splits.items():
-            rows = [place.get(key, -1) for key in keys]
-            differs = differs or -1 in rows or not np.array_equal(samples.targets[rows], targets)
-            weights = self.manifest.weights.get(split, np.ones(len(keys)))
-            theirs = np.ones(len(keys)) if samples.weights is None else samples.weights[rows]
-            differs = differs or not np.array_equal(weights, theirs)
-        if differs:
+        if not self.manifest.agrees_with(samples):
             raise Mistake(
                 f"--data.manifest={self.manifest_path!r} has other images, targets or weights than "
                 f"--data.labels={self.labels.labels!r}, so what is trained on would not be what the table says; leave "

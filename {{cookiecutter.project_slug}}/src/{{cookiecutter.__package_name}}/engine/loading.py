@@ -129,6 +129,10 @@ class SplitData(LightningDataModule):
     def check_there(self, keys: list[str]) -> None:
         """Refuse samples of a manifest that are no longer there."""
 
+    def corrections_of(self, target: Target) -> tuple[str, ...]:
+        """Return what --data.balance may be for a target."""
+        return target.corrections
+
     def check_agrees(self, samples: Samples) -> None:
         """Refuse samples whose targets are not those of the manifest."""
 
@@ -139,6 +143,11 @@ class SplitData(LightningDataModule):
     def same(self, keys: list[str]) -> list[list[int]]:
         """Return the positions of samples of equal content, which must not stand in two splits."""
         return []
+
+    @property
+    def training_inputs(self) -> Any:
+        """What a model fits its preprocessing on, from the training split alone; None where nothing is fitted."""
+        return None
 
     def fingerprint_of(self, samples: Samples) -> str:
         """Return a hash of the data set: a run goes on only with the one that it began with."""
@@ -226,6 +235,7 @@ class SplitData(LightningDataModule):
                 fractions = self.val_fraction, self.test_fraction
                 manifest = draw_splits(samples, *fractions, self.seed, groups, self.outside)
             self._check_task(manifest.target)
+            self.manifest = manifest
             keys, targets = manifest.splits["train"]
             weights = manifest.weights.get("train")
             schema = Schema(self.inputs(keys), manifest.target)
@@ -252,10 +262,10 @@ class SplitData(LightningDataModule):
                 f"--data.task={self.task} is not what the data holds: {target} ({target.task}); leave it out, or give "
                 "--data.labels a table of such targets."
             )
-        if self.correction not in target.corrections:
+        known = self.corrections_of(target)
+        if self.correction not in known:
             raise Mistake(
-                f"--data.balance={self.correction} weighs classes, and {target} has none; give "
-                f"{' or '.join(target.corrections)}."
+                f"--data.balance={self.correction} weighs classes, and {target} has none; give {' or '.join(known)}."
             )
 
     def summary(self) -> str:

@@ -89,6 +89,22 @@ class Manifest:
 
         return written(self) == written(other)
 
+    def agrees_with(self, samples: Samples, splits: Iterable[str] = SPLITS) -> bool:
+        """Tell whether a data set has the samples of some splits, with these targets and weights."""
+        if self.target != samples.target:
+            return False
+        place = {key: number for number, key in enumerate(samples.keys)}
+        for split in splits:
+            keys, targets = self.splits[split]
+            rows = [place.get(key, -1) for key in keys]
+            weights = self.weights.get(split, np.ones(len(keys)))
+            if -1 in rows or not np.array_equal(samples.targets[rows], targets):
+                return False
+            theirs = np.ones(len(keys)) if samples.weights is None else samples.weights[rows]
+            if not np.array_equal(weights, theirs):
+                return False
+        return True
+
     def rows(self, split: str) -> Iterator[list[Any]]:
         """Yield [key, target], or [key, target, weight], for each sample of a split, as plain values."""
         keys, targets = self.splits[split]

@@ -67,6 +67,7 @@ class Task(LightningModule):
     scores: Any
     settled: list[float] | None = None  # what validation chose: a threshold for each label
     is_weighted: bool = False  # whether samples have weights
+    training_inputs: Any = None  # what ``build`` may fit a preprocessing on; None where a checkpoint has it
     sums: Tensor | None = None
     grad_norm: Tensor
 
@@ -208,10 +209,7 @@ class Task(LightningModule):
         # The first weights depend on the seed, not on what was drawn before, and not on the device, where Lightning
         # would draw them. MixUp's shares, too, are drawn on the CPU from here on: each draw on a GPU would wait for it.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            balance = self.schema.target.balance(None) if data is None else data.loss_balance
-            self.is_weighted = data is not None and data.is_weighted
-            torch.manual_seed(derived_seed(run_seed(), 1))
-            self.build(self.schema, balance)
+            self.build_for(data)
             if hparams.init:
                 initialise(self.network, hparams.init, getattr(self.network, "activation", "relu"))
         if self.fitting:
@@ -228,6 +226,16 @@ class Task(LightningModule):
                 self.network.compile()  # in place: a wrapper would change the names in checkpoints
             except RuntimeError as error:  # torch.compile does not know this Python, or this system
                 raise not_compiled(error) from error
+
+    def build_for(self, data: Any) -> None:
+        """Build the network as the seed has it: for a data module, or None for weights of a checkpoint."""
+        assert self.schema
+        balance = self.schema.target.balance(None) if data is None else data.loss_balance
+        self.is_weighted = data is not None and data.is_weighted
+        self.training_inputs = None if data is None else data.training_inputs
+        torch.manual_seed(derived_seed(run_seed(), 1))
+        self.build(self.schema, balance)
+        self.training_inputs = None
 
     def _name_stages(self) -> None:
         """Say which stages a flag acts on."""
