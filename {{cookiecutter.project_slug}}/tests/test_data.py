@@ -28,7 +28,7 @@ def ready(root: Path, **options) -> ImageData:
 
 class TestImageData(DataSuite):
     def make(self):
-        return ImageData(str(self.images), batch_size=8, num_workers=0, augment="medium", channels=3)
+        return ImageData(str(self.drawn), batch_size=8, num_workers=0, augment="medium", channels=3)
 
 
 def batches(data: ImageData, context: str | None = None) -> list[torch.Tensor]:

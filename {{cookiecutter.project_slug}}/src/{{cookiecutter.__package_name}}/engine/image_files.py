@@ -64,7 +64,7 @@ class ImageFiles(SplitData):
         options: What every data module takes, see engine/loading.py.
     """
 
-    noun, key = "images", "path"
+    noun, one, key = "images", "image", "path"
     to_predict = ("--data.predict_root", "FOLDER")
     places = ("root", "predict_root", "labels")
     of_a_table = frozenset(Asked.names()) - {"root", "task", "outside"}

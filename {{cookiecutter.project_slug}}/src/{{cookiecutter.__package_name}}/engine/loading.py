@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,18 @@ from .targets import AskedTask, Correction, Target, Task
 
 # The splits that each command reads.
 READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
+
+
+class Plain(NamedTuple):
+    """Samples as other libraries' models take them.
+
+    Args:
+        x_NF: A row for each sample, NaN where a number is missing.
+        is_category_F: Which columns are codes of categories.
+    """
+
+    x_NF: np.ndarray
+    is_category_F: np.ndarray
 
 
 class SplitData(LightningDataModule):
@@ -46,7 +58,8 @@ class SplitData(LightningDataModule):
         num_workers: Loader processes per device; null chooses by the machine's cores.
     """
 
-    noun: ClassVar[str] = "samples"  # what they are called in messages
+    noun: ClassVar[str] = "samples"  # what they are called in messages,
+    one: ClassVar[str] = "sample"  # and one of them
     key: ClassVar[str] = "key"  # what the column of their keys is called
     places: ClassVar[tuple[str, ...]] = ()  # flags that name files and folders
     of_a_table: ClassVar[frozenset[str]] = frozenset()  # flags that say how a table is read; a run keeps what was read
@@ -132,6 +145,10 @@ class SplitData(LightningDataModule):
     def corrections_of(self, target: Target) -> tuple[str, ...]:
         """Return what --data.balance may be for a target."""
         return target.corrections
+
+    def plain(self, keys: list[str]) -> Plain:
+        """Return samples as other libraries' models take them. Known after ``setup``."""
+        raise NotImplementedError
 
     def check_agrees(self, samples: Samples) -> None:
         """Refuse samples whose targets are not those of the manifest."""
