@@ -25,8 +25,8 @@ OF_IMAGES = """
     engine/looks.py engine/places.py tools/preview.py tools/smote.py
 """.split()
 OF_TABLES = """
-    engine/arrow.py engine/builtin_tables.py engine/encoding.py engine/heads.py engine/kinds.py engine/oversampling.py
-    engine/table_files.py engine/tables.py
+    engine/arrow.py engine/builtin_tables.py engine/encoding.py engine/heads.py engine/kinds.py engine/leaks.py
+    engine/new_rows.py engine/outcomes.py engine/oversampling.py engine/table_files.py engine/tables.py
 """.split()
 TESTS_OF_IMAGES = """
     data folders internals labels model pixels reading resume run schedules scores speed targets techniques weights

@@ -241,7 +241,7 @@ class SplitData(LightningDataModule):
         samples, self.stage = None, stage
         if self.manifest is None:
             if self.manifest_path is not None:
-                manifest = Manifest.load(self.manifest_path, self.outside)
+                self.manifest = manifest = Manifest.load(self.manifest_path, self.outside)
                 self.check_there([key for split in READ_BY[stage] for key in manifest.splits[split][0]])
             else:
                 samples = self.samples()
@@ -251,8 +251,8 @@ class SplitData(LightningDataModule):
                 groups = group(samples.keys, self.group_pattern, same, samples.groups)
                 fractions = self.val_fraction, self.test_fraction
                 manifest = draw_splits(samples, *fractions, self.seed, groups, self.outside)
-            self._check_task(manifest.target)
             self.manifest = manifest
+            self._check_task(manifest.target)
             keys, targets = manifest.splits["train"]
             weights = manifest.weights.get("train")
             schema = Schema(self.inputs(keys), manifest.target)

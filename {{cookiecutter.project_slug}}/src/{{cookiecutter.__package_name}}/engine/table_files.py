@@ -15,11 +15,13 @@ from torch.utils.data import Dataset
 from .batches import Batch
 from .builtin_tables import TARGETS, built_in, is_built_in
 from .encoding import Columns
+from .leaks import doubts, same_rows
 from .loading import READ_BY, Plain, SplitData
 from .mistakes import Mistake
+from .new_rows import read_rows
 from .oversampling import oversampled
 from .splits import Samples
-from .tables import Asked, Table, doubts, fingerprint, read_rows, read_table, same_rows
+from .tables import Asked, Table, fingerprint, read_table
 from .targets import Classes, Target, Task
 
 
@@ -158,7 +160,8 @@ class TableFiles(SplitData):
         Raises:
             Mistake: A row is gone, or has another target or weight.
         """
-        self._check_manifest(READ_BY[self.stage])
+        if self.read is not None:  # predict reads other rows
+            self._check_manifest(READ_BY[self.stage])
 
     def check_agrees(self, samples: Samples) -> None:
         if self.manifest_path is not None:
@@ -277,10 +280,7 @@ class TableFiles(SplitData):
     def same(self, keys: list[str]) -> list[list[int]]:
         """Return the positions of rows that are equal, which must not stand in two splits."""
         assert self.read is not None
-        found, remark = same_rows(self.read)
-        if remark:
-            self.inferred = f"{self.inferred}\n{remark}"
-        return found
+        return same_rows(self.read.columns, self.read.samples.targets)
 
     def fingerprint_of(self, samples: Samples) -> str:
         """Return a hash of all cells that are learned from, of targets and of keys."""
@@ -300,7 +300,7 @@ class TableFiles(SplitData):
         flag, _ = self.to_predict
         if self.predict_table is None:
             raise Mistake(f"{flag} is not given, so there is nothing to predict; give a table of new rows.")
-        new = read_rows(flag, self.predict_table, self.columns, self.asked)
+        new = read_rows(flag, self.predict_table, self.columns, self.asked["id"], self.asked["missing"])
         for remark in new.remarks:
             print(remark)
         x_NF = torch.from_numpy(np.column_stack(new.columns).astype(np.float32))
