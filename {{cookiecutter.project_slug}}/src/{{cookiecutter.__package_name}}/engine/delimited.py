@@ -21,6 +21,7 @@ from .mistakes import CONTROL, Mistake, shown
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 LONGEST_LINE = 2**24  # characters; a longer one is no line of a table, and would fill the memory
 FIRST_RECORDS = 50  # that tell the delimiter
+LARGEST_TABLE = 2**36  # bytes of a file that is read row by row
 CHUNK = 512  # rows that are worked on at once: few enough that Python does not look for garbage among them
 LISTED = 10  # offenders that a message lists
 BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
@@ -115,9 +116,10 @@ def _unreadable(flag: str, path: Path, why: str, remedy: str) -> Mistake:
     return Mistake(f"{flag}={str(path)!r} {why}, so its rows are not known; {remedy}.")
 
 
-def _opened(flag: str, path: Path) -> BinaryIO:
+def opened(flag: str, path: Path) -> BinaryIO:
+    """Open the file of a table; raises a Mistake where it cannot be."""
     try:
-        return plain_file(path)
+        return plain_file(path, LARGEST_TABLE)
     except OSError as error:
         why = "is not there" if is_gone(error) else f"cannot be read ({error.strerror})"
         raise _unreadable(flag, path, why, "give the file of the table") from error
@@ -125,7 +127,7 @@ def _opened(flag: str, path: Path) -> BinaryIO:
         raise _unreadable(flag, path, f"cannot be read as a table: {error}", "give the file of the table") from error
 
 
-def _encoding(head: bytes) -> str:
+def encoding_of(head: bytes) -> str:
     """Return how a text is encoded, by its first bytes."""
     for mark, encoding in BOMS.items():
         if head.startswith(mark):
@@ -140,8 +142,8 @@ def _encoding(head: bytes) -> str:
 
 def _lines(flag: str, path: Path) -> Iterator[str]:
     """Read the lines of a text, with their ends."""
-    with _opened(flag, path) as file:
-        encoding = _encoding(file.read(4096))
+    with opened(flag, path) as file:
+        encoding = encoding_of(file.read(4096))
         file.seek(0)
         text, number = io.TextIOWrapper(file, encoding, newline=""), 0
         try:
@@ -164,7 +166,7 @@ def _lines(flag: str, path: Path) -> Iterator[str]:
 def _undecodable(flag: str, path: Path, encoding: str) -> str:
     """Say which line is not in UTF-8; nothing of other encodings, whose bytes tell no lines."""
     if encoding.startswith("utf-8"):
-        with _opened(flag, path) as file:
+        with opened(flag, path) as file:
             for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
                 with contextlib.suppress(UnicodeDecodeError):
                     line.decode()
@@ -238,7 +240,7 @@ def _delimiter(flag: str, path: Path, prefers_tab: bool, one_column: bool) -> st
 
 
 def _parquet(flag: str, path: Path) -> RawTable:
-    _opened(flag, path).close()
+    opened(flag, path).close()
     try:
         import pyarrow  # pyright: ignore[reportMissingImports]  (the extra `parquet`)
         import pyarrow.parquet  # pyright: ignore[reportMissingImports]
@@ -256,7 +258,7 @@ def _parquet(flag: str, path: Path) -> RawTable:
         return _unreadable(flag, path, why, "write it anew, or save it as CSV")
 
     errors = (pyarrow.ArrowException, OSError, ValueError)
-    with _opened(flag, path) as file:
+    with opened(flag, path) as file:
         try:
             schema: Any = pyarrow.parquet.ParquetFile(file).schema_arrow
             names = [field.name.strip() if is_plain(field.type) else "" for field in schema]
@@ -264,7 +266,7 @@ def _parquet(flag: str, path: Path) -> RawTable:
             raise refused(error) from error
 
     def rows() -> Iterator[list[str]]:
-        with _opened(flag, path) as file:
+        with opened(flag, path) as file:
             try:
                 for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=CHUNK):
                     columns = [
