@@ -13,7 +13,8 @@ from .builtin import is_built_in, write_built_in
 from .cache import Cache, opened_cache
 from .contents import check_there, copies, file_stats, fingerprint
 from .decoding import MEGAPIXELS
-from .folders import check_path, new_images
+from .files import check_path
+from .folders import new_images
 from .images import Decoding, Fit, ImageDataset, check_colour, grid
 from .labels import Asked, Table, read_labels
 from .loading import SplitData
