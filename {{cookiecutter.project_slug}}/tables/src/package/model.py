@@ -14,7 +14,6 @@ one. Shapes: N rows, F columns, H heads, K classes or labels, T numbers.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .augment import mixed, noisy, swapped, without_columns
@@ -114,8 +113,7 @@ class Classifier(TableTask):
         return self(x_NF).float().softmax(2).mean(1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        target = F.one_hot(batch.y, len(self.schema.target.names)).float() if self.mix else batch.y
-        rows, target = self.augmented(batch.x, target)
+        rows, target = self.augmented(batch.x, self.loss.soft(batch.y) if self.mix else batch.y)
         logits_NHK = each_head(self.network(rows))
         hits_N = logits_NHK.mean(1).argmax(1) == batch.y  # hard labels, also where training mixes them
         loss_N = over_heads(self.loss, logits_NHK, target)
