@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -144,12 +145,12 @@ class _Reading:
         self._check_names(names)
         roles = self._roles(names)
         dropped = set(asked.drop or ())
-        wanted = [name for name in names if name not in dropped]
+        first = [*roles.target, *roles.others()]
+        wanted = [*first, *(name for name in names if name not in dropped and name not in first)]
         words = {*roles.target, *(asked.categories or ()), *(role for role in roles[1:4] if role is not None)}
         read = read_columns(FLAG, self.raw, wanted, words, asked.missing, roles.target)
-        columns = {column.name: column for column in read}
-        del read
-        count = len(next(iter(columns.values())))
+        columns = {column.name: column for column in islice(read, len(first))}
+        count = len(columns[first[0]])
         if count < 2:
             raise Mistake(
                 f"{self.flag} has {'a header and no rows' if not count else 'one row'}, so there is nothing to learn; "
@@ -163,17 +164,17 @@ class _Reading:
         if has_none.any():
             keeps, targets = ~has_none, targets[~has_none]
             self.positions = np.flatnonzero(keeps)
-            for name in list(columns):
-                columns[name] = columns[name].kept(keeps)
+            columns = {name: column.kept(keeps) for name, column in columns.items()}
+            read = (column.kept(keeps) for column in read)
         wrong, reason = outcome.check(target, targets)
         if len(wrong):
             self._refuse(target.names[0], wrong, targets[:, 0], reason)
         keys = self._keys(roles, columns, len(targets))
         given, groups = self._given(roles, columns), self._groups(roles, columns)
         weights = self._weights(roles, columns)
-        for name in roles.others():
-            del columns[name]
-        inputs, lines = self._inputs(columns)
+        no_splits = [column for name, column in columns.items() if name not in roles.others()]
+        inputs, lines = self._inputs(chain(no_splits, read))
+        inputs.sort(key=lambda column: names.index(column.name))
         settled = {
             "target": roles.target,
             "task": target.task,
@@ -343,18 +344,18 @@ class _Reading:
 
         return Judge(self.flag, Missing.of(self.asked.missing), self._rows, note, role)
 
-    def _inputs(self, columns: dict[str, RawColumn]) -> tuple[list[Column], dict[str, Line]]:
-        """Tell what each column is; the columns are gone then."""
+    def _inputs(self, columns: Iterable[RawColumn]) -> tuple[list[Column], dict[str, Line]]:
+        """Tell what each column is."""
         asked: dict[str, Kind] = dict.fromkeys(self.asked.numbers or (), "number")
         asked |= dict.fromkeys(self.asked.categories or (), "category")
         inputs, lines, problems, judge = [], {}, [], self._judge()
-        for name in list(columns):
+        for column in columns:
             try:
-                judged = judge.judge(columns.pop(name), asked.get(name))
+                judged = judge.judge(column, asked.get(column.name))
             except Mistake as mistake:
-                problems.append((name, mistake))
+                problems.append((column.name, mistake))
                 continue
-            lines[name] = judged.line
+            lines[column.name] = judged.line
             self.remarks += judged.remarks
             inputs += [judged.column] if judged.column is not None else []
         if problems:
