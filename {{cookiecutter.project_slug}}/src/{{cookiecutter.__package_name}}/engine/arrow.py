@@ -4,6 +4,7 @@ A column whose cells are all numbers is kept as numbers while it is read, any ot
 time, a Parquet file a column at a time, so that no more than the columns lies in memory.
 """
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -172,15 +173,19 @@ class _Text(NamedTuple):
 
 
 def _looked_through(flag: str, raw: RawTable) -> _Text:
-    spaced = b"" if raw.delimiter == "\t" else f'{raw.delimiter} "'.encode()
+    # Arrow takes a quote behind a space for a letter.
+    spaced = [] if raw.delimiter == "\t" else [f'{raw.delimiter} "'.encode(), b'\n "', b'\r "']
     rest, lines, has_quotes = b"", 0, False
     with opened(flag, raw.path) as file:
-        is_plain = encoding_of(file.read(4096)).startswith("utf-8")
+        head = file.read(BLOCK)
+        before = re.split(rb"\r\n|\n|\r", head)[: raw.first - 1]  # which Arrow skips by lines, and delimited.py by rows
+        is_plain = encoding_of(head).startswith("utf-8") and not any(line.count(b'"') % 2 for line in before)
         file.seek(0)
         while block := file.read(BLOCK):
             lines += block.count(b"\n") or block.count(b"\r")
             has_quotes = has_quotes or b'"' in block
-            is_plain = is_plain and b"\0" not in block and not (has_quotes and spaced and spaced in rest + block)
+            is_plain = is_plain and b"\0" not in block
+            is_plain = is_plain and not (has_quotes and any(part in rest + block for part in spaced))
             rest = block[-2:]
     return _Text(lines + 1, has_quotes, is_plain)
 
@@ -211,7 +216,7 @@ class _Builder:
             self.too_large.clear()
             if self.is_late:
                 return
-        self.parts.append(_without(pc.utf8_trim_whitespace(cells), self.missing.words).dictionary_encode())
+        self.parts.append(_without(_trimmed(cells), self.missing.words).dictionary_encode())
 
     def _numbers(self, cells: pa.StringArray) -> np.ndarray | None:
         try:
@@ -235,6 +240,13 @@ class _Builder:
             return RawColumn(self.name, self.numbers_N[: self.rows], too_large=self.too_large)
         parts, self.parts = self.parts, []
         return _of_words(self.name, pa.chunked_array(parts, pa.dictionary(pa.int32(), pa.string())))
+
+
+def _trimmed(cells: Any) -> Any:
+    """Return cells without the spaces around them, and with line breaks of one form (Arrow may cut one in two)."""
+    if pc.any(pc.match_substring(cells, "\r")).as_py():
+        cells = pc.replace_substring_regex(cells, "\r\n?", "\n")
+    return pc.utf8_trim_whitespace(cells)
 
 
 def _without(cells: Any, missing: pa.StringArray) -> Any:
@@ -376,7 +388,7 @@ def _typed(name: str, cells: Any, is_words: bool, missing: Missing) -> RawColumn
         if not is_words:
             return _of_numbers(name, cells, kind, missing)
         cells = _written(cells, kind)
-    cells = _without(pc.utf8_trim_whitespace(cells.cast(pa.string())), missing.words)
+    cells = _without(_trimmed(cells.cast(pa.string())), missing.words)
     return _of_words(name, cells.dictionary_encode())
 
 

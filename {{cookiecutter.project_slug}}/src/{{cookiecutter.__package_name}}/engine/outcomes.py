@@ -115,6 +115,7 @@ class Outcome:
         if distinct <= FEW and 2 * distinct <= rows:
             if has_points:
                 raise self._ambiguous(names[0], "holds integers written as fractions, which may be classes or numbers")
+            self.notes.append("as numbers: --data.task regression")
             return "multiclass"
         if (distinct > FEW and rows < PER_VALUE * distinct) or has_points:
             self.notes.append("as classes: --data.task multiclass")
@@ -164,8 +165,8 @@ class Outcome:
             return
         rows = self.judge.rows(np.flatnonzero(has_none)[:3].tolist())
         raise Mistake(
-            f"the target {name} of {self.flag} is missing in {count:,} of {len(has_none):,} rows (row "
-            f"{', '.join(map(str, rows))}{' …' if count > 3 else ''}), so they can be neither learned nor scored; "
+            f"the target {name} of {self.flag} is missing in {count:,} of {len(has_none):,} rows (row"
+            f"{'s' if count > 1 else ''} {', '.join(map(str, rows))}{' …' if count > 3 else ''}), so they can be neither learned nor scored; "
             "fill it in, or leave these rows out: --data.drop_missing_target true."
         )
 

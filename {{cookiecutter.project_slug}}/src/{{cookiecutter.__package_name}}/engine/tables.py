@@ -17,11 +17,11 @@ import numpy as np
 from .arrow import Missing, RawColumn, read_columns, row_numbers
 from .delimited import RawTable, open_table, refused_rows
 from .files import check_path
-from .kinds import Column, Judge, Kind, Line, Role, cut, keys_of, width
+from .kinds import Column, Judge, Kind, Line, Role, cut, keys_of, most_frequent, range_of, width
 from .mistakes import Mistake, shown, some, unknown
 from .outcomes import Outcome
 from .splits import SPLIT_WORDS, Samples, split_words
-from .targets import FEW, AskedTask
+from .targets import FEW, AskedTask, Classes, Labels, Target
 
 TASKS = get_args(AskedTask)
 ID_NAMES = ("id", "Id", "ID")
@@ -142,6 +142,10 @@ class _Reading:
             Mistake: It cannot be used.
         """
         asked, names = self.asked, [name for name in self.raw.names if name]
+        if unnamed := len(self.raw.names) - len(names):
+            self.remarks.append(
+                f"{unnamed} column{'s' if unnamed > 1 else ''} without a name, or without text and numbers, left out"
+            )
         self._check_names(names)
         roles = self._roles(names)
         dropped = set(asked.drop or ())
@@ -188,6 +192,7 @@ class _Reading:
         }
         samples = Samples(keys, targets, target, given, "", groups, weights, self.remarks)
         lines |= {name: Line(name, "dropped", about="by --data.drop") for name in names if name in dropped}
+        lines |= _lines_of(roles.target, target, targets)
         return Table(samples, inputs, settled, self._summary(roles, samples, [lines[n] for n in names if n in lines]))
 
     # Which column is what
@@ -223,7 +228,7 @@ class _Reading:
                     "and none is called target, so it is not known what to learn; give --data.target NAME."
                 )
             target = ["target"]
-            self.notes.append("the target is the column of that name")
+            self.notes.append("the column of that name")
         if not target:
             raise Mistake("--data.target='[]' names no column, so there is nothing to learn; give --data.target NAME.")
         taken = {*target, *(asked.numbers or ()), *(asked.categories or ()), *(asked.drop or ())}
@@ -383,6 +388,19 @@ class _Reading:
 
 
 _INPUT = Line("", "number")
+
+
+def _lines_of(names: list[str], target: Target, targets: np.ndarray) -> dict[str, Line]:
+    """Return what is said of the columns of the target."""
+    if isinstance(target, Classes):
+        counts = target.counts(targets)
+        return {names[0]: Line(names[0], "target", 0, len(counts), most_frequent(target.names, counts))}
+    lines = {}
+    for name, values_N in zip(names, targets.T, strict=True):
+        values, counts = np.unique(values_N, return_counts=True)
+        words = [f"{value}" for value in values.tolist()] if isinstance(target, Labels) else []
+        lines[name] = Line(name, "target", 0, len(values), most_frequent(words, counts) if words else range_of(values))
+    return lines
 
 
 def summary_of(lines: list[Line]) -> str:
