@@ -298,7 +298,7 @@ class Judge:
         if asked is None:
             all_distinct = distinct == len(numbers_N)
             if distinct == 1 and not missing:
-                return _dropped(column, f"is {ordered[0]:g} in all rows")
+                return _dropped(column, f"is {range_of(ordered[:1], column.unit)} in all rows")
             if all_distinct and len(numbers_N) > FEW_ROWS and not column.unit and is_whole:
                 if ordered[-1] - ordered[0] == len(ordered) - 1:
                     return _dropped(column, f"counts the rows, {ordered[0]:.0f} to {ordered[-1]:.0f}")
@@ -395,9 +395,9 @@ def range_of(ordered: np.ndarray, unit: str = "") -> str:
     """Name the first and the last of numbers in their order."""
     if unit == DAYS:
         first, last = (np.datetime64(int(np.floor(days)), "D") for days in ordered[[0, -1]])
-        return f"{first} to {last}, as days since 1970"
+        return f"{first} to {last}, as days since 1970" if last > first else f"{first}"
     ends = [f"{end:,.0f}" if end == np.floor(end) and abs(end) < EXACT else f"{end:,.6g}" for end in ordered[[0, -1]]]
-    return " to ".join(ends) + (f" {unit}" if unit else "")
+    return " to ".join(dict.fromkeys(ends)) + (f" {unit}" if unit else "")
 
 
 def most_frequent(words: Sequence[str], counts: np.ndarray) -> str:
