@@ -224,15 +224,15 @@ class Judge:
         words = list(dict.fromkeys(cells))
         if_missing = shlex.quote(json.dumps(words, ensure_ascii=False)) if len(words) <= 3 else "'[WORD]'"
         drops = " --data.drop_missing_target true" if self.role == "target" else ""
-        remedies = [f"if such cells are missing ones, --data.missing {if_missing}{drops}"]
+        remedies = [f"if such cells are missing ones, --data.missing {if_missing}{drops}"] if are_most else []
         remedies += (
             [f"if the column holds words, {self._as_words(column.name)}"] if self.role in ("input", "target") else []
         )
         many = f"{len(positions):,} cells that are" if len(positions) > 1 else "a cell that is"
         return Mistake(
             f"the column {column.name!r} of {self.flag} holds {what if are_most else 'no numbers but words'} and has "
-            f"{many} none: {listed}, so what they say would be lost; mend them, or give, "
-            f"{', or, '.join(remedies)}{where}."
+            f"{many} none: {listed}, so what they say would be lost; mend them"
+            f"{', or give, ' if remedies else ''}{', or, '.join(remedies)}{where}."
         )
 
     def _as_words(self, name: str) -> str:
@@ -298,7 +298,7 @@ class Judge:
         if asked is None:
             all_distinct = distinct == len(numbers_N)
             if distinct == 1 and not missing:
-                return _dropped(column, f"is {ordered[0]:g} in all rows")
+                return _dropped(column, f"is {range_of(ordered[:1], column.unit)} in all rows")
             if all_distinct and len(numbers_N) > FEW_ROWS and not column.unit and is_whole:
                 if ordered[-1] - ordered[0] == len(ordered) - 1:
                     return _dropped(column, f"counts the rows, {ordered[0]:.0f} to {ordered[-1]:.0f}")
@@ -310,7 +310,7 @@ class Judge:
                 f"{shown(name)} is read as a number; if it names things, give --data.categories {in_flag([name])}, or "
                 f"--data.group {name} if rows of one must not be parted"
             )
-        about = _range(ordered, column.unit) if len(ordered) else ""
+        about = range_of(ordered, column.unit) if len(ordered) else ""
         line = Line(name, "number", missing, distinct, about)
         return Judged(Column(name, "number", numbers_N.astype(np.float32)), line, remarks)
 
@@ -341,9 +341,7 @@ class Judge:
         place[order] = np.arange(len(values), dtype=np.int32)
         values_N = place[column.codes_N + 1] if missing else place[column.codes_N]
         counts = np.bincount(column.codes_N[~is_missing], minlength=distinct)
-        most = np.argsort(-counts, kind="stable")[:4].tolist()
-        about = " · ".join(f"{cut(words[i], 20)} {counts[i]:,}" for i in most) + (" …" if distinct > 4 else "")
-        line = Line(name, "category", missing, distinct, about)
+        line = Line(name, "category", missing, distinct, most_frequent(words, counts))
         return Judged(Column(name, "category", values_N, [values[i] for i in order]), line, remarks)
 
 
@@ -393,11 +391,19 @@ def _merged(column: RawColumn, ordered: np.ndarray, distinct: int) -> list[str]:
     ]
 
 
-def _range(ordered: np.ndarray, unit: str) -> str:
+def range_of(ordered: np.ndarray, unit: str = "") -> str:
+    """Name the first and the last of numbers in their order."""
     if unit == DAYS:
         first, last = (np.datetime64(int(np.floor(days)), "D") for days in ordered[[0, -1]])
-        return f"{first} to {last}, as days since 1970"
-    return f"{ordered[0]:.6g} to {ordered[-1]:.6g}" + (f" {unit}" if unit else "")
+        return f"{first} to {last}, as days since 1970" if last > first else f"{first}"
+    ends = [f"{end:,.0f}" if end == np.floor(end) and abs(end) < EXACT else f"{end:,.6g}" for end in ordered[[0, -1]]]
+    return " to ".join(dict.fromkeys(ends)) + (f" {unit}" if unit else "")
+
+
+def most_frequent(words: Sequence[str], counts: np.ndarray) -> str:
+    """Name the most frequent of some words, and how often they are there."""
+    most = np.argsort(-counts, kind="stable")[:4].tolist()
+    return " · ".join(f"{cut(words[i], 20)} ({counts[i]:,})" for i in most) + (" …" if len(words) > 4 else "")
 
 
 def width(text: str) -> int:

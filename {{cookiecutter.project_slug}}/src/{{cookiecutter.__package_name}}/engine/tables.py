@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -16,11 +17,11 @@ import numpy as np
 from .arrow import Missing, RawColumn, read_columns, row_numbers
 from .delimited import RawTable, open_table, refused_rows
 from .files import check_path
-from .kinds import Column, Judge, Kind, Line, Role, cut, keys_of, width
+from .kinds import Column, Judge, Kind, Line, Role, cut, keys_of, most_frequent, range_of, width
 from .mistakes import Mistake, shown, some, unknown
 from .outcomes import Outcome
 from .splits import SPLIT_WORDS, Samples, split_words
-from .targets import FEW, AskedTask
+from .targets import FEW, AskedTask, Classes, Labels, Target
 
 TASKS = get_args(AskedTask)
 ID_NAMES = ("id", "Id", "ID")
@@ -141,15 +142,19 @@ class _Reading:
             Mistake: It cannot be used.
         """
         asked, names = self.asked, [name for name in self.raw.names if name]
+        if unnamed := len(self.raw.names) - len(names):
+            self.remarks.append(
+                f"{unnamed} column{'s' if unnamed > 1 else ''} without a name, or without text and numbers, left out"
+            )
         self._check_names(names)
         roles = self._roles(names)
         dropped = set(asked.drop or ())
-        wanted = [name for name in names if name not in dropped]
+        first = [*roles.target, *roles.others()]
+        wanted = [*first, *(name for name in names if name not in dropped and name not in first)]
         words = {*roles.target, *(asked.categories or ()), *(role for role in roles[1:4] if role is not None)}
         read = read_columns(FLAG, self.raw, wanted, words, asked.missing, roles.target)
-        columns = {column.name: column for column in read}
-        del read
-        count = len(next(iter(columns.values())))
+        columns = {column.name: column for column in islice(read, len(first))}
+        count = len(columns[first[0]])
         if count < 2:
             raise Mistake(
                 f"{self.flag} has {'a header and no rows' if not count else 'one row'}, so there is nothing to learn; "
@@ -163,17 +168,17 @@ class _Reading:
         if has_none.any():
             keeps, targets = ~has_none, targets[~has_none]
             self.positions = np.flatnonzero(keeps)
-            for name in list(columns):
-                columns[name] = columns[name].kept(keeps)
+            columns = {name: column.kept(keeps) for name, column in columns.items()}
+            read = (column.kept(keeps) for column in read)
         wrong, reason = outcome.check(target, targets)
         if len(wrong):
             self._refuse(target.names[0], wrong, targets[:, 0], reason)
         keys = self._keys(roles, columns, len(targets))
         given, groups = self._given(roles, columns), self._groups(roles, columns)
         weights = self._weights(roles, columns)
-        for name in roles.others():
-            del columns[name]
-        inputs, lines = self._inputs(columns)
+        no_splits = [column for name, column in columns.items() if name not in roles.others()]
+        inputs, lines = self._inputs(chain(no_splits, read))
+        inputs.sort(key=lambda column: names.index(column.name))
         settled = {
             "target": roles.target,
             "task": target.task,
@@ -187,6 +192,7 @@ class _Reading:
         }
         samples = Samples(keys, targets, target, given, "", groups, weights, self.remarks)
         lines |= {name: Line(name, "dropped", about="by --data.drop") for name in names if name in dropped}
+        lines |= _lines_of(roles.target, target, targets)
         return Table(samples, inputs, settled, self._summary(roles, samples, [lines[n] for n in names if n in lines]))
 
     # Which column is what
@@ -222,7 +228,7 @@ class _Reading:
                     "and none is called target, so it is not known what to learn; give --data.target NAME."
                 )
             target = ["target"]
-            self.notes.append("the target is the column of that name")
+            self.notes.append("the column of that name")
         if not target:
             raise Mistake("--data.target='[]' names no column, so there is nothing to learn; give --data.target NAME.")
         taken = {*target, *(asked.numbers or ()), *(asked.categories or ()), *(asked.drop or ())}
@@ -343,18 +349,18 @@ class _Reading:
 
         return Judge(self.flag, Missing.of(self.asked.missing), self._rows, note, role)
 
-    def _inputs(self, columns: dict[str, RawColumn]) -> tuple[list[Column], dict[str, Line]]:
-        """Tell what each column is; the columns are gone then."""
+    def _inputs(self, columns: Iterable[RawColumn]) -> tuple[list[Column], dict[str, Line]]:
+        """Tell what each column is."""
         asked: dict[str, Kind] = dict.fromkeys(self.asked.numbers or (), "number")
         asked |= dict.fromkeys(self.asked.categories or (), "category")
         inputs, lines, problems, judge = [], {}, [], self._judge()
-        for name in list(columns):
+        for column in columns:
             try:
-                judged = judge.judge(columns.pop(name), asked.get(name))
+                judged = judge.judge(column, asked.get(column.name))
             except Mistake as mistake:
-                problems.append((name, mistake))
+                problems.append((column.name, mistake))
                 continue
-            lines[name] = judged.line
+            lines[column.name] = judged.line
             self.remarks += judged.remarks
             inputs += [judged.column] if judged.column is not None else []
         if problems:
@@ -382,6 +388,19 @@ class _Reading:
 
 
 _INPUT = Line("", "number")
+
+
+def _lines_of(names: list[str], target: Target, targets: np.ndarray) -> dict[str, Line]:
+    """Return what is said of the columns of the target."""
+    if isinstance(target, Classes):
+        counts = target.counts(targets)
+        return {names[0]: Line(names[0], "target", 0, len(counts), most_frequent(target.names, counts))}
+    lines = {}
+    for name, values_N in zip(names, targets.T, strict=True):
+        values, counts = np.unique(values_N, return_counts=True)
+        words = [f"{value}" for value in values.tolist()] if isinstance(target, Labels) else []
+        lines[name] = Line(name, "target", 0, len(values), most_frequent(words, counts) if words else range_of(values))
+    return lines
 
 
 def summary_of(lines: list[Line]) -> str:
