@@ -177,7 +177,7 @@ def digits_experiment(
     """
     from my_project.cli import CLI  # pyright: ignore[reportMissingImports]
     from my_project.engine.sampling import derived_seed, run_seed  # pyright: ignore[reportMissingImports]
-    from my_project.model import metrics  # pyright: ignore[reportMissingImports]
+    from my_project.metrics import metrics  # pyright: ignore[reportMissingImports]
     from torchmetrics import MeanMetric
 
     losses: dict[str, float] = {}
@@ -350,10 +350,10 @@ def fast(device: str = "cpu") -> None:
         torch.backends.cudnn.benchmark = True  # as --fast sets it
     for size, batch in sizes:
         network = Backbone(3, 10, "resnet18")
-        images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, device=device)
+        images = torch.rand(batch, 3, size, size, device=device)
 
         def make(setting: Any, network: Any = network, images: Any = images) -> Any:
-            return Step(setting, network, images)
+            return Step(setting, network, images, torch.device(device))
 
         settings = [Setting(p, c, k) for k in (False, True) for p in ("32-true", "bf16-mixed") for c in (False, True)]
         cells, compiling = {}, 0.0

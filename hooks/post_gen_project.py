@@ -17,6 +17,26 @@ if Path(__file__).stem != "post_gen_project":
 
 ANSWERS = json.loads(r"""{{ cookiecutter | jsonify }}""")
 PACKAGE = f"src/{ANSWERS['__package_name']}"
+IS_TABLE = ANSWERS["__kind"] == "table"
+OF_IMAGES = """
+    configs/tasks configs/recipes/baseline.yaml configs/recipes/finetune.yaml
+    configs/recipes/small_data.yaml engine/backbone.py engine/builtin.py engine/cache.py engine/columns.py
+    engine/contents.py engine/decoding.py engine/folders.py engine/image_files.py engine/images.py engine/labels.py
+    engine/looks.py engine/places.py tools/preview.py tools/smote.py
+""".split()
+OF_TABLES = """
+    engine/arrow.py engine/builtin_tables.py engine/encoding.py engine/heads.py engine/kinds.py engine/leaks.py
+    engine/new_rows.py engine/outcomes.py engine/oversampling.py engine/table_files.py engine/tables.py
+""".split()
+TESTS_OF_IMAGES = """
+    data folders internals labels model pixels reading resume run schedules scores speed targets techniques weights
+""".split()
+OF_OTHER_DATA = {
+    **{f"{PACKAGE}/{path}": IS_TABLE for path in OF_IMAGES},
+    **{f"tests/test_{name}.py": IS_TABLE for name in TESTS_OF_IMAGES},
+    **{f"{PACKAGE}/{path}": not IS_TABLE for path in OF_TABLES},
+    "tables": not IS_TABLE,
+}
 REMOVALS = {
     ".github": ANSWERS["ci"] != "github",
     f"{PACKAGE}/tools": ANSWERS["tools"] == "no",
@@ -41,15 +61,18 @@ def is_the_templates(path):
     if TEMPLATE is None:
         return True
     sources = next(TEMPLATE.glob("*cookiecutter.project_slug*"))
-    source = sources / path
+    candidates = [sources / path, sources / "tables" / path]  # a table's project has some of the latter
     if path.is_relative_to(PACKAGE):
-        source = next(sources.glob("src/*")) / path.relative_to(PACKAGE)
-    if not source.is_file():
-        return False
-    content = source.read_bytes()
+        inner = path.relative_to(PACKAGE)
+        candidates = [next(sources.glob("src/*")) / inner, sources / "tables/src/package" / inner]
     answers = re.compile(rb"\{\{ cookiecutter\.(\w+) \}\}")
-    baked = answers.sub(lambda match: str(ANSWERS[match[1].decode()]).encode(), content)
-    return path.read_bytes() in (content, baked)
+    content = path.read_bytes()
+    for source in filter(Path.is_file, candidates):
+        plain = source.read_bytes()
+        baked = answers.sub(lambda match: str(ANSWERS[match[1].decode()]).encode(), plain)
+        if content in (plain, baked):
+            return True
+    return False
 
 
 def remove(path):
@@ -66,6 +89,20 @@ def remove(path):
         return [path]
     path.unlink()
     return []
+
+
+def lay_over():
+    """Move what tables have of their own over the project's; a file there that is its owner's stays."""
+    for source in sorted(path for path in Path("tables").rglob("*") if is_the_templates(path)):
+        inner = source.relative_to("tables")
+        target = Path(PACKAGE) / inner.relative_to("src/package") if inner.is_relative_to("src/package") else inner
+        if target.exists() and not is_the_templates(target):
+            source.unlink()
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(target)
+    if Path("tables").is_dir():
+        remove(Path("tables"))
 
 
 def start_repository():
@@ -98,7 +135,16 @@ def is_repository(folder):
     return (folder / ".git").is_file() or (folder / ".git/HEAD").is_file()
 
 
-kept = [file for path, unwanted in REMOVALS.items() if unwanted and Path(path).exists() for file in remove(Path(path))]
+def remove_unwanted(table):
+    """Remove what is not wanted; returns what stays because it is its owner's."""
+    paths = [Path(path) for path, unwanted in table.items() if unwanted]
+    return [file for path in paths if path.exists() for file in remove(path)]
+
+
+kept = remove_unwanted(OF_OTHER_DATA)
+if IS_TABLE:
+    lay_over()
+kept += remove_unwanted(REMOVALS)
 
 # The tests hold no package's name, so that they can be checked before they are baked: they import `project_package`.
 for path in Path("tests").glob("*.py"):

@@ -14,6 +14,7 @@ if Path(__file__).stem != "pre_gen_project":
 
 ANSWERS = json.loads(r"""{{ cookiecutter | jsonify }}""")
 FREE_TEXT = ("project_name", "description", "author")
+TABLES = ("diabetes", "table", "california")  # of the answers to data; all others are images
 CHOICES = ("license", "data", "logger", "ci", "torch", "tools")
 # What a project depends on: the names of its distributions, of what they import as, and of their commands, all in
 # lower case with "_" for "-" and "."; made by tests/taken.py.
@@ -55,7 +56,7 @@ COMMANDS = "activate activate_this bash deactivate easy_install env git make sba
 PYTHONS = re.compile(r"(python|pip|pydoc|idle)w?[0-9_]*")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 # What lies in the project's folder, and is imported from there, or is left out of its repository.
-OWN_FOLDERS = {"src", "test", "tests", "docs", "runs", "data", "dist", "site_packages"}
+OWN_FOLDERS = {"src", "tables", "test", "tests", "docs", "runs", "data", "dist", "site_packages"}
 OWN_TESTS = """
     conftest suites test_data test_folders test_guard test_internals test_labels test_loggers test_losses
     test_mistakes test_model test_pixels test_reading test_resume test_run test_schedules test_scores test_speed
@@ -84,10 +85,11 @@ def problem(answers):
             f"project_slug={slug!r} is no distribution name, so the project could not be installed; "
             "use up to 64 letters, digits, hyphens, dots and underscores, with a letter or digit at both ends."
         )
-    follows = {"__typed_slug": answers["project_slug"], "__package_name": name}
+    kind = "table" if answers["data"] in TABLES else "images"
+    follows = {"__typed_slug": answers["project_slug"], "__package_name": name, "__kind": kind}
     for key, wanted in follows.items():
         if answers[key] != wanted:
-            return f"{key}={answers[key]!r} does not follow from project_slug, as it must; leave it out."
+            return f"{key}={answers[key]!r} does not follow from the other answers, as it must; leave it out."
     return problem_of_name(slug, name) or problem_of_folder(answers)
 
 

@@ -113,7 +113,7 @@ class TestLine(ModelSuite):
 
 class TestMine(DataSuite):
     def make(self):
-        return data.Mine(str(self.images), batch_size=8)
+        return data.Mine(str(self.drawn), batch_size=8)
 """
 BROKEN = {
     "Blind": "test_a_prediction_follows_its_own_input_and_no_other",
@@ -135,7 +135,7 @@ def test_a_suite_passes_a_users_own_class_and_fails_a_broken_one(project, comman
     tests = TESTS
     for name in BROKEN:
         made = (
-            f"data.{name}(str(self.images), batch_size=8)"
+            f"data.{name}(str(self.drawn), batch_size=8)"
             if f"class {name}(" in DATA
             else f"Classifier(networks.{name})"
         )

@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 from project_package.__main__ import main
+from project_package.data import ImageData
+from project_package.engine.loading import SplitData
 
 pytest.register_assert_rewrite("suites")
 torch.set_num_threads(1)  # for networks as small as these, threads cost more than they bring
@@ -36,6 +38,18 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(24):
             draw(root / name, name, number)
     return root
+
+
+@pytest.fixture
+def drawn(shapes: Path) -> Path:
+    """Where the data of the suites lie."""
+    return shapes
+
+
+@pytest.fixture
+def small_data(shapes: Path) -> Callable[[], SplitData]:
+    """Make the data module of the drawn images."""
+    return lambda: ImageData(str(shapes), batch_size=8, num_workers=0)
 
 
 @contextlib.contextmanager

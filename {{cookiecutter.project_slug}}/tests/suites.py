@@ -6,9 +6,11 @@ Three lines test a class of your own, in any test file; a name that begins with 
         def make(self):
             return Mine(partial(SmallCNN, width=8))
 
-The classes here are no tests by themselves. ``self.images`` is a small folder of drawn images (conftest.py).
+The classes here are no tests by themselves. ``self.drawn`` is where a small data set lies, and
+``self.small_data()`` makes the data module of it (conftest.py).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.testing import assert_close
 
 from project_package.callbacks import LastCheckpoint
-from project_package.data import ImageData
 from project_package.engine.loading import SplitData
 from project_package.engine.task import Task
 
@@ -45,11 +46,12 @@ def assert_equal(one: Any, other: Any) -> None:
 class Suite:
     """What both suites share."""
 
-    images: Path
+    drawn: Path
+    small_data: Callable[[], SplitData]
 
     @pytest.fixture(autouse=True)
-    def _drawn_images(self, shapes: Path) -> None:
-        self.images = shapes
+    def _drawn_data(self, drawn: Path, small_data: Callable[[], SplitData]) -> None:
+        self.drawn, self.small_data = drawn, small_data
 
 
 class Losses(Callback):
@@ -82,8 +84,8 @@ class ModelSuite(Suite):
         raise NotImplementedError
 
     def make_data(self) -> SplitData:
-        """Make data that it can be trained on; a model of other data than images gives its own."""
-        return ImageData(str(self.images), batch_size=8, num_workers=0)
+        """Make data that it can be trained on; a model of other data gives its own."""
+        return self.small_data()
 
     def _ready(self) -> tuple[Task, Any]:
         """Make the model as a run builds it, for evaluation, and the inputs of a batch."""

@@ -28,7 +28,7 @@ def ready(root: Path, **options) -> ImageData:
 
 class TestImageData(DataSuite):
     def make(self):
-        return ImageData(str(self.images), batch_size=8, num_workers=0, augment="medium", channels=3)
+        return ImageData(str(self.drawn), batch_size=8, num_workers=0, augment="medium", channels=3)
 
 
 def batches(data: ImageData, context: str | None = None) -> list[torch.Tensor]:
@@ -145,7 +145,7 @@ def test_given_folders_are_respected(shapes, tmp_path):
 def test_a_smaller_train_fraction_is_part_of_a_larger_one(shapes):
     half = ready(shapes, train_fraction=0.5).train
     assert Counter(half.targets.tolist()) == {0: 8, 1: 8, 2: 8}
-    assert set(ready(shapes, train_fraction=0.25).train.paths) < set(half.paths)
+    assert set(ready(shapes, train_fraction=0.25).train.keys) < set(half.keys)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"])

@@ -42,7 +42,7 @@ class TestTagger(ModelSuite):
         return Tagger(partial(SmallCNN, width=8, dropout=0.3), schedule=OneCycle, mixup=0.2)
 
     def make_data(self):
-        return Tagged(str(self.images), batch_size=8, num_workers=0)
+        return Tagged(str(self.drawn), batch_size=8, num_workers=0)
 
 
 class TestRegressor(ModelSuite):
@@ -50,14 +50,14 @@ class TestRegressor(ModelSuite):
         return Regressor(partial(SmallCNN, width=8, dropout=0.3), schedule=OneCycle)
 
     def make_data(self):
-        return Measured(str(self.images), batch_size=8, num_workers=0)
+        return Measured(str(self.drawn), batch_size=8, num_workers=0)
 
 
 class TestTagged(DataSuite):
     def make(self):
-        return Tagged(str(self.images), batch_size=8, num_workers=0, balance="sampler")
+        return Tagged(str(self.drawn), batch_size=8, num_workers=0, balance="sampler")
 
 
 class TestMeasured(DataSuite):
     def make(self):
-        return Measured(str(self.images), batch_size=8, num_workers=0, balance="sampler")
+        return Measured(str(self.drawn), batch_size=8, num_workers=0, balance="sampler")

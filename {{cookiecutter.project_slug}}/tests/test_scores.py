@@ -22,7 +22,7 @@ from project_package.engine.scores import (
     by_target,
     weighted,
 )
-from project_package.model import metrics
+from project_package.metrics import metrics
 
 CASES = ["plain", "ties", "absent", "equal weights", "some weights 0", "weights", "two samples"]
 

@@ -297,8 +297,7 @@ def test_fast_measures_real_steps(run, capsys):
     assert run("fit", "--fast=true", "--trainer.max_epochs=100", "--trainer.max_steps=3") == 0
     assert "fast: 32-true, channels first, eager is kept: the run is too short" in capsys.readouterr().out
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
-    images = torch.zeros(4, 3, 4, 4, dtype=torch.uint8)
-    step = fast.Step(HALF, network, images)
+    step = fast.Step(HALF, network, torch.zeros(4, 3, 4, 4), torch.device("cpu"))
     step.measure()
     assert step.median > 0
     assert all(parameter.grad is None for parameter in network.parameters())

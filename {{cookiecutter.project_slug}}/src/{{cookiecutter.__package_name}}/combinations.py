@@ -7,11 +7,10 @@ from typing import Any
 
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from .engine.backbone import BATCH_NORMS
 from .engine.factories import recipe
 from .engine.internals import finds_unused_parameters, synchronises_batch_norm
 from .engine.rules import Rule
-from .engine.stages import stages
+from .engine.stages import BATCH_NORMS, stages
 from .losses import Focal, LogitAdjusted
 
 
@@ -56,29 +55,28 @@ RULES = [
         lambda model, data, trainer: data.correction == "sampler" and recipe(model.make_loss).makes(Focal),
     ),
     Rule(
-        "MixUp or CutMix + a loss for hard labels",
+        "mixed samples + a loss for hard labels",
         True,
         "mixed labels are soft, so the loss would fail or be wrong; use one of losses.py or turn mixing off",
         lambda model, data, trainer: model.mix is not None and getattr(model.loss, "hard_labels_only", False),
     ),
     Rule(
-        "MixUp or CutMix + label smoothing",
+        "mixed samples + label smoothing",
         False,
         "both soften the labels; the network may end up unsure of everything",
         lambda model, data, trainer: model.mix is not None and getattr(model.loss, "label_smoothing", 0) > 0,
     ),
     Rule(
-        "MixUp or CutMix + numbers",
+        "mixed samples + numbers",
         False,
-        "labels of numbers are interpolated, also between images that are far apart (C-Mixup is not built in); compare "
-        "with a run without",
+        "numbers are interpolated, also between samples that are far apart (C-Mixup is not built in); compare with a "
+        "run without",
         lambda model, data, trainer: model.mix is not None and _of_numbers(model),
     ),
     Rule(
-        "MixUp or CutMix + sample weights",
+        "mixed samples + sample weights",
         True,
-        "a mixed image has two samples' weights, so neither would count as the table says; turn mixing off or drop the "
-        "weights",
+        "a mixed sample has two weights, so neither would count as the table says; turn mixing off or drop the weights",
         lambda model, data, trainer: model.mix is not None and data.is_weighted,
     ),
     Rule(

@@ -1,4 +1,4 @@
-"""The models: for classes, for several labels, for numbers. Each has its step, its metrics, its prediction;
+"""The models: for classes, for several labels, for numbers. Each has its step, its scores, its prediction;
 engine/task.py does the rest. Which one is trained follows the data (--data.task); cli.py names them.
 
 A batch has ``x`` (the inputs), ``y`` (the targets) and ``position`` (of each sample in its split: a loss that keeps
@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
 from torchvision.transforms.v2 import CutMix, MixUp, RandomApply, RandomChoice
 
 from .combinations import RULES
@@ -27,40 +25,12 @@ from .engine.mistakes import require
 from .engine.optimizers import ScheduleFactory
 from .engine.per_sample import PerSample
 from .engine.schema import Schema
-from .engine.scores import Score
 from .engine.targets import Balance, Standardised
 from .engine.task import Task
 from .losses import MSE, BinaryCrossEntropy, CrossEntropy, LossFactory, NumberLossFactory
+from .metrics import MEASURES, metrics, metrics_of_labels
 from .networks import NetworkFactory, SmallCNN
 from .optim import Cosine
-
-
-def metrics(num_classes: int) -> MetricCollection:
-    """The metrics of classes: add yours here, from (probabilities_NK, target_N)."""
-    return MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-            "f1_macro": MulticlassF1Score(num_classes, average="macro"),
-            "auroc": MulticlassAUROC(num_classes),
-        }
-    )
-
-
-def metrics_of_labels() -> MetricCollection:
-    """The metrics of several labels: add yours here, a Score of (probabilities_NK, target_NK, weight_N)."""
-    return MetricCollection(
-        {
-            "map": Score(scores.mean_average_precision),
-            "f1_macro": Score(scores.f1_macro),
-            "f1_micro": Score(scores.f1_micro),
-            "auroc": Score(scores.auroc),
-            "exact_match": Score(scores.exact_match),
-        }
-    )
-
-
-# The measures of numbers: add yours here, from (values_NT, target_NT, weight_N) in the user's unit.
-MEASURES = {"rmse": scores.rmse, "mae": scores.mae, "r2": scores.r2, "spearman": scores.spearman}
 
 
 class ImageTask(Task):
@@ -74,6 +44,7 @@ class ImageTask(Task):
         cutmix: α of CutMix's Beta distribution (Yun et al. 2019); 0 is off. With both, each batch takes one of them.
         mix_probability: The share of batches that are mixed.
         unmixed_epochs: Epochs at the end without mixing.
+        channels_last: Keep images and weights in the memory layout that convolutions on tensor cores prefer.
         options: What every model takes, see engine/task.py.
     """
 
@@ -87,6 +58,7 @@ class ImageTask(Task):
         cutmix: float = 0.0,
         mix_probability: float = 1.0,
         unmixed_epochs: int = 0,
+        channels_last: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(schedule=schedule, **options)
@@ -103,9 +75,13 @@ class ImageTask(Task):
         mixers = [kind(alpha=alpha, num_classes=outputs) for kind, alpha in kinds if alpha]
         self.mix = RandomApply([RandomChoice(mixers)], hparams.mix_probability) if mixers else None
 
+    def prepared(self, x_NCHW: Tensor) -> Tensor:
+        """Normalise images (uint8): what the network takes."""
+        return self.normalised(x_NCHW)
+
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Turn images (uint8) into outputs of the network, (N, K) or (N, T)."""
-        return self.network(self.normalised(x_NCHW))
+        return self.network(self.prepared(x_NCHW))
 
     def mixed(self, x_NCHW: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Mix a normalised batch with itself, if this epoch does; targets of classes are soft then."""
@@ -138,7 +114,7 @@ class Classifier(ImageTask):
         return self(x_NCHW).float().softmax(1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x_NCHW, target = self.mixed(self.normalised(batch.x), batch.y)
+        x_NCHW, target = self.mixed(self.prepared(batch.x), batch.y)
         logits_NK = self.network(x_NCHW)
         hits_N = logits_NK.argmax(1) == batch.y  # hard labels, also where training mixes them
         return self.training_loss(batch, self.loss(logits_NK, target), self.loss.weights(target), accuracy=hits_N)
@@ -177,7 +153,7 @@ class Tagger(ImageTask):
         return self(x_NCHW).float().sigmoid()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x_NCHW, target_NK = self.mixed(self.normalised(batch.x), batch.y.float())
+        x_NCHW, target_NK = self.mixed(self.prepared(batch.x), batch.y.float())
         logits_NK = self.network(x_NCHW)
         right_N = ((logits_NK > 0) == (batch.y > 0)).float().mean(1)
         loss_N = self.loss(logits_NK, target_NK)
@@ -215,7 +191,7 @@ class Regressor(ImageTask):
         return self.standardised.restored(self(x_NCHW))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x_NCHW, target_NT = self.mixed(self.normalised(batch.x), self.standardised(batch.y))
+        x_NCHW, target_NT = self.mixed(self.prepared(batch.x), self.standardised(batch.y))
         values_NT = self.network(x_NCHW)
         error_N = (self.standardised.restored(values_NT.detach()) - batch.y).abs().mean(1)
         loss_N = self.loss(values_NT.float(), target_NT)

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .mistakes import Mistake, unknown
-from .stages import stages
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+from .stages import BATCH_NORMS, stages
 
 
 class Backbone(nn.Module):
@@ -65,6 +63,12 @@ class Backbone(nn.Module):
         if checkpointing:
             for part in stages(self)[:-1]:
                 part.forward = functools.partial(_checkpointed, part, part.forward)
+
+    def published_weights(self) -> Any:
+        """Return the weights that torchvision has for the model, by name."""
+        import torchvision.models
+
+        return torchvision.models.get_model_weights(self.name)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         side = getattr(self.model, "image_size", x_NCHW.shape[-1])  # vision transformers have one

@@ -3,7 +3,6 @@
 Only what is certain is inferred; what could be read in two ways is refused, with the flag that decides.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from .cells import FLAGS, KIND
 from .delimited import RawTable
 from .folders import suffixes
 from .mistakes import Mistake, shown, some, unknown
@@ -27,13 +27,6 @@ IMAGE_NAMES = {"image", "images", "file_name", "filename", "file", "path", "file
 IMAGE_NAMES |= {"image_path", "image_name", "image_id", "image_file", "img_path", "id"}
 MOST_DISTINCT = 200_000  # values that are kept, of all columns together
 SAMPLE = 1000  # values of a column that are looked for among the files
-FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "0.0": 0, "1.0": 1, "n": 0, "y": 1, "f": 0, "t": 1}
-KIND = re.compile(
-    r"(?P<integer>[+-]?[0-9]+)|(?P<whole>[+-]?[0-9]+\.0*)|(?P<float>[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)"
-    r"|(?P<thousand>[+-]?[1-9][0-9]{0,2},[0-9]{3})|(?P<comma>[+-]?[0-9]*,[0-9]+(?:e[+-]?[0-9]+)?)"
-    r"|(?P<void>[+-]?(?:nan|inf|infinity|na|n/a|null))",
-    re.IGNORECASE,
-)
 
 
 class Asked(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -30,7 +30,7 @@ from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import is_compilers_failure
 from .keepers import BestCheckpoint, LastCheckpoint
-from .labels import Asked, read_labels
+from .loading import SplitData
 from .metrics import MONITOR, direction
 from .mistakes import Mistake, not_compiled, said_by
 from .parser import Maker, Parser, fail
@@ -39,9 +39,6 @@ from .resume import Source
 from .runs import Run
 from .splits import Manifest
 from .steps import is_out_of_time
-
-# What says how a table is read; a run keeps what was read.
-OF_A_TABLE = {f"data.{name}" for name in Asked.names() if name not in ("root", "task", "outside")}
 
 
 class Addressed(argparse.ArgumentParser):
@@ -98,7 +95,7 @@ class Commands(LightningCLI):
     """
 
     tasks: ClassVar[Mapping[str, type[LightningModule]]]  # by what --data.task calls it
-    data_module: ClassVar[type[LightningDataModule]]
+    data_module: ClassVar[type[SplitData]]
     callback_options: ClassVar[type]
     trusted: ClassVar[tuple[str, ...]] = ()  # packages, beside those of guard.TRUSTED
 
@@ -158,8 +155,8 @@ class Commands(LightningCLI):
         task = data.get("task") or "auto"
         if self.helps:  # there may be no table yet
             return "multiclass" if task == "auto" else str(task)
-        if task == "auto" and data.get("labels"):
-            task = read_labels(Asked.by(data)).samples.target.task
+        if task == "auto" and (said := self.data_module.task_of_table(data)):
+            task = said
         elif task == "auto" and data.get("manifest"):
             task = Manifest.load(data["manifest"], outside=True).target.task
         return "multiclass" if task == "auto" else str(task)
@@ -297,7 +294,8 @@ class Commands(LightningCLI):
             parser.validate(self.config, skip_unset=False)  # a null, too, must be of the type that is asked for
         except (TypeError, KeyError) as error:
             parser.error(str(error), error)
-        if self.source is not None and self.command != "fit" and (unused := sorted(OF_A_TABLE & self.typed.keys())):
+        of_table = {f"data.{name}" for name in self.data_module.of_a_table}
+        if self.source is not None and self.command != "fit" and (unused := sorted(of_table & self.typed.keys())):
             raise Mistake(
                 f"{as_typed(unused[0])} would change nothing: {self.command} takes the targets from the run's "
                 f"{self.source.run.manifest.name}; leave it out, or train anew with it."
@@ -307,15 +305,15 @@ class Commands(LightningCLI):
             # path when the flags are settled.
             self.own.ckpt_path = None
             guard.check_specs(self.own, str(self.source.run.config))
-            if "data.outside" not in self.typed:  # a run's folder may be anybody's
+            if "outside" in self.own.data and "data.outside" not in self.typed:  # a run's folder may be anybody's
                 self.own.data.outside = False
             self._say_places()
 
     def _say_places(self) -> None:
         """Say which folders a run's config names, before they are read."""
-        for name in ("root", "predict_root", *(["labels"] if self.command == "fit" else [])):
-            place = self.own.data.get(name)
-            if place and f"data.{name}" not in self.typed and runs.is_rank_zero():
+        for name in self.data_module.places:
+            place, is_read = self.own.data.get(name), self.command == "fit" or name not in self.data_module.of_a_table
+            if place and is_read and f"data.{name}" not in self.typed and runs.is_rank_zero():
                 print(f"--data.{name} {place}, as the run's config has it")
 
     @property
@@ -396,7 +394,8 @@ class Commands(LightningCLI):
         if config.trainer.fast_dev_run:
             if self.source is not None:
                 raise Mistake("--trainer.fast_dev_run keeps nothing, so no run can go on with it; leave out one.")
-            config.data.cache_gb = 0
+            if "cache_gb" in config.data:
+                config.data.cache_gb = 0
             return
         plain = self.plain()
         if self.source is not None:
@@ -552,7 +551,7 @@ class Commands(LightningCLI):
         print(f"run folder:    {self.run}")
         if path is not None:
             has_test = self.datamodule.manifest.splits["test"][0]
-            command = "test" if has_test else "predict --data.predict_root FOLDER"
+            command = "test" if has_test else f"predict {' '.join(self.data_module.to_predict)}"
             print(f"next:          python -m {PACKAGE} {command} --ckpt_path {os.path.relpath(path)}")
 
 

@@ -23,6 +23,8 @@ DEFAULTS = [CONFIGS / "presets" / "standard.yaml", CONFIGS / "base.yaml", CONFIG
 RENAMED: dict[str, str | None] = {
     "model.class_names": None,  # model.schema has them, which follows the data
     "model.in_channels": None,
+    "callbacks.pictures.init_args.images": None,
+    "callbacks.projector.init_args.images": "callbacks.projector.init_args.samples",
 }
 
 

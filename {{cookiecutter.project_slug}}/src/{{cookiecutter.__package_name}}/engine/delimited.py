@@ -9,19 +9,21 @@ import io
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from .files import is_gone, plain_file
+from .files import is_gone, plain_file, write_rows
 from .mistakes import CONTROL, Mistake, shown
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 LONGEST_LINE = 2**24  # characters; a longer one is no line of a table, and would fill the memory
 FIRST_RECORDS = 50  # that tell the delimiter
+LARGEST_TABLE = 2**36  # bytes of a file that is read row by row
 CHUNK = 512  # rows that are worked on at once: few enough that Python does not look for garbage among them
+LISTED = 10  # offenders that a message lists
 BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32"}
 BOMS |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -73,12 +75,13 @@ class RawTable:
             yield Chunk(numbers, columns or [[] for _ in self.names], wrong)
 
 
-def open_table(flag: str, path: Path) -> RawTable:
+def open_table(flag: str, path: Path, one_column: bool = False) -> RawTable:
     """Find out how a table is written.
 
     Args:
         flag: The flag that named it.
         path: Its file.
+        one_column: Whether it may have no more.
 
     Raises:
         Mistake: It cannot be read, or could be read in two ways. The rows raise it, too.
@@ -87,7 +90,7 @@ def open_table(flag: str, path: Path) -> RawTable:
     if suffix in (".parquet", ".pq"):
         raw = _parquet(flag, path)
     elif suffix in (".csv", ".tsv", ".tab", ".txt"):
-        raw = _delimited(flag, path, prefers_tab=suffix in (".tsv", ".tab"))
+        raw = _delimited(flag, path, suffix in (".tsv", ".tab"), one_column)
     else:
         raise Mistake(
             f"{flag}={str(path)!r} is no table that is read here, so nothing is known of its columns; give a .csv, "
@@ -113,9 +116,10 @@ def _unreadable(flag: str, path: Path, why: str, remedy: str) -> Mistake:
     return Mistake(f"{flag}={str(path)!r} {why}, so its rows are not known; {remedy}.")
 
 
-def _opened(flag: str, path: Path) -> BinaryIO:
+def opened(flag: str, path: Path) -> BinaryIO:
+    """Open the file of a table; raises a Mistake where it cannot be."""
     try:
-        return plain_file(path)
+        return plain_file(path, LARGEST_TABLE)
     except OSError as error:
         why = "is not there" if is_gone(error) else f"cannot be read ({error.strerror})"
         raise _unreadable(flag, path, why, "give the file of the table") from error
@@ -123,7 +127,7 @@ def _opened(flag: str, path: Path) -> BinaryIO:
         raise _unreadable(flag, path, f"cannot be read as a table: {error}", "give the file of the table") from error
 
 
-def _encoding(head: bytes) -> str:
+def encoding_of(head: bytes) -> str:
     """Return how a text is encoded, by its first bytes."""
     for mark, encoding in BOMS.items():
         if head.startswith(mark):
@@ -138,8 +142,8 @@ def _encoding(head: bytes) -> str:
 
 def _lines(flag: str, path: Path) -> Iterator[str]:
     """Read the lines of a text, with their ends."""
-    with _opened(flag, path) as file:
-        encoding = _encoding(file.read(4096))
+    with opened(flag, path) as file:
+        encoding = encoding_of(file.read(4096))
         file.seek(0)
         text, number = io.TextIOWrapper(file, encoding, newline=""), 0
         try:
@@ -147,7 +151,7 @@ def _lines(flag: str, path: Path) -> Iterator[str]:
                 number += 1
                 if len(line) == LONGEST_LINE:
                     why = f"has more than {LONGEST_LINE:,} characters in line {number}"
-                    raise _unreadable(flag, path, why, "give a table, with a line for each image")
+                    raise _unreadable(flag, path, why, "give a table, with a line for each sample")
                 if "\0" in line:
                     why = f"holds zero bytes (line {number})"
                     raise _unreadable(flag, path, why, "write it anew as text in UTF-8")
@@ -162,7 +166,7 @@ def _lines(flag: str, path: Path) -> Iterator[str]:
 def _undecodable(flag: str, path: Path, encoding: str) -> str:
     """Say which line is not in UTF-8; nothing of other encodings, whose bytes tell no lines."""
     if encoding.startswith("utf-8"):
-        with _opened(flag, path) as file:
+        with opened(flag, path) as file:
             for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
                 with contextlib.suppress(UnicodeDecodeError):
                     line.decode()
@@ -184,18 +188,18 @@ def _records(flag: str, path: Path, delimiter: str, skip: int = 0) -> Iterator[l
         raise _unreadable(flag, path, why, "mend the quotes there") from error
 
 
-def _delimited(flag: str, path: Path, prefers_tab: bool) -> RawTable:
+def _delimited(flag: str, path: Path, prefers_tab: bool, one_column: bool) -> RawTable:
     first_line = next(_lines(flag, path), "")
     hint = re.fullmatch(r'"?sep=(.)"?\s*', first_line)  # which spreadsheets read, and do not show
     skip = 1 if hint else 0
-    delimiter = hint[1] if hint else _delimiter(flag, path, prefers_tab)
+    delimiter = hint[1] if hint else _delimiter(flag, path, prefers_tab, one_column)
     records, before = _records(flag, path, delimiter, skip), 0
     for header in records:
         before += 1
         if any(cell.strip() for cell in header):
             break
     else:
-        raise _unreadable(flag, path, "is empty", "give a table with a header and a row for each image")
+        raise _unreadable(flag, path, "is empty", "give a table with a header and a row for each sample")
     names = [name.strip() for name in header]
 
     def rows() -> Iterator[list[str]]:
@@ -204,7 +208,7 @@ def _delimited(flag: str, path: Path, prefers_tab: bool) -> RawTable:
     return RawTable(path, names, delimiter, before + skip + 1, rows)
 
 
-def _delimiter(flag: str, path: Path, prefers_tab: bool) -> str:
+def _delimiter(flag: str, path: Path, prefers_tab: bool, one_column: bool) -> str:
     """Find what parts the cells: what parts the header, and all of the first rows alike."""
     fits: dict[str, bool] = {}
     refusal = None
@@ -226,14 +230,17 @@ def _delimiter(flag: str, path: Path, prefers_tab: bool) -> str:
     if refusal is not None:
         raise refusal
     if not found:
-        why = "has one column" if next(_lines(flag, path), "").strip() else "is empty"
-        raise _unreadable(flag, path, why, "give a table with a column of images and one of labels at least")
+        has_one = any(line.strip() for line in _lines(flag, path))
+        if has_one and one_column:
+            return ","
+        why = "has one column" if has_one else "is empty"
+        raise _unreadable(flag, path, why, "give a table with two columns at least")
     names = " or ".join(DELIMITERS[delimiter] for delimiter in found)
     raise _unreadable(flag, path, f"can be parted by {names}", "quote the names that hold one of them")
 
 
 def _parquet(flag: str, path: Path) -> RawTable:
-    _opened(flag, path).close()
+    opened(flag, path).close()
     try:
         import pyarrow  # pyright: ignore[reportMissingImports]  (the extra `parquet`)
         import pyarrow.parquet  # pyright: ignore[reportMissingImports]
@@ -251,7 +258,7 @@ def _parquet(flag: str, path: Path) -> RawTable:
         return _unreadable(flag, path, why, "write it anew, or save it as CSV")
 
     errors = (pyarrow.ArrowException, OSError, ValueError)
-    with _opened(flag, path) as file:
+    with opened(flag, path) as file:
         try:
             schema: Any = pyarrow.parquet.ParquetFile(file).schema_arrow
             names = [field.name.strip() if is_plain(field.type) else "" for field in schema]
@@ -259,7 +266,7 @@ def _parquet(flag: str, path: Path) -> RawTable:
             raise refused(error) from error
 
     def rows() -> Iterator[list[str]]:
-        with _opened(flag, path) as file:
+        with opened(flag, path) as file:
             try:
                 for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=CHUNK):
                     columns = [
@@ -287,3 +294,33 @@ def safe_cells(rows: Iterable[Iterable[object]]) -> list[list[str]]:
         cells = [shown(str(cell)) for cell in row]
         safe.append([f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t")) else cell for cell in cells])
     return safe
+
+
+def refused_rows(
+    flag: str, path: Path, second: str, offenders: Sequence[tuple[int, str, str, str]], remedy: str
+) -> Mistake:
+    """Word which rows cannot be used, and write them all down, in the working folder.
+
+    Args:
+        flag: The flag that named the table.
+        path: Its file.
+        second: What the second of each offender's values is: the image, or the column.
+        offenders: The number of the row, that second value, the cell, and what is wrong with it.
+        remedy: What to do.
+    """
+    rows = sorted(offenders)
+    file = Path(f"{path.stem}_offenders.csv")
+    kinds = Counter(re.sub(r" row \d+$", " row", reason) for *_, reason in rows)
+    counted = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common())
+    listed = "; ".join(f"row {number}: {shown(value)[:80]!r}: {reason}" for number, _, value, reason in rows[:LISTED])
+    where = f"all are in {shown(str(file))}"
+    try:
+        write_rows(file, safe_cells([("row", second, "value", "reason"), *rows]))
+    except (OSError, Mistake) as error:
+        where = f"they could not be written to {file} ({error})"
+    number = len({number for number, *_ in rows})
+    many = f"{number:,} rows" if number > 1 else "a row"
+    return Mistake(
+        f"{flag}={str(path)!r} has {many} that cannot be used ({counted}), so what is learned would not be what the "
+        f"table says: {shown(listed)}; {remedy}; {where}."
+    )

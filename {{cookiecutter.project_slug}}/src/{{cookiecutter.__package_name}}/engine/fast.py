@@ -32,42 +32,41 @@ class Setting(NamedTuple):
 
     Args:
         precision: A precision of the Trainer's.
-        channels_last: Whether images and weights have the channels last in memory.
+        channels_last: Whether images and weights have the channels last in memory; None where there are no images.
         compiled: Whether the network is compiled.
     """
 
     precision: str
-    channels_last: bool
+    channels_last: bool | None
     compiled: bool
 
     def __str__(self) -> str:
-        layout = "channels last" if self.channels_last else "channels first"
-        return f"{self.precision}, {layout}, {'compiled' if self.compiled else 'eager'}"
+        layout = {None: "", True: "channels last, ", False: "channels first, "}[self.channels_last]
+        return f"{self.precision}, {layout}{'compiled' if self.compiled else 'eager'}"
 
 
 class Step:
-    """One step of training under a setting, on random images, without the optimizer.
+    """One step of training under a setting, without the optimizer.
 
     Args:
         setting: How it is computed.
         network: Copied, not changed.
-        images: What the loader would give, on the device, uint8.
+        inputs: What the network takes, on the device.
     """
 
-    def __init__(self, setting: Setting, network: nn.Module, images: torch.Tensor) -> None:
-        self.setting, self.device = setting, images.device
+    def __init__(self, setting: Setting, network: nn.Module, inputs: Any, device: torch.device) -> None:
+        self.setting, self.device = setting, device
         layout = torch.channels_last if setting.channels_last else torch.contiguous_format
         self.network = copy.deepcopy(network).to(self.device).to(memory_format=layout).train()  # pyright: ignore
         if setting.compiled:
             self.network.compile()
-        self.images, self.layout = images, layout
+        self.inputs = inputs.contiguous(memory_format=layout) if setting.channels_last else inputs
         self.seconds: list[float] = []
 
     def __call__(self) -> None:
-        x_NCHW = (self.images / 255).contiguous(memory_format=self.layout)
         half = self.setting.precision == "bf16-mixed"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-            loss = self.network(x_NCHW).float().square().mean()  # what a loss costs does not show beside a network
+            loss = self.network(self.inputs).float().square().mean()  # what a loss costs does not show beside a network
         loss.backward()
         self.network.zero_grad()
 
@@ -119,7 +118,8 @@ def choose(present: Setting, count: int, make: Callable[[Setting], Step]) -> tup
     first.measure()
     budget = SHARE * count * first.median
     precisions = ("32-true", "bf16-mixed") if present.precision == "32-true" else (present.precision,)
-    settings = [Setting(*both, present.compiled) for both in itertools.product(precisions, (False, True))]
+    layouts = (False, True) if present.channels_last is not None else (None,)
+    settings = [Setting(*both, present.compiled) for both in itertools.product(precisions, layouts)]
     together = first.together
     if len(settings) * (WARM_UP + ROUNDS * together) * first.median > budget:
         return present, f"{present} is kept: the run is too short to gain by measuring"
@@ -164,26 +164,29 @@ class Fast(Callback):
             return
         device, data = trainer.strategy.root_device, trainer.datamodule  # pyright: ignore
         model: Any = pl_module
-        side = data.image_size
-        images = torch.randint(256, (data.device_batch, data.channels, side, side), device=device)
-        with torch.random.fork_rng(devices=[]):
-            model.build(data.schema, data.loss_balance)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model.schema = data.schema
+            model.build_for(data)
+            inputs = model.to(device).prepared(data.example(data.device_batch).to(device))
         network, model.network = model.network, None  # configure_model builds it again, as was chosen here
         of_epochs = (trainer.max_epochs or 0) * (len(data.train_keys) // data.batch_size)
         steps = trainer.max_steps if trainer.max_steps > 0 else of_epochs
         hparams: Any = model.hparams
-        present = Setting(str(trainer.precision), hparams.channels_last, hparams.compile)
+        present = Setting(str(trainer.precision), hparams.get("channels_last"), hparams.compile)
         given = self.config.trainer
         if device.type == "cuda" and given.benchmark is None and not given.deterministic:
             torch.backends.cudnn.benchmark = given.benchmark = True  # for a run that goes on, too
         chosen, said = choose(
-            present, steps * trainer.accumulate_grad_batches, lambda setting: Step(setting, network, images.byte())
+            present, steps * trainer.accumulate_grad_batches, lambda setting: Step(setting, network, inputs, device)
         )
         chosen = trainer.strategy.broadcast(chosen)
         if trainer.is_global_zero:
             print(f"fast: {said}")
         if chosen.precision != present.precision:
             trainer.strategy.precision_plugin = MixedPrecision("bf16-mixed", device.type)
-        hparams.update(channels_last=chosen.channels_last, compile=chosen.compiled)
+        found = {"compile": chosen.compiled}
+        if chosen.channels_last is not None:
+            found["channels_last"] = chosen.channels_last
+        hparams.update(found)
+        self.config.model.update(Namespace(found))
         self.config.fast, self.config.trainer.precision = False, chosen.precision
-        self.config.model.channels_last, self.config.model.compile = chosen.channels_last, chosen.compiled

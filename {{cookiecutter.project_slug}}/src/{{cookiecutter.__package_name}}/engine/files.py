@@ -23,6 +23,25 @@ def is_gone(error: BaseException | None) -> bool:
     return isinstance(error, FileNotFoundError | NotADirectoryError)
 
 
+def check_path(flag: str, path: str | Path | None) -> None:
+    """Refuse a path that is no UTF-8.
+
+    Args:
+        flag: The flag that named it.
+        path: What it named.
+
+    Raises:
+        Mistake: It is none.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise Mistake(
+            f"{flag}={str(path)!a} is no UTF-8, so it could not be written into any configuration; rename "
+            "the folder, or give a link to it."
+        ) from error
+
+
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Word that a file of a run is not as it was written.

@@ -19,20 +19,14 @@ from typing import Literal
 from PIL import Image
 
 from .decoding import formats
-from .files import is_gone
+from .files import check_path, is_gone
 from .mistakes import CONTROL, Mistake, some
-from .splits import Samples
+from .splits import BETWEEN_WORDS, SPLIT_WORDS, Samples
 
 Layout = Literal["auto", "classes", "splits"]
 
-# How people call their splits, in any case and with what is added to them: training_set, TestData, images-val.
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout"), "test"),
-}
+# What people add to the names of their splits, in any case: training_set, TestData, images-val.
 ADDED_WORDS = {"set", "data", "dataset", "image", "images", "img", "imgs", "split", "folder"}
-BETWEEN_WORDS = re.compile(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])")
 # Folders that systems put beside the images: thumbnails, recycle bins, snapshots, the remains of archives.
 SYSTEM_FOLDERS = {
     *("@eadir", "#recycle", "@recycle", "$recycle.bin", "recycler", "recycled", "#snapshot", "@tmp"),
@@ -189,25 +183,6 @@ def _check_name(name: str, folder: str) -> None:
         raise Mistake(
             f"a name in {folder!r}, {os.fsencode(name)!r}, is no UTF-8 (of a zip from Windows?), so it could not be "
             "written into any table; rename it, for example with convmv."
-        ) from error
-
-
-def check_path(flag: str, path: str | Path | None) -> None:
-    """Refuse a path that is no UTF-8.
-
-    Args:
-        flag: The flag that named it.
-        path: What it named.
-
-    Raises:
-        Mistake: It is none.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise Mistake(
-            f"{flag}={str(path)!a} is no UTF-8, so it could not be written into any configuration; rename "
-            "the folder, or give a link to it."
         ) from error
 
 

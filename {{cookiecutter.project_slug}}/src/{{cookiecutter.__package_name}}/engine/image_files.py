@@ -1,22 +1,29 @@
 """What every data module of image files shares: size and values, copies, the cache, and what ``predict`` reads."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from .builtin import is_built_in, write_built_in
 from .cache import Cache, opened_cache
 from .contents import check_there, copies, file_stats, fingerprint
 from .decoding import MEGAPIXELS
-from .folders import check_path, new_images
-from .images import Decoding, Fit, ImageDataset, check_colour
+from .files import check_path
+from .folders import new_images
+from .images import Decoding, Fit, ImageDataset, check_colour, grid
 from .labels import Asked, Table, read_labels
 from .loading import SplitData
 from .looks import check_colours, look_at, remarks, settled
 from .mistakes import Mistake, require
 from .splits import Samples
+from .targets import Task
+
+SHOWN = 64  # images of a batch, at most, that a logger is shown
 
 
 class View(Protocol):
@@ -58,7 +65,10 @@ class ImageFiles(SplitData):
         options: What every data module takes, see engine/loading.py.
     """
 
-    noun = "images"
+    noun, one, key = "images", "image", "path"
+    to_predict = ("--data.predict_root", "FOLDER")
+    places = ("root", "predict_root", "labels")
+    of_a_table = frozenset(Asked.names()) - {"root", "task", "outside"}
 
     def __init__(
         self,
@@ -122,6 +132,15 @@ class ImageFiles(SplitData):
         if labels is not None:
             self.labels = Asked.by({"labels": labels, "root": root, "task": self.task, **asked})
 
+    @classmethod
+    def task_of_table(cls, settings: Mapping[str, Any]) -> Task | None:
+        """Return what the table of labels holds, if one is given."""
+        return read_labels(Asked.by(settings)).samples.target.task if settings.get("labels") else None
+
+    @classmethod
+    def check_new(cls, flag: str, place: str) -> None:
+        new_images(flag, place)
+
     def of_table(self) -> Samples:
         """Return what the table of labels says, see engine/labels.py."""
         assert self.labels is not None
@@ -157,15 +176,7 @@ class ImageFiles(SplitData):
         assert self.manifest is not None
         if self.labels is None or self.manifest_path is None:
             return
-        place = {key: number for number, key in enumerate(samples.keys)}
-        differs = self.manifest.target != samples.target
-        for split, (keys, targets) in self.manifest.splits.items():
-            rows = [place.get(key, -1) for key in keys]
-            differs = differs or -1 in rows or not np.array_equal(samples.targets[rows], targets)
-            weights = self.manifest.weights.get(split, np.ones(len(keys)))
-            theirs = np.ones(len(keys)) if samples.weights is None else samples.weights[rows]
-            differs = differs or not np.array_equal(weights, theirs)
-        if differs:
+        if not self.manifest.agrees_with(samples):
             raise Mistake(
                 f"--data.manifest={self.manifest_path!r} has other images, targets or weights than "
                 f"--data.labels={self.labels.labels!r}, so what is trained on would not be what the table says; leave "
@@ -203,6 +214,15 @@ class ImageFiles(SplitData):
         assert self.manifest is not None
         keys = [key for split in ("train", "val") for key in self.manifest.splits[split][0]]
         self.cache = opened_cache(self.cache_root, self.root, keys, self.decoding, self.cache_gb, build=training)
+
+    def example(self, count: int) -> Tensor:
+        """Return images of noise."""
+        size = (count, self.schema.inputs["channels"], *[self.schema.inputs["image_size"]] * 2)
+        return torch.randint(256, size, dtype=torch.uint8)
+
+    def picture(self, x: Tensor) -> np.ndarray:
+        """Draw the first images of a batch side by side."""
+        return grid(x[:SHOWN].cpu().numpy())
 
     def same(self, keys: list[str]) -> list[list[int]]:
         """Return the positions of copies of an image, which must not stand in two splits."""

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import ImageColor
+from PIL import Image, ImageColor
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -15,6 +15,7 @@ from .decoding import MEGAPIXELS, BeyondLimit, Unreadable, decode
 from .files import is_gone
 from .mistakes import Mistake
 
+TILE = 64  # pixels of an image in a grid, at least
 Fit = Literal["crop", "pad", "stretch"]
 
 
@@ -91,8 +92,8 @@ class ImageDataset(Dataset[Batch]):
     """The images of one split.
 
     Args:
-        root: The folder that ``paths`` are relative to.
-        paths: One path per sample.
+        root: The folder that ``keys`` are relative to.
+        keys: The path of each sample.
         targets: One target per sample.
         weights: One weight per sample, or None.
         decoding: How a file becomes pixels.
@@ -105,7 +106,7 @@ class ImageDataset(Dataset[Batch]):
     def __init__(
         self,
         root: str | Path,
-        paths: list[str],
+        keys: list[str],
         targets: np.ndarray,
         decoding: Decoding,
         view: Callable[[np.ndarray, int | None], np.ndarray],
@@ -113,13 +114,13 @@ class ImageDataset(Dataset[Batch]):
         command: str = "fit",
         weights: np.ndarray | None = None,
     ) -> None:
-        self.root, self.paths, self.targets = Path(root), paths, targets
+        self.root, self.keys, self.targets = Path(root), keys, targets
         self.weights = None if weights is None else weights.astype(np.float32)
         self.decoding, self.view, self.decoded = decoding, view, decoded
         self.command = command
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.keys)
 
     def _image(self, key: int | tuple[int, int]) -> tuple[np.ndarray, int, str]:
         """Return an image (CHW), its position, and why it could not be read; nothing where it could."""
@@ -131,7 +132,7 @@ class ImageDataset(Dataset[Batch]):
     def _decoded(self, index: int) -> tuple[np.ndarray, str]:
         if self.decoded is not None:
             return self.decoded[index], ""
-        path = self.root / self.paths[index]
+        path = self.root / self.keys[index]
         if self.command != "predict":
             return read(path, self.decoding, self.command), ""
         try:
@@ -154,6 +155,17 @@ class ImageDataset(Dataset[Batch]):
         x, y, position = map(torch.from_numpy, (np.stack(images), self.targets[index], index))
         weight = None if self.weights is None else torch.from_numpy(self.weights[index])
         return Batch(x, y, position, errors if any(errors) else (), weight)
+
+
+def grid(x_NCHW: np.ndarray) -> np.ndarray:
+    """Return images (uint8) side by side, eight in a row, enlarged where they are small: (H, W, 3)."""
+    side = x_NCHW.shape[-1]
+    tile = side * max(1, TILE // side)
+    picture = Image.new("RGB", (8 * (tile + 2), -(-len(x_NCHW) // 8) * (tile + 2)), "white")
+    for number, x_CHW in enumerate(x_NCHW):
+        image = Image.fromarray(x_CHW.transpose(1, 2, 0).squeeze()).resize((tile, tile), Image.Resampling.NEAREST)
+        picture.paste(image, (number % 8 * (tile + 2) + 1, number // 8 * (tile + 2) + 1))
+    return np.asarray(picture)
 
 
 class Normalise(nn.Module):

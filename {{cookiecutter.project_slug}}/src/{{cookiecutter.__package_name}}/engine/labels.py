@@ -4,9 +4,6 @@ How a file is read stands in delimited.py, which column is what in columns.py, w
 """
 
 import os
-import re
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -14,18 +11,17 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from .builtin import is_built_in
-from .columns import FLAGS, Asked, Column, Roles, parts_of, profile, read_numbers, settle
-from .delimited import RawTable, open_table, safe_cells
-from .files import write_rows
-from .folders import BETWEEN_WORDS, SPLIT_WORDS, check_path
+from .cells import FLAGS, class_name, in_order, look_alike
+from .columns import Asked, Column, Roles, parts_of, profile, read_numbers, settle
+from .delimited import RawTable, open_table, refused_rows
+from .files import check_path
 from .mistakes import CONTROL, Mistake, shown, some
 from .places import Located, locate
-from .splits import SPLITS, Samples
+from .splits import SPLITS, Samples, split_words
 from .targets import AskedTask, Classes, Labels, Numbers, Target
 
 TASKS = get_args(AskedTask)
 VOID = {"nan", "none", "null", "na", "n/a"}
-LISTED = 10  # offenders that the message lists
 LARGEST_TARGETS = 2**34  # bytes of all targets together
 BAD = 2  # stands for a cell that is neither 0 nor 1, until it is refused
 
@@ -286,20 +282,20 @@ class _Rows:
             column = roles.labels[0]
             self._offend_rows(self.written, [column.lacks(cell) for cell in cells], number_of, reason)
             is_whole = column.is_whole and column.kinds["whole"] > 0
-            written = [["" if column.lacks(cell) else _class_name(cell, is_whole)] for cell in cells]
+            written = [["" if column.lacks(cell) else class_name(cell, is_whole)] for cell in cells]
         else:
             delimiter = roles.delimiter or ""
-            written = [[_class_name(part) for part in parts_of(cell, delimiter)] for cell in cells]
+            written = [[class_name(part) for part in parts_of(cell, delimiter)] for cell in cells]
             void = [any(part.casefold() in VOID for part in parts) for parts in written]
             reason = "a label is called nan or none: leave the cell empty if it means that there is no label"
             self._offend_rows(self.written, void, number_of, reason)
-        names = _in_order({name for parts in written for name in parts if name})
+        names = in_order({name for parts in written for name in parts if name})
         if len(names) < 2 and roles.form == "names":
             raise Mistake(
                 f"the column {roles.labels[0].name!r} of --data.labels={self.asked.labels!r} holds one class, "
                 f"{some(names, counted=True)!r}, so there is nothing to tell apart; add a second class."
             )
-        remarks = _alike(names)
+        remarks = look_alike(names)
         place = {name: i for i, name in enumerate(names)}
         if roles.form == "names":
             return Classes(names), np.array([place.get(name, 0) for (name,) in written], np.int64)[codes], remarks
@@ -324,15 +320,9 @@ class _Rows:
         if column is None:
             return None
         coded = self.coded[column.name]
-        named = [
-            SPLIT_WORDS[word] for word in map(str.casefold, BETWEEN_WORDS.split(column.name)) if word in SPLIT_WORDS
-        ]
-        means: dict[str, str] = dict(SPLIT_WORDS)
-        if len(named) == 1:  # is_valid, is_test, is_train
-            others = "val" if named[0] == "train" else "train"
-            means |= {word: named[0] if flag else others for word, flag in FLAGS.items()}
+        means, takes_flags = split_words(column.name)
         splits = [means.get(value.casefold(), "") for value in coded.values]
-        reason = f"{column.name} names no split (train, val or test{', or true or false' if named else ''})"
+        reason = f"{column.name} names no split (train, val or test{', or true or false' if takes_flags else ''})"
         self._offend_rows(coded, [not split for split in splits], number_of, reason)
         if "train" not in splits:
             words = shown(some([*map(repr, coded.values)], counted=True))
@@ -400,60 +390,7 @@ class _Rows:
 
     def _refuse(self) -> None:
         """Say which rows cannot be used, and write them all down."""
-        rows = sorted(self.offenders)
-        file = Path(f"{self.path.stem}_offenders.csv")
-        kinds = Counter(_kind(reason) for *_, reason in rows)
-        counted = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common())
-        listed = "; ".join(
-            f"row {number}: {shown(value)[:80]!r}: {reason}" for number, _, value, reason in rows[:LISTED]
-        )
-        where = f"all are in {shown(str(file))}"
-        try:
-            write_rows(file, safe_cells([("row", "image", "value", "reason"), *rows]))
-        except (OSError, Mistake) as error:
-            where = f"they could not be written to {file} ({error})"
-        flag = ""
-        if any("--data.root" in kind for kind in kinds):
-            flag = f" (or give --data.root {self.roles.folder}, or --data.outside true)"
-        number = len({number for number, *_ in rows})
-        many = f"{number:,} rows" if number > 1 else "a row"
-        raise Mistake(
-            f"--data.labels={self.asked.labels!r} has {many} that cannot be used ({counted}), so "
-            f" what is learned would not be what the table says: {shown(listed)}; mend them or take "
-            f"them away{flag}; {where}."
-        )
-
-
-def _kind(reason: str) -> str:
-    """Return what reasons of one kind share: all but the number of another row."""
-    return re.sub(r" row \d+$", " row", reason)
-
-
-def _class_name(cell: str, is_whole: bool = False) -> str:
-    """Return a class as it is called: in one form of Unicode, and an integer without the fraction of a spreadsheet."""
-    if is_whole:
-        return str(int(cell.split(".")[0]))  # a float would merge numbers of 17 digits
-    return cell if cell.isascii() else unicodedata.normalize("NFC", cell)
-
-
-def _in_order(names: set[str]) -> list[str]:
-    """Sort names; integers by their value."""
-    if names and all(name.isdecimal() and len(name) < 16 for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)
-
-
-def _alike(names: list[str]) -> list[str]:
-    """Say which names people could take for one another."""
-    seen: dict[str, str] = {}
-    pairs = []
-    for name in names:
-        other = seen.setdefault(unicodedata.normalize("NFKC", name).strip().casefold(), name)
-        if other != name:
-            pairs.append(f"{other!r} and {name!r}")
-    more = f" and {len(pairs) - 1} more such pairs" if len(pairs) > 1 else ""
-    return (
-        [shown(f"{pairs[0]}{more} look alike and are learned as two: write them alike if they are one")]
-        if pairs
-        else []
-    )
+        remedy = "mend them or take them away"
+        if any("--data.root" in reason for *_, reason in self.offenders):
+            remedy += f" (or give --data.root {self.roles.folder}, or --data.outside true)"
+        raise refused_rows("--data.labels", self.path, "image", self.offenders, remedy)

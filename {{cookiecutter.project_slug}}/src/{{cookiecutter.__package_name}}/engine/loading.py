@@ -1,8 +1,9 @@
 """What every data module here shares: samples → splits → data set → sampler → loader."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +17,22 @@ from .mistakes import Mistake, require
 from .sampling import EpochSampler, TrainLoader, run_seed
 from .schema import Schema
 from .splits import Manifest, Samples, check_conflicts, draw_splits, group, stratified_part
-from .targets import AskedTask, Correction, Target
+from .targets import AskedTask, Correction, Target, Task
 
 # The splits that each command reads.
 READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
+
+
+class Plain(NamedTuple):
+    """Samples as other libraries' models take them.
+
+    Args:
+        x_NF: A row for each sample, NaN where a number is missing.
+        is_category_F: Which columns are codes of categories.
+    """
+
+    x_NF: np.ndarray
+    is_category_F: np.ndarray
 
 
 class SplitData(LightningDataModule):
@@ -45,7 +58,12 @@ class SplitData(LightningDataModule):
         num_workers: Loader processes per device; null chooses by the machine's cores.
     """
 
-    noun = "samples"  # what they are called in messages
+    noun: ClassVar[str] = "samples"  # what they are called in messages,
+    one: ClassVar[str] = "sample"  # and one of them
+    key: ClassVar[str] = "key"  # what the column of their keys is called
+    places: ClassVar[tuple[str, ...]] = ()  # flags that name files and folders
+    of_a_table: ClassVar[frozenset[str]] = frozenset()  # flags that say how a table is read; a run keeps what was read
+    to_predict: ClassVar[tuple[str, str]] = ("", "")  # the flag that names what is new, and what it names
 
     def __init__(
         self,
@@ -92,6 +110,27 @@ class SplitData(LightningDataModule):
         """List the samples of the data set."""
         raise NotImplementedError
 
+    @classmethod
+    def task_of_table(cls, settings: Mapping[str, Any]) -> Task | None:
+        """Return what a table holds to predict; None where no table is given.
+
+        Args:
+            settings: Flags, ``--data.NAME``, by their names.
+        """
+        return None
+
+    @classmethod
+    def check_new(cls, flag: str, place: str) -> None:
+        """Refuse what cannot be predicted, before the work.
+
+        Args:
+            flag: The flag that names it.
+            place: What it names.
+
+        Raises:
+            Mistake: It is not there, or holds nothing to predict.
+        """
+
     def dataset(self, keys: list[str], targets: np.ndarray, weights: np.ndarray | None = None) -> Dataset[Batch]:
         """Make the data set of some of the samples."""
         raise NotImplementedError
@@ -102,6 +141,14 @@ class SplitData(LightningDataModule):
 
     def check_there(self, keys: list[str]) -> None:
         """Refuse samples of a manifest that are no longer there."""
+
+    def corrections_of(self, target: Target) -> tuple[str, ...]:
+        """Return what --data.balance may be for a target."""
+        return target.corrections
+
+    def plain(self, keys: list[str]) -> Plain:
+        """Return samples as other libraries' models take them. Known after ``setup``."""
+        raise NotImplementedError
 
     def check_agrees(self, samples: Samples) -> None:
         """Refuse samples whose targets are not those of the manifest."""
@@ -114,12 +161,25 @@ class SplitData(LightningDataModule):
         """Return the positions of samples of equal content, which must not stand in two splits."""
         return []
 
+    @property
+    def training_inputs(self) -> Any:
+        """What a model fits its preprocessing on, from the training split alone; None where nothing is fitted."""
+        return None
+
     def fingerprint_of(self, samples: Samples) -> str:
         """Return a hash of the data set: a run goes on only with the one that it began with."""
         return ""
 
     def before_reading(self, training: bool) -> None:
         """Get ready to make data sets, once the splits and the inputs are known."""
+
+    def example(self, count: int) -> Tensor:
+        """Return inputs as a batch has them, whatever their values, to measure how long a step takes."""
+        raise NotImplementedError
+
+    def picture(self, x: Tensor) -> np.ndarray | None:
+        """Draw the inputs of a batch for loggers that show pictures, (H, W, 3); None where there is nothing to see."""
+        return None
 
     @property
     def seed(self) -> int:
@@ -181,7 +241,7 @@ class SplitData(LightningDataModule):
         samples, self.stage = None, stage
         if self.manifest is None:
             if self.manifest_path is not None:
-                manifest = Manifest.load(self.manifest_path, self.outside)
+                self.manifest = manifest = Manifest.load(self.manifest_path, self.outside)
                 self.check_there([key for split in READ_BY[stage] for key in manifest.splits[split][0]])
             else:
                 samples = self.samples()
@@ -191,6 +251,7 @@ class SplitData(LightningDataModule):
                 groups = group(samples.keys, self.group_pattern, same, samples.groups)
                 fractions = self.val_fraction, self.test_fraction
                 manifest = draw_splits(samples, *fractions, self.seed, groups, self.outside)
+            self.manifest = manifest
             self._check_task(manifest.target)
             keys, targets = manifest.splits["train"]
             weights = manifest.weights.get("train")
@@ -218,10 +279,10 @@ class SplitData(LightningDataModule):
                 f"--data.task={self.task} is not what the data holds: {target} ({target.task}); leave it out, or give "
                 "--data.labels a table of such targets."
             )
-        if self.correction not in target.corrections:
+        known = self.corrections_of(target)
+        if self.correction not in known:
             raise Mistake(
-                f"--data.balance={self.correction} weighs classes, and {target} has none; give "
-                f"{' or '.join(target.corrections)}."
+                f"--data.balance={self.correction} weighs classes, and {target} has none; give {' or '.join(known)}."
             )
 
     def summary(self) -> str:

@@ -44,7 +44,7 @@ class SomeUnread(RunFailed):
 
 
 class PredictionWriter(Callback):
-    """Writes the predictions of ``test`` and ``predict`` as CSV: path, label, one column per class.
+    """Writes the predictions of ``test`` and ``predict`` as CSV: the sample's key, label, one column per class.
 
     ``label`` is the predicted class. ``test`` adds the true one as ``target``, and writes the confusion matrix (a row
     for each true class, a column for each predicted one). Of several labels there is ``labels``, those that reach the
@@ -93,7 +93,7 @@ class PredictionWriter(Callback):
             return
         target: Target = data.target
         keys, _ = data.split("test")
-        header = ["path", *target.decision, *target.truth, *target.columns]
+        header = [data.key, *target.decision, *target.truth, *target.columns]
         settled = getattr(pl_module, "settled", None)
         rows_of_csv = [
             [keys[index], *target.decided(predicted, settled), *target.told(true), *target.written(predicted)]
@@ -117,12 +117,12 @@ class PredictionWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.like is not None:  # refused before the work, not after it
             data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-            self.submission = Submission(self.like, data.predict.paths, data.target)
+            self.submission = Submission(self.like, data.predict.keys, data.target)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows, data = self._gathered(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        paths = data.predict.paths
-        if unread := [f"{paths[row.position]} {row.error}" for row in rows if row.error]:
+        keys = data.predict.keys
+        if unread := [f"{keys[row.position]} {row.error}" for row in rows if row.error]:
             self.unread = SomeUnread(unread, f"{len(rows)} {data.noun}", self.run.predictions)
         if not trainer.is_global_zero:
             return
@@ -130,10 +130,11 @@ class PredictionWriter(Callback):
         settled = getattr(pl_module, "settled", None)
         write_predictions(
             self.run.predictions,
+            data.key,
             target,
             [
                 (
-                    paths[row.position],
+                    keys[row.position],
                     [*target.decided(row.predicted, settled), *target.written(row.predicted)],
                     row.error,
                 )
@@ -142,7 +143,7 @@ class PredictionWriter(Callback):
         )
         print(f"predictions: {self.run.predictions}")
         if self.submission is not None and self.unread is not None:
-            print(f"submission:  not written, as {len(unread)} images could not be read")
+            print(f"submission:  not written, as {len(unread)} {data.noun} could not be read")
         elif self.submission is not None:
             chosen = [target.chosen(row.predicted, settled) for row in rows]
             values = [target.written(row.predicted) for row in rows]
@@ -152,17 +153,18 @@ class PredictionWriter(Callback):
             print(f"left out: {data.left_out}")
 
 
-def write_predictions(file: Path, target: Target, rows: Sequence[tuple[str, list[Any], str]]) -> None:
+def write_predictions(file: Path, key: str, target: Target, rows: Sequence[tuple[str, list[Any], str]]) -> None:
     """Write the predictions of new samples, in the form that PredictionWriter describes.
 
     Args:
         file: The file.
+        key: What the column of the keys is called.
         target: What is predicted.
-        rows: Of each sample the path, what is predicted of it in cells, and why it could not be read.
+        rows: Of each sample the key, what is predicted of it in cells, and why it could not be read.
     """
     has_errors = any(error for _, _, error in rows)
-    table = [["path", *target.decision, *target.columns, *(["error"] if has_errors else [])]]
-    for path, cells, error in rows:
+    table = [[key, *target.decision, *target.columns, *(["error"] if has_errors else [])]]
+    for name, cells, error in rows:
         known = [""] * len(cells) if error else cells
-        table.append([path, *known, *([error] if has_errors else [])])
+        table.append([name, *known, *([error] if has_errors else [])])
     write_rows(file, table)

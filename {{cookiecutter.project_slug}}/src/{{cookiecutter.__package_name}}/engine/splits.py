@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .cells import FLAGS
 from .files import read_text, write
 from .mistakes import CONTROL, Mistake
 from .sampling import derived_seed
@@ -20,6 +21,13 @@ from .schema import Schema
 from .targets import Classes, Target
 
 SPLITS = ("train", "val", "test")
+# How people call their splits, in any case.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout"), "test"),
+}
+BETWEEN_WORDS = re.compile(r"[\W\d_]+|(?<=[a-z])(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,22 @@ class Manifest:
             return {split: sorted(manifest.rows(split), key=lambda row: row[0]) for split in SPLITS}
 
         return written(self) == written(other)
+
+    def agrees_with(self, samples: Samples, splits: Iterable[str] = SPLITS) -> bool:
+        """Tell whether a data set has the samples of some splits, with these targets and weights."""
+        if self.target != samples.target:
+            return False
+        place = {key: number for number, key in enumerate(samples.keys)}
+        for split in splits:
+            keys, targets = self.splits[split]
+            rows = [place.get(key, -1) for key in keys]
+            weights = self.weights.get(split, np.ones(len(keys)))
+            if -1 in rows or not np.array_equal(samples.targets[rows], targets):
+                return False
+            theirs = np.ones(len(keys)) if samples.weights is None else samples.weights[rows]
+            if not np.array_equal(weights, theirs):
+                return False
+        return True
 
     def rows(self, split: str) -> Iterator[list[Any]]:
         """Yield [key, target], or [key, target, weight], for each sample of a split, as plain values."""
@@ -164,6 +188,16 @@ class Manifest:
             rows = sorted((key, name) for name in target.names for key in content["splits"][split][name])
             splits[split] = ([key for key, _ in rows], target.read([name for _, name in rows]))
         return cls(Schema({}, target), splits, content["seed"])
+
+
+def split_words(column: str) -> tuple[dict[str, str], bool]:
+    """Return which split the words in a column of splits mean, by its name; and whether flags do, as in is_valid."""
+    named = [SPLIT_WORDS[word] for word in map(str.casefold, BETWEEN_WORDS.split(column)) if word in SPLIT_WORDS]
+    means: dict[str, str] = dict(SPLIT_WORDS)
+    if len(named) == 1:  # is_valid, is_test, is_train
+        others = "val" if named[0] == "train" else "train"
+        means |= {word: named[0] if flag else others for word, flag in FLAGS.items()}
+    return means, len(named) == 1
 
 
 def check_keys(keys: Sequence[str], outside: bool = False) -> None:

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 
 def names_of(network: nn.Module, parts: list[nn.Module]) -> list[str]:
     """Return the name that each part has in a network."""

@@ -53,7 +53,6 @@ class Task(LightningModule):
         weights: Where a fresh run starts from: a file, an earlier run's checkpoint, or a name of torchvision's weights.
         freeze: Train the head alone; everything else gets no gradient and keeps its BatchNorm statistics.
         unfreeze_every: With freeze, epochs after which the next stage before the head is trained too; null never.
-        channels_last: Keep images and weights in the memory layout that convolutions on tensor cores prefer.
         compile: Compile the network with torch.compile; checkpoints stay the same.
         monitor: The metric that Plateau watches; follows --monitor.
         mode: Whether it should fall or rise; follows --mode.
@@ -68,6 +67,7 @@ class Task(LightningModule):
     scores: Any
     settled: list[float] | None = None  # what validation chose: a threshold for each label
     is_weighted: bool = False  # whether samples have weights
+    training_inputs: Any = None  # what ``build`` may fit a preprocessing on; None where a checkpoint has it
     sums: Tensor | None = None
     grad_norm: Tensor
 
@@ -83,7 +83,6 @@ class Task(LightningModule):
         weights: str | None = None,
         freeze: bool = False,
         unfreeze_every: int | None = None,
-        channels_last: bool = False,
         compile: bool = False,
         monitor: str = MONITOR,
         mode: Literal["min", "max"] = "min",
@@ -123,6 +122,10 @@ class Task(LightningModule):
         and the predictions.
         """
         raise NotImplementedError
+
+    def prepared(self, x: Any, /) -> Any:
+        """Turn inputs of a batch into what the network takes."""
+        return x
 
     def predict(self, x: Tensor, /) -> Tensor:
         """Turn inputs into predictions, a column for each of the target's."""
@@ -206,10 +209,7 @@ class Task(LightningModule):
         # The first weights depend on the seed, not on what was drawn before, and not on the device, where Lightning
         # would draw them. MixUp's shares, too, are drawn on the CPU from here on: each draw on a GPU would wait for it.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-            balance = self.schema.target.balance(None) if data is None else data.loss_balance
-            self.is_weighted = data is not None and data.is_weighted
-            torch.manual_seed(derived_seed(run_seed(), 1))
-            self.build(self.schema, balance)
+            self.build_for(data)
             if hparams.init:
                 initialise(self.network, hparams.init, getattr(self.network, "activation", "relu"))
         if self.fitting:
@@ -219,13 +219,23 @@ class Task(LightningModule):
                 load_weights(self.network, hparams.weights)
         if hparams.freeze and not hparams.unfreeze_every:
             self._freeze()  # before DDP looks which parameters need a gradient
-        if hparams.channels_last:
+        if hparams.get("channels_last"):
             self.network.to(memory_format=torch.channels_last)
         if hparams.compile:
             try:
                 self.network.compile()  # in place: a wrapper would change the names in checkpoints
             except RuntimeError as error:  # torch.compile does not know this Python, or this system
                 raise not_compiled(error) from error
+
+    def build_for(self, data: Any) -> None:
+        """Build the network as the seed has it: for a data module, or None for weights of a checkpoint."""
+        assert self.schema
+        balance = self.schema.target.balance(None) if data is None else data.loss_balance
+        self.is_weighted = data is not None and data.is_weighted
+        self.training_inputs = None if data is None else data.training_inputs
+        torch.manual_seed(derived_seed(run_seed(), 1))
+        self.build(self.schema, balance)
+        self.training_inputs = None
 
     def _name_stages(self) -> None:
         """Say which stages a flag acts on."""

@@ -17,7 +17,6 @@ from .loading import Batch
 from .stages import last_layer
 from .targets import Classes
 
-TILE = 64  # pixels of an image, at least
 NAMED = 30  # classes; a matrix of more is drawn without names and counts
 
 
@@ -35,17 +34,6 @@ def takes_pictures(trainer: Trainer) -> bool:
     """Tell whether a logger takes pictures, and the run goes on to write them."""
     able = any(isinstance(logger, TensorBoardLogger) or hasattr(logger, "log_image") for logger in trainer.loggers)
     return able and trainer.state.fn == "fit" and not trainer.sanity_checking
-
-
-def grid(x_NCHW: np.ndarray) -> np.ndarray:
-    """Return images (uint8) side by side, eight in a row, enlarged where they are small: (H, W, 3)."""
-    side = x_NCHW.shape[-1]
-    tile = side * max(1, TILE // side)
-    picture = Image.new("RGB", (8 * (tile + 2), -(-len(x_NCHW) // 8) * (tile + 2)), "white")
-    for number, x_CHW in enumerate(x_NCHW):
-        image = Image.fromarray(x_CHW.transpose(1, 2, 0).squeeze()).resize((tile, tile), Image.Resampling.NEAREST)
-        picture.paste(image, (number % 8 * (tile + 2) + 1, number // 8 * (tile + 2) + 1))
-    return np.asarray(picture)
 
 
 def matrix(counts_KK: np.ndarray, names: list[str]) -> np.ndarray:
@@ -79,20 +67,17 @@ def matrix(counts_KK: np.ndarray, names: list[str]) -> np.ndarray:
 class Pictures(Callback):
     """Shows the loggers what training sees and what validation mixes up; without such a logger it does nothing.
 
-    The first batch as the network gets it (before MixUp and CutMix), once; of classes the confusion matrix of each
-    validation that is the best so far.
-
-    Args:
-        images: How many images of the batch are shown, at most.
+    The first batch as the network gets it (before MixUp), once, if it can be seen; of classes the confusion matrix of
+    each validation that is the best so far.
     """
 
-    def __init__(self, images: int = 64) -> None:
-        self.images = images
-        self.counts: Tensor | None = None
+    counts: Tensor | None = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if trainer.global_step == batch_idx == 0 and takes_pictures(trainer) and trainer.is_global_zero:
-            show(trainer, "train/images", grid(batch.x[: self.images].cpu().numpy()))
+            data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+            if (picture := data.picture(batch.x)) is not None:
+                show(trainer, f"train/{data.noun}", picture)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         target = pl_module.schema.target
@@ -124,17 +109,17 @@ def is_best(trainer: Trainer) -> bool:
 
 
 class Projector(Callback):
-    """Hands the embeddings of validation images to TensorBoard's projector at the end of training.
+    """Hands the embeddings of validation samples to TensorBoard's projector at the end of training.
 
-    They are those of the best validation of this launch: what the last layer sees, with the targets and the images.
-    With several devices those of the first are shown.
+    They are those of the best validation of this launch: what the last layer sees, with the targets and the samples,
+    where they are images. With several devices those of the first are shown.
 
     Args:
-        images: How many images, at most.
+        samples: How many, at most.
     """
 
-    def __init__(self, images: int = 1000) -> None:
-        self.images = images
+    def __init__(self, samples: int = 1000) -> None:
+        self.samples = samples
         self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self.best: list[tuple[Tensor, Tensor, Tensor]] = []
         self.hook: Any = None
@@ -148,7 +133,7 @@ class Projector(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *args: Any, **kwargs: Any
     ) -> None:
-        if self.hook and sum(len(x_ND) for x_ND, _, _ in self.seen) < self.images:
+        if self.hook and sum(len(x_ND) for x_ND, _, _ in self.seen) < self.samples:
             self.seen.append((self.features[-1].float().cpu(), batch.x.cpu(), batch.y.cpu()))
         self.features.clear()
 
@@ -162,7 +147,7 @@ class Projector(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         for logger in trainer.loggers if self.best else []:
             if isinstance(logger, TensorBoardLogger):
-                x_ND, x_NCHW, y_N = (torch.cat(part)[: self.images] for part in zip(*self.best, strict=True))
+                x_ND, x, y_N = (torch.cat(part)[: self.samples] for part in zip(*self.best, strict=True))
                 names = [", ".join(pl_module.schema.target.told(value)) or "none" for value in y_N.numpy()]
-                images = x_NCHW.expand(-1, 3, -1, -1) / 255
+                images = x.expand(-1, 3, -1, -1) / 255 if x.ndim == 4 else None
                 logger.experiment.add_embedding(x_ND, names, images, trainer.global_step, "validation")

@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .backbone import Backbone
 from .mistakes import Mistake, unknown
 from .runs import is_rank_zero
 from .stages import last_layer
@@ -85,14 +84,12 @@ def load_weights(network: nn.Module, source: str) -> None:
     """
     if Path(source).is_file():
         content = _read(Path(source))
-    elif isinstance(network, Backbone):
-        import torchvision.models
-
-        weights = torchvision.models.get_model_weights(network.name)
-        if source != "DEFAULT" and source not in weights.__members__:
-            raise Mistake(unknown("--model.weights", source, ["DEFAULT", *weights.__members__, "a file"]))
+    elif of_network := getattr(network, "published_weights", None):
+        published: Any = of_network()
+        if source != "DEFAULT" and source not in published.__members__:
+            raise Mistake(unknown("--model.weights", source, ["DEFAULT", *published.__members__, "a file"]))
         try:
-            content = weights[source].get_state_dict(progress=False, check_hash=True)
+            content = published[source].get_state_dict(progress=False, check_hash=True)
         except OSError as error:
             raise Mistake(
                 f"--model.weights={source!r} could not be downloaded ({error}), so training would start from nothing; "

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import _report_figures as shared
+from . import _samples
 from ._page import figure, figures, note, table
 from ._predictions import BINS, DRAWS, OfClasses, rankings
 from ._report_figures import MANY
@@ -112,7 +113,7 @@ def examples(p: OfClasses, data: Any, most: int = 12) -> str:
             if not p.hit_N[i]:
                 text += f", not {p.classes[p.label_N[i]]}"
             captions.append((p.paths[i], f"{text} ({p.confidence_N[i]:.2f})"))
-        parts.append(shared.tiles(title, captions, data))
+        parts.append(_samples.tiles(title, captions, data))
     return "".join(parts) + note("The true class, what it was taken for, and how sure the network was of that.")
 
 

@@ -1,13 +1,11 @@
 """Figures and tables of the report that serve more than one kind of target. Shapes: K classes or labels, N samples."""
 
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from ..engine.splits import SPLITS
-from . import _page as page
 from ._page import INK, curve, figure, figures, label, note, table
 from ._predictions import BINS, Ranked
 from ._results import Run
@@ -115,28 +113,6 @@ def reliability(right_B: np.ndarray, x_name: str, y_name: str) -> Any:
     axes.set(xlabel=x_name, ylabel=y_name, xlim=(0, 1), ylim=(0, 1.02))
     canvas.legend(loc="outside upper center", ncols=2)
     return canvas
-
-
-def tiles(title: str, chosen: Iterable[tuple[str, str]], data: Any) -> str:
-    """Return images of the validation split with captions as HTML, as the network saw them.
-
-    Args:
-        title: What they are.
-        chosen: The path of each and its caption.
-        data: The data module.
-    """
-    split = data.dataset(*data.split("val"))
-    position = {path: i for i, path in enumerate(split.paths)}
-    drawn = []
-    for path, caption in chosen:
-        image = page.picture(pixels(split, position[path]), path)
-        drawn.append(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
-    return f'<h3>{title}</h3><div class="tiles">{"".join(drawn) or note("None.")}</div>'
-
-
-def pixels(dataset: Any, key: Any) -> np.ndarray:
-    """Return an image of a data set, (H, W, C), as the network sees it."""
-    return dataset[key].x.numpy().transpose(1, 2, 0)
 
 
 def bars(run: Run, noun: str) -> tuple[Any, np.ndarray]:

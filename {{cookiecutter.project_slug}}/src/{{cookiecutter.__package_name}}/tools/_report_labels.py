@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import _report_figures as shared
+from . import _samples
 from ._page import INK, cell, figure, figures, note, shortened, table
 from ._predictions import DRAWS, OfLabels, calibration, rankings, ranks
 from ._report_figures import MANY
@@ -194,7 +195,7 @@ def examples(p: OfLabels, data: Any, most: int = 12) -> str:
         if not parts:
             parts.append(f"every label right, least surely {listed(p, i, [int(p.loss_NK[i].argmax())])}")
         captions.append((p.paths[i], "; ".join(parts)))
-    return shared.tiles("Images of the greatest loss", captions, data) + note(
+    return _samples.tiles("Images of the greatest loss", captions, data) + note(
         "Labels that the image has and are missed, labels that are said and are not there, and how probable each was."
     )
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _report_figures as shared
+from . import _samples
 from ._page import INK, amount, cell, figure, figures, label, note, table
 from ._predictions import DRAWS, OfNumbers
 from ._report_figures import SPLIT_NAMES
@@ -228,7 +229,7 @@ def examples(p: OfNumbers, data: Any, most: int = 12) -> str:
         captions.append((p.paths[i], f"{of}true {amount(p.targets[i, number])}, said {amount(p.predicted[i, number])}"))
     text = "The true number and the predicted one"
     text += ": of each image that which is furthest off, by the mean error of its kind." if len(names) > 1 else "."
-    return shared.tiles("Images furthest off", captions, data) + note(text)
+    return _samples.tiles("Images furthest off", captions, data) + note(text)
 
 
 def balance(run: Run) -> str:

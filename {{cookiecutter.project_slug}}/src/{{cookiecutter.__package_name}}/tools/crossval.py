@@ -33,7 +33,6 @@ from ..cli import CLI
 from ..engine import PACKAGE, resume, runs
 from ..engine.configs import differences, flat, read_config
 from ..engine.files import read_text, reading, write, write_rows
-from ..engine.folders import new_images
 from ..engine.metrics import MEASURED_IN_LOSS
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.parser import Options
@@ -140,7 +139,7 @@ class CrossValidation:
         self._draw(cli.datamodule)
         self._vary(args, cli)
         if options.predict:
-            new_images("--predict", options.predict)
+            CLI.data_module.check_new("--predict", options.predict)
 
     def _draw(self, data: Any) -> None:
         """Draw the folds, or give each seed the same splits."""
@@ -295,15 +294,16 @@ class CrossValidation:
         if code:
             raise RunFailed(f"a run ended with exit code {code}, so it has no score; mend it and start again.")
 
-    def predict(self, scored: list[Scored], images: str) -> None:
-        """Write the mean of the runs' predictions for new images as predictions.csv, in the form of ``predict``.
+    def predict(self, scored: list[Scored], new: str) -> None:
+        """Write the mean of the runs' predictions for new samples as predictions.csv, in the form of ``predict``.
 
         Several labels are decided at the mean of the runs' thresholds.
 
         Raises:
-            SomeUnread: An image could not be read, by any of the runs.
+            SomeUnread: One could not be read, by any of the runs.
         """
-        target = next(iter(self.folds.values())).target
+        data, target = CLI.data_module, next(iter(self.folds.values())).target
+        flag, _ = data.to_predict
         first = 1 + len(target.decision)  # of the columns with values
         end = first + len(target.columns)  # where the column error stands, if there is one
         values: list[list[list[float]]] = []
@@ -317,7 +317,7 @@ class CrossValidation:
         for each in tqdm(scored, desc="predict"):
             run = runs.Run(each.folder)
             with contextlib.suppress(SomeUnread):  # the rows tell
-                given, kept = f"--data.predict_root={images}", LambdaCallback(on_predict_start=keep)
+                given, kept = f"{flag}={new}", LambdaCallback(on_predict_start=keep)
                 from_checkpoint("predict", self._checkpoint(run), given, callbacks=[kept])
             with run.predictions.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.reader(file))[1:]
@@ -329,11 +329,11 @@ class CrossValidation:
         cells = ([*target.decided(mean, settled), *mean] for mean in means)
         file = runs.Run(self.folder).predictions
         write_predictions(
-            file, target, [(path, of, errors.get(path, "")) for path, of in zip(paths, cells, strict=True)]
+            file, data.key, target, [(path, of, errors.get(path, "")) for path, of in zip(paths, cells, strict=True)]
         )
         print(f"predictions: {file}")
         if errors:
-            raise SomeUnread([f"{path} {why}" for path, why in errors.items()], f"{len(paths)} images", file)
+            raise SomeUnread([f"{path} {why}" for path, why in errors.items()], f"{len(paths)} {data.noun}", file)
 
     def notes(self) -> list[str]:
         """Say what the numbers are, and what they are not."""

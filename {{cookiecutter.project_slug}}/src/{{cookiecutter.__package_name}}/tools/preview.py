@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..cli import CLI
-from ..engine.watching import grid
+from ..engine.images import grid
 
 
 def main(args: list[str]) -> None:

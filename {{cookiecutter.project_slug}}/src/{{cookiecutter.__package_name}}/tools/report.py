@@ -33,8 +33,8 @@ from . import _report_classes, _report_labels, _report_numbers
 from . import _results as results
 from ._page import INK, Section, curve, facts, figure, figures, label, note, table
 from ._predictions import Predictions
-from ._report_figures import pixels
 from ._results import Collect, Run
+from ._samples import augmentation
 
 # What is shown of each kind of target; each module has the same functions.
 VIEWS: dict[str, Any] = {
@@ -236,20 +236,6 @@ def balance(run: Run) -> str:
     if run.target is None:
         return note("No manifest.json: the run failed before its splits were drawn.")
     return VIEWS[run.target.task].balance(run)
-
-
-def augmentation(data: Any, rows: int = 5, columns: int = 8) -> str:
-    """Training images as evaluation sees them, each followed by augmented ones."""
-    if data is None:
-        return ""
-    strips = []
-    for index in np.unique(np.linspace(0, len(data.train) - 1, rows).astype(int)).tolist():
-        keys: list[Any] = [index]  # without a seed: as evaluation sees it
-        keys += [(index, index * columns + column) for column in range(1, columns)]
-        images = "".join(page.picture(pixels(data.train, key), data.train.paths[index]) for key in keys)
-        strips.append(f'<div class="strip">{images}</div>')
-    text = f"data.augment={data.augment}: first a training image as evaluation sees it, then as training may see it."
-    return f"<h3>Augmentation</h3>{''.join(strips)}{note(text)}"
 
 
 def timing(run: Run) -> str:
