@@ -41,7 +41,7 @@ class TableTask(Task):
 
     Args:
         schedule: Makes the learning-rate schedule from (optimizer, total_steps); null keeps the rate constant.
-        scaling: How numbers are scaled: to a normal distribution by quantiles, or by median and quartiles (robust).
+        scaling: How numbers are scaled: by median and quartiles (robust), or to a normal distribution by quantiles.
         swap_noise: The share of cells that take the value of another row in training.
         column_dropout: The share of cells that training hides.
         noise: The deviation of Gaussian noise on scaled numbers.
@@ -55,7 +55,7 @@ class TableTask(Task):
     def __init__(
         self,
         schedule: ScheduleFactory | None = Cosine,
-        scaling: Scaling = "quantile",
+        scaling: Scaling = "robust",
         swap_noise: float = 0.0,
         column_dropout: float = 0.0,
         noise: float = 0.0,
