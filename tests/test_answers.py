@@ -38,7 +38,7 @@ TEST_FILES_OF = {
         test_data test_folders test_guard test_internals test_labels test_mistakes test_model test_pixels test_reading
         test_resume test_run test_schedules test_scores test_speed test_targets test_techniques test_weights
     """.split(),
-    "table": "test_model".split(),
+    "table": "test_augment test_encoding test_model test_networks test_rows test_tables".split(),
 }
 TOOL_FILES = """
     __init__.py _example.py _flags.py _page.py _predictions.py _report_classes.py _report_figures.py
