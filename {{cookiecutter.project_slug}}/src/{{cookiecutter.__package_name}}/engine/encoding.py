@@ -20,7 +20,7 @@ KNOTS = 256  # of a number's quantile map
 FITTED_ROWS = 200_000  # of a longer table so many are drawn, always the same: what is fitted changes little with more
 NETWORK_ROWS = 50_000  # and so many for what a network fits
 SMOOTH_LIMIT = 3.0  # what robust scaling never exceeds
-Scaling = Literal["quantile", "robust"]
+Scaling = Literal["robust", "quantile"]
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Encoding(nn.Module):
 
     Args:
         columns: The columns.
-        scaling: How numbers are scaled: quantile or robust.
+        scaling: How numbers are scaled: robust or quantile.
         seen_NF: Raw training rows, as a batch has them; None where the buffers come from a checkpoint.
     """
 
@@ -180,7 +180,7 @@ class Encoding(nn.Module):
     flag_code_G: Tensor
     coded_C: Tensor
 
-    def __init__(self, columns: Columns, scaling: Scaling = "quantile", seen_NF: Tensor | None = None) -> None:
+    def __init__(self, columns: Columns, scaling: Scaling = "robust", seen_NF: Tensor | None = None) -> None:
         super().__init__()
         self.numbers = len(columns.numbers)
         sizes = [len(values) for values in columns.categories.values()]

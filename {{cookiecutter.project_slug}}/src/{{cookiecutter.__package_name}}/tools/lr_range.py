@@ -29,7 +29,6 @@ DIVERGED = 4.0  # times the lowest loss: the test ends there
 FIXED = (
     "--model.schedule=null",
     "--model.warmup_steps=0",
-    "--model.unmixed_epochs=0",
     "--model.unfreeze_every=null",
     "--trainer.gradient_clip_val=null",
     "--trainer.limit_val_batches=0",
@@ -126,6 +125,8 @@ def main(args: list[str]) -> None:
             f"{cli.trainer.world_size} devices would each make the range test, so they would write over each other's "
             "page; give --trainer.devices 1."
         )
+    if "unmixed_epochs" in cli.model.hparams:  # of images
+        cli.model.hparams.unmixed_epochs = 0
     folder = Path(cli.config.run_root, cli.config.name)
     with tqdm(total=options.steps, desc="lr-range", unit="step") as bar:
         test = RangeTest(np.geomspace(options.min_rate, options.max_rate, options.steps), bar)
