@@ -29,7 +29,7 @@ ENGINE_OF = {
         backbone builtin cache columns contents decoding folders image_files images labels looks places
     """.split(),
     "table": """
-        arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling table_files tables
+        arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling summaries table_files tables
     """.split(),
 }
 TEST_FILES = "conftest suites test_loggers test_losses".split()
@@ -43,7 +43,7 @@ TEST_FILES_OF = {
 TOOL_FILES = """
     __init__.py _example.py _flags.py _page.py _predictions.py _report_classes.py _report_figures.py
     _report_labels.py _report_numbers.py _results.py _samples.py _space.py _words.py crossval.py diagnose.py export.py
-    lr_range.py page.html page.mplstyle preview.py report.py smote.py space.yaml tune.py
+    lr_range.py page.html page.mplstyle report.py space.yaml tune.py
 """.split()
 PAGES = ("data", "machines", "resuming", "techniques")
 RECIPES = ("imbalanced", "long_schedule", "stabilise")
