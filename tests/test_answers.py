@@ -17,27 +17,39 @@ from cookiecutter.exceptions import FailedHookException
 ANSWERS = json.loads((TEMPLATE / "cookiecutter.json").read_text())
 CHOICES = {key: values for key, values in ANSWERS.items() if isinstance(values, list) and not key.startswith("_")}
 YOURS = """
-    __init__ __main__ augment callbacks cli combinations data losses model networks optim
+    __init__ __main__ augment callbacks cli combinations data losses metrics model networks optim
 """.split()
 ENGINE = """
-    __init__ backbone batches builtin cache checkpoints columns commands configs contents decoding delimited endings
-    factories fast faults files folders guard image_files images internals keepers labels loading loggers looks
-    metrics mistakes optimizers parser per_sample places predictions resume rules runs sampling schema scores splits
-    stages steps submission targets task watching weights
+    __init__ batches cells checkpoints commands configs delimited endings factories fast faults files guard internals
+    keepers loading loggers metrics mistakes optimizers parser per_sample predictions resume rules runs sampling schema
+    scores splits stages steps submission targets task watching weights
 """.split()
-
-TEST_FILES = """
-    conftest suites test_data test_folders test_guard test_internals test_labels test_loggers test_losses
-    test_mistakes test_model test_pixels test_reading test_resume test_run test_schedules test_scores test_speed
-    test_targets test_techniques test_weights
-""".split()
+ENGINE_OF = {
+    "images": """
+        backbone builtin cache columns contents decoding folders image_files images labels looks places
+    """.split(),
+    "table": """
+        arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling table_files tables
+    """.split(),
+}
+TEST_FILES = "conftest suites test_loggers test_losses".split()
+TEST_FILES_OF = {
+    "images": """
+        test_data test_folders test_guard test_internals test_labels test_mistakes test_model test_pixels test_reading
+        test_resume test_run test_schedules test_scores test_speed test_targets test_techniques test_weights
+    """.split(),
+    "table": "test_augment test_encoding test_model test_networks test_rows test_tables".split(),
+}
 TOOL_FILES = """
-    __init__.py _example.py _page.py _predictions.py _report_classes.py _report_figures.py _report_labels.py
-    _report_numbers.py _results.py _samples.py _space.py crossval.py diagnose.py export.py lr_range.py page.html
-    page.mplstyle preview.py report.py smote.py space.yaml tune.py
+    __init__.py _example.py _flags.py _page.py _predictions.py _report_classes.py _report_figures.py
+    _report_labels.py _report_numbers.py _results.py _samples.py _space.py _words.py crossval.py diagnose.py export.py
+    lr_range.py page.html page.mplstyle preview.py report.py smote.py space.yaml tune.py
 """.split()
 PAGES = ("data", "machines", "resuming", "techniques")
-RECIPES = ("baseline", "finetune", "imbalanced", "long_schedule", "small_data", "stabilise")
+RECIPES = ("imbalanced", "long_schedule", "stabilise")
+RECIPES_OF = {"images": ("baseline", "finetune", "small_data"), "table": ("tabular", "tabular_strong")}
+TOOL_FILES_OF = {"images": ("preview.py", "smote.py"), "table": ()}
+TABLES = ("diabetes", "table", "california")
 
 
 def files(project: Path) -> set[str]:
@@ -47,15 +59,17 @@ def files(project: Path) -> set[str]:
 
 def expected_files(answers: dict[str, str]) -> set[str]:
     common = {".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md", "pyproject.toml"}
-    common |= {f"tests/{name}.py" for name in TEST_FILES}
+    kind = "table" if answers["data"] in TABLES else "images"
+    common |= {f"tests/{name}.py" for name in (*TEST_FILES, *TEST_FILES_OF[kind])}
     common |= {f"docs/{name}.md" for name in (*PAGES, *(["tools"] if answers["tools"] == "yes" else []))}
     common |= {f"src/my_project/{name}.py" for name in YOURS}
-    common |= {f"src/my_project/engine/{name}.py" for name in ENGINE}
-    common |= {f"src/my_project/tools/{name}" for name in TOOL_FILES} if answers["tools"] == "yes" else set()
+    common |= {f"src/my_project/engine/{name}.py" for name in (*ENGINE, *ENGINE_OF[kind])}
+    if answers["tools"] == "yes":
+        common |= {f"src/my_project/tools/{name}" for name in (*TOOL_FILES, *TOOL_FILES_OF[kind])}
     common |= {f"src/my_project/configs/{name}.yaml" for name in ("base", "logger")}
     common |= {f"src/my_project/configs/presets/{name}.yaml" for name in ("debug", "minimal", "standard")}
-    common |= {"src/my_project/configs/tasks/regression.yaml"}
-    common |= {f"src/my_project/configs/recipes/{name}.yaml" for name in RECIPES}
+    common |= {"src/my_project/configs/tasks/regression.yaml"} if kind == "images" else set()
+    common |= {f"src/my_project/configs/recipes/{name}.yaml" for name in (*RECIPES, *RECIPES_OF[kind])}
     common |= {"LICENSE"} if answers["license"] != "none" else set()
     common |= {".github/workflows/ci.yml"} if answers["ci"] == "github" else set()
     return common
@@ -77,12 +91,16 @@ def test_each_answer_bakes_exactly_its_files_and_valid_ones(answers, tmp_path):
     needs = " ".join(meta["project"]["dependencies"])
     assert ("wandb" in needs) == (answers["logger"] == "wandb")
     assert ("tensorboard" in needs) == (answers["logger"] == "tensorboard")
-    assert ("scikit-learn" in needs) == (answers["data"] == "digits")
+    assert ("scikit-learn" in needs) == (answers["data"] in ("digits", "diabetes", "california"))
+    is_table = answers["data"] in TABLES
+    assert all((name in needs) != is_table for name in ("albumentations", "torchvision"))
+    assert ("pyarrow" in needs) == is_table
     assert meta["project"].get("license") == (None if answers["license"] == "none" else answers["license"])
     assert (meta["tool"].get("uv", {}).get("pip", {}).get("torch-backend") == "cpu") == (answers["torch"] == "cpu")
     configs = project / "src/my_project/configs"
     base = yaml.safe_load((configs / "base.yaml").read_text())
-    assert base["data"]["root"] == {"image_folder": "data/images"}.get(answers["data"], answers["data"])
+    named = {"image_folder": "data/images", "table": "data/table.csv"}
+    assert base["data"]["table" if is_table else "root"] == named.get(answers["data"], answers["data"])
     logger = yaml.safe_load((configs / "logger.yaml").read_text())["trainer"]["logger"]
     assert logger == ("WandbLogger" if answers["logger"] == "wandb" else True)
     for path in project.rglob("*"):
@@ -98,14 +116,30 @@ def test_each_answer_bakes_exactly_its_files_and_valid_ones(answers, tmp_path):
             assert not re.search("the command `|`preview`|tools/", page.read_text(encoding="utf-8")), page
 
 
-def test_baked_python_and_configs_equal_their_source(project):
-    for source in [*SOURCE.rglob("*.py"), *SOURCE.glob("src/*/configs/*/*.yaml")]:
-        relative = str(source.relative_to(SOURCE)).replace("{{cookiecutter.__package_name}}", "my_project")
-        text = source.read_text()
+def baked_as(source: Path, kind: str) -> str | None:
+    """Return where a file of the template goes in a project of a kind; None where it does not."""
+    relative = str(source.relative_to(SOURCE))
+    if relative.startswith("tables/"):
+        relative = relative.removeprefix("tables/").replace("src/package", "src/my_project")
+        return relative if kind == "table" else None
+    own = SOURCE / "tables" / relative.replace("{{cookiecutter.__package_name}}", "package")
+    if kind == "table" and own.exists():  # which takes its place
+        return None
+    return relative.replace("{{cookiecutter.__package_name}}", "my_project")
+
+
+@pytest.mark.parametrize(("data", "kind"), [("digits", "images"), ("diabetes", "table")])
+def test_baked_python_and_configs_equal_their_source(data, kind, tmp_path):
+    answers = {key: values[0] for key, values in CHOICES.items()} | {"data": data}
+    project, wanted = bake(tmp_path, data=data), expected_files(answers)
+    for source in [*SOURCE.rglob("*.py"), *SOURCE.rglob("configs/*/*.yaml")]:
+        relative, text = baked_as(source, kind), source.read_text()
+        assert "cookiecutter" not in text
+        if relative not in wanted:
+            continue
         if relative.startswith("tests/"):
             text = text.replace("project_package", "my_project")
         assert (project / relative).read_text() == text
-        assert "cookiecutter" not in text
 
 
 def test_there_are_at_most_ten_questions_each_with_a_prompt():

@@ -7,7 +7,8 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
-from jsonargparse import set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import _typehints as typehints
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import instantiate_module
 from lightning.pytorch.plugins import MixedPrecision
@@ -50,6 +51,35 @@ def test_a_checkpoint_names_lightnings_instantiator_under_the_key_that_lightning
     )
     assert Plain.load_from_checkpoint("plain.ckpt", weights_only=True).rate == 0.5
     assert made == [{"rate": 0.5}]
+
+
+def test_a_class_that_is_chosen_instead_of_another_has_its_own_defaults_and_what_is_typed():
+    def chosen(*flags: str, typed: tuple[str, ...] = ()) -> Namespace:
+        parser = ArgumentParser()
+        leaky = {"class_path": "torch.nn.LeakyReLU", "init_args": {"negative_slope": 0.5, "inplace": True}}
+        parser.add_argument("--network", type=nn.Module, default=leaky)
+        with internals.classes_start_afresh(typed):
+            return parser.parse_args(list(flags)).network.init_args
+
+    assert chosen().inplace
+    assert not chosen("--network=torch.nn.ReLU").inplace
+    assert chosen("--network.inplace=true", "--network=torch.nn.ReLU", typed=("network.inplace",)).inplace
+    assert not chosen("--network=torch.nn.ReLU", "--network.inplace=false").inplace
+    earlier = Namespace(class_path="torch.nn.ReLU", init_args=Namespace(inplace=True))
+    internals.discard_arguments(ArgumentParser(), earlier, {"class_path": "torch.nn.ReLU"})
+    assert earlier.init_args.inplace
+
+
+def test_a_short_name_means_the_class_of_the_package_that_has_it(monkeypatch):
+    # Set back afterwards, for it is wrapped here; the project's own preference knows no package of this name.
+    monkeypatch.setattr(typehints, "resolve_class_path_by_name", typehints.resolve_class_path_by_name)
+    paths = ["mine.networks.ReLU", "torch.nn.ReLU"]
+    monkeypatch.setattr(typehints, "get_all_subclass_paths", lambda *_, **__: paths)
+    kind = nn.Module
+    with pytest.raises(ValueError, match="Multiple subclasses"):
+        typehints.resolve_class_path_by_name(kind, "ReLU")
+    internals.prefer_own_classes("mine")
+    assert typehints.resolve_class_path_by_name(kind, "ReLU") == "mine.networks.ReLU"
 
 
 def test_the_flags_of_a_parser():

@@ -687,7 +687,7 @@ CHOSEN = [["q"], ["p"], ["p"]]
 
 
 def submission_rows(like, keys, target, values, chosen):
-    return Submission(like, keys, target).rows(values, chosen)
+    return Submission(like, keys, target, "images", ("--data.predict_root", "FOLDER")).rows(values, chosen)
 
 
 @pytest.mark.parametrize("form", ["{0}", "{0}.jpg", "x/{0}.jpg", "x/{0}"])

@@ -4,12 +4,14 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningModule
 
+from project_package.__main__ import main
 from project_package.data import ImageData
 from project_package.engine.splits import Manifest
 from project_package.model import Classifier
@@ -253,3 +255,14 @@ def test_one_line_trains_on_everything_and_predicts(run, shapes, capfd):
         assert run(command, "--ckpt_path=last") == 2
         assert words in capfd.readouterr().err
     assert run("fit", "--ckpt_path=last", "--trainer.limit_val_batches=0", "--callbacks.last=null") == 0
+
+
+def test_another_network_than_the_default_one_has_its_own_defaults(capfd):
+    def shown(*flags: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit):
+            main(["fit", *flags, "--print_config"])
+        return yaml.safe_load(capfd.readouterr().out)["model"]["network"]["init_args"]
+
+    assert shown("--model.network=SmallMLP")["width"] == 256
+    assert shown("--model.network=SmallMLP", "--model.network.width=64")["width"] == 64
+    assert shown("--model.network.width=64", "--model.network=SmallMLP")["width"] == 64

@@ -29,17 +29,17 @@ def draw(file: Path, number: int = 120, seed: int = 0) -> Path:
     ``size`` is a class, ``sturdy`` and ``cheap`` are labels, ``price`` and ``age`` are numbers.
     """
     rng = np.random.default_rng(seed)
-    length_N, weight_N = rng.normal(30, 8, number).round(2), rng.lognormal(1, 0.7, number).round(3)
+    length_N, mass_N = rng.normal(30, 8, number).round(2), rng.lognormal(1, 0.7, number).round(3)
     colour_N, shop_N = rng.integers(0, len(COLOURS), number), rng.integers(0, 12, number)
     size_N = np.digitize(length_N + rng.normal(0, 1, number), [26, 34])
-    price_N = (20 * weight_N + 5 * colour_N + length_N + rng.normal(0, 1, number)).round(2)
+    price_N = (20 * mass_N + 5 * colour_N + length_N + rng.normal(0, 1, number)).round(2)
     columns = {
         "length": [f"{value:g}" for value in length_N],
-        "weight": ["" if row % 11 == 5 else f"{value:g}" for row, value in enumerate(weight_N)],
+        "mass": ["" if row % 11 == 5 else f"{value:g}" for row, value in enumerate(mass_N)],
         "colour": [COLOURS[value] for value in colour_N],
         "shop": [f"shop {value:02d}" for value in shop_N],
         "size": [("small", "middle", "large")[value] for value in size_N],
-        "sturdy": [str(int(value > 3)) for value in weight_N],
+        "sturdy": [str(int(value > 3)) for value in mass_N],
         "cheap": [str(int(value < 90)) for value in price_N],
         "price": [f"{value:g}" for value in price_N],
         "age": [f"{value:.3f}" for value in shop_N + rng.normal(0, 0.5, number)],

@@ -4,6 +4,7 @@ A column whose cells are all numbers is kept as numbers while it is read, any ot
 time, a Parquet file a column at a time, so that no more than the columns lies in memory.
 """
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ pc: Any = pyarrow.compute  # whose functions are made when it is imported
 # The words for a missing cell, in any case.
 MISSING = ("", "na", "nan", "null", "none", "n/a", "<na>")
 EXACT = 2**53  # the integers from which on numbers of 64 bits leave some out
-BLOCK = 2**23  # bytes of a CSV that are worked on at once
+BLOCK = 2**20  # bytes of a CSV that are worked on at once; more would be no faster
 DAY = 86_400_000_000  # microseconds
 DAYS = "days since 1970-01-01"
 
@@ -75,7 +76,8 @@ class RawColumn:
         """Return some of its cells as they are written."""
         if self.numbers_N is not None:
             return [f"{value:.17g}" for value in self.numbers_N[positions].tolist()]
-        return [self.words[code].as_py() if code >= 0 else "" for code in self.codes_N[positions].tolist()]
+        codes = self.codes_N[positions]
+        return self.words.take(pa.array(codes, mask=codes < 0)).fill_null("").to_pylist()
 
 
 class Missing(NamedTuple):
@@ -105,8 +107,8 @@ def read_columns(
     as_words: Collection[str] = (),
     missing: Sequence[str] | None = None,
     with_none: Collection[str] = (),
-) -> list[RawColumn]:
-    """Read columns of a table.
+) -> Iterator[RawColumn]:
+    """Read columns of a table, and yield them one after the other: who takes one in may let it go before the next.
 
     Args:
         flag: The flag that named the table.
@@ -121,48 +123,81 @@ def read_columns(
     """
     absent = {name: Missing.of(missing, name not in with_none) for name in names}
     if not raw.delimiter:
-        return _from_parquet(flag, raw, names, as_words, absent)
-    builders = {name: _Builder(name, name in as_words, absent[name]) for name in names}
-    _build(flag, raw, list(builders.values()))
+        yield from _from_parquet(flag, raw, names, as_words, absent)
+        return
+    text = _looked_through(flag, raw)
+    builders = {name: _Builder(name, name in as_words, absent[name], text.lines) for name in names}
+    _build(flag, raw, text, list(builders.values()))
     late = [_Builder(builder.name, True, builder.missing) for builder in builders.values() if builder.is_late]
     if late:
-        _build(flag, raw, late)
+        _build(flag, raw, text, late)
         builders |= {builder.name: builder for builder in late}
-    return [builders.pop(name).column() for name in names]
+    pa.default_memory_pool().release_unused()
+    for name in names:
+        yield builders.pop(name).column()
 
 
 def row_numbers(raw: RawTable, positions: Sequence[int]) -> list[int]:
     """Return the number of each row as a spreadsheet counts, by its position among the rows that are not blank."""
-    is_plain = raw.delimiter and encoding_of(_head(raw)).startswith("utf-8")
-    if raw.delimiter and not (is_plain and not _held(raw, b"\n\n", b"\n\r\n", b"\r\r")):
+    if raw.delimiter and _may_have_blanks(raw):
         numbers = [number for chunk in raw.chunks() for number in chunk.numbers]
         return [numbers[position] for position in positions]
     return [raw.first + position for position in positions]
 
 
-def _head(raw: RawTable) -> bytes:
-    with opened("", raw.path) as file:
-        return file.read(4096)
-
-
-def _held(raw: RawTable, *parts: bytes) -> list[bytes]:
-    """Return which of some bytes a file holds."""
-    found, rest = set[bytes](), b""
+def _may_have_blanks(raw: RawTable) -> bool:
+    rest = b""
     with opened("", raw.path) as file:
         while block := file.read(BLOCK):
-            found |= {part for part in parts if part not in found and part in rest + block}
-            rest = block[-8:]
-    return [part for part in parts if part in found]
+            both = rest + block
+            if b"\0" in both or any(end in both for end in (b"\n\n", b"\n\r\n", b"\r\r")):
+                return True
+            rest = block[-2:]
+    return False
 
 
 # CSV
 
 
+class _Text(NamedTuple):
+    """What is seen of a text at one look.
+
+    Args:
+        lines: How many line ends it has: no fewer than rows.
+        has_quotes: Whether cells may be quoted.
+        is_plain: Whether Arrow reads it as delimited.py does.
+    """
+
+    lines: int
+    has_quotes: bool
+    is_plain: bool
+
+
+def _looked_through(flag: str, raw: RawTable) -> _Text:
+    # Arrow takes a quote behind a space for a letter.
+    spaced = [] if raw.delimiter == "\t" else [f'{raw.delimiter} "'.encode(), b'\n "', b'\r "']
+    rest, lines, has_quotes = b"", 0, False
+    with opened(flag, raw.path) as file:
+        head = file.read(BLOCK)
+        before = re.split(rb"\r\n|\n|\r", head)[: raw.first - 1]  # which Arrow skips by lines, and delimited.py by rows
+        is_plain = encoding_of(head).startswith("utf-8") and not any(line.count(b'"') % 2 for line in before)
+        file.seek(0)
+        while block := file.read(BLOCK):
+            lines += block.count(b"\n") or block.count(b"\r")
+            has_quotes = has_quotes or b'"' in block
+            is_plain = is_plain and b"\0" not in block
+            is_plain = is_plain and not (has_quotes and any(part in rest + block for part in spaced))
+            rest = block[-2:]
+    return _Text(lines + 1, has_quotes, is_plain)
+
+
 class _Builder:
     """Puts a column together from blocks of its cells."""
 
-    def __init__(self, name: str, is_words: bool, missing: Missing) -> None:
+    def __init__(self, name: str, is_words: bool, missing: Missing, most: int = 0) -> None:
         self.name, self.is_words, self.missing = name, is_words, missing
+        # Room for all rows, of which the system gives what is written to: parts would lie in memory twice.
+        self.numbers_N = np.empty(0 if is_words else most)
         self.parts: list[Any] = []
         self.too_large: list[tuple[int, str]] = []
         self.rows = 0
@@ -174,15 +209,15 @@ class _Builder:
         if not self.is_words:
             numbers_N = self._numbers(cells)
             if numbers_N is not None:
-                self.parts.append(numbers_N)
+                self.numbers_N[self.rows : self.rows + len(cells)] = numbers_N
                 self.rows += len(cells)
                 return
-            self.is_words, self.is_late = True, bool(self.parts)
-            self.parts.clear()
+            self.is_words, self.is_late = True, self.rows > 0
+            self.numbers_N = np.empty(0)
             self.too_large.clear()
             if self.is_late:
                 return
-        self.parts.append(_without(pc.utf8_trim_whitespace(cells), self.missing.words).dictionary_encode())
+        self.parts.append(_without(_trimmed(cells), self.missing.words).dictionary_encode())
 
     def _numbers(self, cells: pa.StringArray) -> np.ndarray | None:
         try:
@@ -202,10 +237,17 @@ class _Builder:
 
     def column(self) -> RawColumn:
         """Return the column; its parts are gone then."""
-        parts, self.parts = self.parts, []
         if not self.is_words:
-            return RawColumn(self.name, np.concatenate([np.empty(0), *parts]), too_large=self.too_large)
+            return RawColumn(self.name, self.numbers_N[: self.rows], too_large=self.too_large)
+        parts, self.parts = self.parts, []
         return _of_words(self.name, pa.chunked_array(parts, pa.dictionary(pa.int32(), pa.string())))
+
+
+def _trimmed(cells: Any) -> Any:
+    """Return cells without the spaces around them, and with line breaks of one form (Arrow may cut one in two)."""
+    if pc.any(pc.match_substring(cells, "\r")).as_py():
+        cells = pc.replace_substring_regex(cells, "\r\n?", "\n")
+    return pc.utf8_trim_whitespace(cells)
 
 
 def _without(cells: Any, missing: pa.StringArray) -> Any:
@@ -228,10 +270,10 @@ def _of_words(name: str, cells: pa.ChunkedArray) -> RawColumn:
     return RawColumn(name, words=cells.chunk(0).dictionary, codes_N=np.concatenate(codes))
 
 
-def _build(flag: str, raw: RawTable, builders: list[_Builder]) -> None:
+def _build(flag: str, raw: RawTable, text: _Text, builders: list[_Builder]) -> None:
     """Read a CSV, and add its cells to some columns."""
     places = [raw.names.index(builder.name) for builder in builders]
-    for batch in _blocks(flag, raw, places):
+    for batch in _blocks(flag, raw, text, places):
         for builder, cells in zip(builders, batch, strict=True):
             builder.add(cells)
 
@@ -240,7 +282,7 @@ class _OtherThanArrow(Exception):
     """Arrow reads a text otherwise than Python, or not at all."""
 
 
-def _blocks(flag: str, raw: RawTable, places: list[int]) -> Iterator[list[Any]]:
+def _blocks(flag: str, raw: RawTable, text: _Text, places: list[int]) -> Iterator[list[Any]]:
     """Yield the cells of some columns of a CSV, a block at a time.
 
     Arrow reads most texts. What it reads in another way than delimited.py, which found out how the text is written,
@@ -248,7 +290,7 @@ def _blocks(flag: str, raw: RawTable, places: list[int]) -> Iterator[list[Any]]:
     """
     done = 0
     try:
-        for batch in _fast_blocks(flag, raw, places):
+        for batch in _fast_blocks(flag, raw, text, places):
             yield batch
             done += len(batch[0]) if batch else 0
         return
@@ -270,10 +312,8 @@ def _blocks(flag: str, raw: RawTable, places: list[int]) -> Iterator[list[Any]]:
     yield [pa.array(cells, pa.string()) for cells in part]
 
 
-def _fast_blocks(flag: str, raw: RawTable, places: list[int]) -> Iterator[list[Any]]:
-    spaced = f'{raw.delimiter} "'.encode()
-    found = _held(raw, b'"', spaced, b"\0")
-    if not encoding_of(_head(raw)).startswith("utf-8") or b"\0" in found or (spaced in found and raw.delimiter != "\t"):
+def _fast_blocks(flag: str, raw: RawTable, text: _Text, places: list[int]) -> Iterator[list[Any]]:
+    if not text.is_plain:
         raise _OtherThanArrow
     columns = [f"{place}" for place in range(len(raw.names))]
     is_wrong = False
@@ -288,7 +328,7 @@ def _fast_blocks(flag: str, raw: RawTable, places: list[int]) -> Iterator[list[A
             file,
             pyarrow.csv.ReadOptions(column_names=columns, skip_rows=raw.first - 1, block_size=BLOCK),
             pyarrow.csv.ParseOptions(
-                delimiter=raw.delimiter, newlines_in_values=b'"' in found, invalid_row_handler=skip
+                delimiter=raw.delimiter, newlines_in_values=text.has_quotes, invalid_row_handler=skip
             ),
             pyarrow.csv.ConvertOptions(
                 column_types=dict.fromkeys(columns, pa.string()),
@@ -319,8 +359,7 @@ def _wrong_widths(flag: str, raw: RawTable, wrong: list[tuple[int, int]]) -> Mis
 
 def _from_parquet(
     flag: str, raw: RawTable, names: Sequence[str], as_words: Collection[str], missing: dict[str, Missing]
-) -> list[RawColumn]:
-    columns = []
+) -> Iterator[RawColumn]:
     with opened(flag, raw.path) as file:
         try:
             table = pyarrow.parquet.ParquetFile(file)
@@ -328,7 +367,7 @@ def _from_parquet(
             for name in names:
                 column = written[raw.names.index(name)]
                 cells = table.read(columns=[column]).column(column)
-                columns.append(_typed(name, cells, name in as_words, missing[name]))
+                yield _typed(name, cells, name in as_words, missing[name])
         except (pa.ArrowException, OSError, ValueError) as error:
             if isinstance(error, Mistake):
                 raise
@@ -336,7 +375,6 @@ def _from_parquet(
                 f"{flag}={str(raw.path)!r} cannot be read as Parquet ({shown(str(error))[:200]}), so its rows are not "
                 "known; write it anew, or save it as CSV."
             ) from error
-    return columns
 
 
 def _typed(name: str, cells: Any, is_words: bool, missing: Missing) -> RawColumn:
@@ -351,7 +389,7 @@ def _typed(name: str, cells: Any, is_words: bool, missing: Missing) -> RawColumn
         if not is_words:
             return _of_numbers(name, cells, kind, missing)
         cells = _written(cells, kind)
-    cells = _without(pc.utf8_trim_whitespace(cells.cast(pa.string())), missing.words)
+    cells = _without(_trimmed(cells.cast(pa.string())), missing.words)
     return _of_words(name, cells.dictionary_encode())
 
 

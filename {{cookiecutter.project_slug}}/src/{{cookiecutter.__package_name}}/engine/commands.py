@@ -28,7 +28,7 @@ from .configs import (
 )
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
-from .internals import is_compilers_failure
+from .internals import classes_start_afresh, is_compilers_failure
 from .keepers import BestCheckpoint, LastCheckpoint
 from .loading import SplitData
 from .metrics import MONITOR, direction
@@ -289,7 +289,8 @@ class Commands(LightningCLI):
             parser.set_defaults(_shown_defaults())
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        with classes_start_afresh(self.typed):
+            self.config = parser.parse_args(args)
         try:
             parser.validate(self.config, skip_unset=False)  # a null, too, must be of the type that is asked for
         except (TypeError, KeyError) as error:

@@ -207,7 +207,9 @@ class ImageFiles(SplitData):
         )
         self.remarks = remarks(looks, self.decoding, given_range=given[2] is not None)
         sizes = {"channels": self.channels, "image_size": self.image_size, "stored_size": self.stored_size}
-        return {**sizes, "fit": self.fit, "background": self.background, "value_range": list(self.value_range)}
+        found = {**sizes, "fit": self.fit, "background": self.background, "value_range": list(self.value_range)}
+        self.settled |= found
+        return found
 
     def before_reading(self, training: bool) -> None:
         """Open the cache of decoded training and validation images; before training it is built."""

@@ -5,10 +5,12 @@ still there, for a rename would go wrong in silence.
 """
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from jsonargparse import _common as jsonargparse_common
+from jsonargparse import _typehints as jsonargparse_typehints
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
@@ -17,6 +19,7 @@ from torch.optim import Optimizer
 # The key under which Lightning's checkpoints say how a model with nested classes is made again (lightning 2.6.6).
 INSTANTIATOR = "_instantiator"
 INSTANTIATE = "lightning.pytorch.cli.instantiate_module"
+DISCARD = jsonargparse_typehints.discard_init_args_on_class_path_change
 
 
 def option_strings(parser: Any) -> list[str]:
@@ -32,6 +35,52 @@ def parsing_settings_restored() -> Iterator[None]:
         yield
     finally:
         jsonargparse_common.parsing_settings.update(before)
+
+
+def discard_arguments(parser_or_action: Any, earlier: Any, chosen: Any, typed: Collection[str] = ()) -> None:
+    """Let a class that is chosen instead of another start from its own defaults, but for what is typed.
+
+    jsonargparse hands on whatever the other class had and this one knows, defaults too
+    (``discard_init_args_on_class_path_change``, 4.53): ``--model.network MINE`` would have the default network's width.
+    """
+    if earlier and "init_args" in earlier and earlier["class_path"] != chosen["class_path"]:
+        given = {name.rpartition(".")[2] for name in typed}
+        for name in {name.partition(".")[0] for name in vars(earlier["init_args"])} - given:
+            earlier["init_args"].pop(name)
+    DISCARD(parser_or_action, earlier, chosen)
+
+
+@contextlib.contextmanager
+def classes_start_afresh(typed: Collection[str] = ()) -> Iterator[None]:
+    """Parse by ``discard_arguments``; ``typed`` are the settings that flags name."""
+
+    def discard(parser_or_action: Any, earlier: Any, chosen: Any) -> None:
+        discard_arguments(parser_or_action, earlier, chosen, typed)
+
+    jsonargparse_typehints.discard_init_args_on_class_path_change = discard
+    try:
+        yield
+    finally:
+        jsonargparse_typehints.discard_init_args_on_class_path_change = DISCARD
+
+
+def prefer_own_classes(package: str) -> None:
+    """Let a short name that a package's class shares with one of a library's mean the package's.
+
+    jsonargparse refuses it (``resolve_class_path_by_name``, 4.53), as ResNet where torchvision is imported.
+    """
+    resolve = jsonargparse_typehints.resolve_class_path_by_name
+
+    def resolved(kind: Any, name: str) -> str:
+        try:
+            return resolve(kind, name)
+        except ValueError as error:
+            own = re.findall(rf"\b{re.escape(package)}\.[\w.]+\b", str(error))
+            if len(own) != 1:
+                raise
+            return own[0]
+
+    jsonargparse_typehints.resolve_class_path_by_name = resolved
 
 
 def denied_by_default(package: str) -> bool:

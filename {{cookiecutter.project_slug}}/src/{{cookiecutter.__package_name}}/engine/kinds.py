@@ -6,7 +6,6 @@ Only what is certain is inferred; what could be read in two ways is refused, wit
 import json
 import re
 import shlex
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -17,6 +16,7 @@ import pyarrow as pa
 from .arrow import DAY, DAYS, EXACT, Missing, RawColumn, pc
 from .cells import in_flag
 from .mistakes import CONTROL, Mistake, shown
+from .summaries import Line, cut, most_frequent, range_of
 
 Kind = Literal["number", "category"]
 Role = Literal["input", "target", "weight", "new"]  # new: of rows that are to be predicted
@@ -52,16 +52,6 @@ class Column:
     kind: Kind
     values_N: np.ndarray
     words: list[str] = field(default_factory=list)
-
-
-class Line(NamedTuple):
-    """What is said of a column: a line of the summary."""
-
-    name: str
-    kind: str
-    missing: int = 0
-    distinct: int = 0
-    about: str = ""
 
 
 class Judged(NamedTuple):
@@ -224,15 +214,15 @@ class Judge:
         words = list(dict.fromkeys(cells))
         if_missing = shlex.quote(json.dumps(words, ensure_ascii=False)) if len(words) <= 3 else "'[WORD]'"
         drops = " --data.drop_missing_target true" if self.role == "target" else ""
-        remedies = [f"if such cells are missing ones, --data.missing {if_missing}{drops}"]
+        remedies = [f"if such cells are missing ones, --data.missing {if_missing}{drops}"] if are_most else []
         remedies += (
             [f"if the column holds words, {self._as_words(column.name)}"] if self.role in ("input", "target") else []
         )
         many = f"{len(positions):,} cells that are" if len(positions) > 1 else "a cell that is"
         return Mistake(
             f"the column {column.name!r} of {self.flag} holds {what if are_most else 'no numbers but words'} and has "
-            f"{many} none: {listed}, so what they say would be lost; mend them, or give, "
-            f"{', or, '.join(remedies)}{where}."
+            f"{many} none: {listed}, so what they say would be lost; mend them"
+            f"{', or give, ' if remedies else ''}{', or, '.join(remedies)}{where}."
         )
 
     def _as_words(self, name: str) -> str:
@@ -298,7 +288,7 @@ class Judge:
         if asked is None:
             all_distinct = distinct == len(numbers_N)
             if distinct == 1 and not missing:
-                return _dropped(column, f"is {ordered[0]:g} in all rows")
+                return _dropped(column, f"is {range_of(ordered[:1], column.unit)} in all rows")
             if all_distinct and len(numbers_N) > FEW_ROWS and not column.unit and is_whole:
                 if ordered[-1] - ordered[0] == len(ordered) - 1:
                     return _dropped(column, f"counts the rows, {ordered[0]:.0f} to {ordered[-1]:.0f}")
@@ -310,7 +300,7 @@ class Judge:
                 f"{shown(name)} is read as a number; if it names things, give --data.categories {in_flag([name])}, or "
                 f"--data.group {name} if rows of one must not be parted"
             )
-        about = _range(ordered, column.unit) if len(ordered) else ""
+        about = range_of(ordered, column.unit) if len(ordered) else ""
         line = Line(name, "number", missing, distinct, about)
         return Judged(Column(name, "number", numbers_N.astype(np.float32)), line, remarks)
 
@@ -341,9 +331,7 @@ class Judge:
         place[order] = np.arange(len(values), dtype=np.int32)
         values_N = place[column.codes_N + 1] if missing else place[column.codes_N]
         counts = np.bincount(column.codes_N[~is_missing], minlength=distinct)
-        most = np.argsort(-counts, kind="stable")[:4].tolist()
-        about = " · ".join(f"{cut(words[i], 20)} {counts[i]:,}" for i in most) + (" …" if distinct > 4 else "")
-        line = Line(name, "category", missing, distinct, about)
+        line = Line(name, "category", missing, distinct, most_frequent(words, counts))
         return Judged(Column(name, "category", values_N, [values[i] for i in order]), line, remarks)
 
 
@@ -391,23 +379,3 @@ def _merged(column: RawColumn, ordered: np.ndarray, distinct: int) -> list[str]:
         f"{shown(column.name)} has {distinct:,} distinct values, of which 32 bits tell {left:,} apart (they are "
         f"rounded by up to {coarseness:.2g}); subtract a constant in the table if less counts"
     ]
-
-
-def _range(ordered: np.ndarray, unit: str) -> str:
-    if unit == DAYS:
-        first, last = (np.datetime64(int(np.floor(days)), "D") for days in ordered[[0, -1]])
-        return f"{first} to {last}, as days since 1970"
-    return f"{ordered[0]:.6g} to {ordered[-1]:.6g}" + (f" {unit}" if unit else "")
-
-
-def width(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    return sum(
-        2 if unicodedata.east_asian_width(letter) in "WF" else not unicodedata.combining(letter) for letter in text
-    )
-
-
-def cut(text: str, most: int) -> str:
-    """Return a text in one line, of so many letters at most."""
-    text = shown(text.replace("\n", " ").replace("\t", " "))
-    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -257,7 +257,7 @@ class SplitData(LightningDataModule):
             weights = manifest.weights.get("train")
             schema = Schema(self.inputs(keys), manifest.target)
             self.manifest = replace(manifest, schema=schema)
-            self.settled |= {"task": self.target.task, **schema.inputs}
+            self.settled["task"] = self.target.task
             if self.train_fraction < 1:
                 kept = stratified_part(self.target.strata(targets), self.train_fraction, self.seed)
                 keys, targets = [keys[i] for i in kept], targets[kept]

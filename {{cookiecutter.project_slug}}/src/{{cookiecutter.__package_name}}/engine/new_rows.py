@@ -63,7 +63,7 @@ def read_rows(
     if absent := [name for name in needed if name not in names]:
         raise _lacking(f"{flag}={path!r}", absent, extra)
     keyed = [id] if id is not None and id in names and id not in needed else []
-    read = read_columns(flag, raw, [*needed, *keyed], [*columns.categories, *keyed], missing)
+    read = list(read_columns(flag, raw, [*needed, *keyed], [*columns.categories, *keyed], missing))
     count = len(read[0]) if read else 0
     if not count:
         raise Mistake(f"{flag}={path!r} has a header and no rows, so there is nothing to predict; add some.")

@@ -115,6 +115,7 @@ class Outcome:
         if distinct <= FEW and 2 * distinct <= rows:
             if has_points:
                 raise self._ambiguous(names[0], "holds integers written as fractions, which may be classes or numbers")
+            self.notes.append("as numbers: --data.task regression")
             return "multiclass"
         if (distinct > FEW and rows < PER_VALUE * distinct) or has_points:
             self.notes.append("as classes: --data.task multiclass")
@@ -160,33 +161,26 @@ class Outcome:
     def _check_missing(self, names: list[str], has_none: np.ndarray) -> None:
         count, name = int(has_none.sum()), some(names)
         if self.asked.drop_missing_target:
-            self.remarks.append(f"{count:,} of {len(has_none):,} rows have no {name} and are left out")
+            self.remarks.append(f"left out for want of {name}: {count:,} of {len(has_none):,} rows")
             return
         rows = self.judge.rows(np.flatnonzero(has_none)[:3].tolist())
         raise Mistake(
-            f"the target {name} of {self.flag} is missing in {count:,} of {len(has_none):,} rows (row "
-            f"{', '.join(map(str, rows))}{' …' if count > 3 else ''}), so they can be neither learned nor scored; "
-            "fill it in, or leave these rows out: --data.drop_missing_target true."
+            f"the target {name} of {self.flag} is missing in {count:,} of {len(has_none):,} rows (row"
+            f"{'s' if count > 1 else ''} {', '.join(map(str, rows))}{' …' if count > 3 else ''}), so they can be "
+            "neither learned nor scored; fill it in, or leave these rows out: --data.drop_missing_target true."
         )
 
-    def check(self, target: Classes | Labels | Numbers, targets: np.ndarray) -> tuple[np.ndarray, str]:
+    def check(self, target: Classes | Labels | Numbers, targets: np.ndarray) -> None:
         """Refuse a target of which nothing can be learned, once the rows without it are gone.
-
-        Returns:
-            The positions of rows whose target cannot be used, and why.
 
         Raises:
             Mistake: It is the same in all rows, or a class stands in one row alone.
         """
-        nothing = np.empty(0, np.int64)
         if isinstance(target, Numbers):
             for name, values_N in zip(target.names, targets.T, strict=True):
                 if (values_N == values_N[0]).all():
                     raise self._constant(name, f"{values_N[0]:g}")
-            is_low = (targets <= 0).any(axis=1)
-            return (
-                (np.flatnonzero(is_low), "has no logarithm (--data.log_target true)") if target.log else (nothing, "")
-            )
+            return
         counts = target.counts(targets).tolist()
         if isinstance(target, Classes) and len(target.names) < 2:
             raise self._constant(self.asked.target[0] if self.asked.target else "target", target.names[0])
@@ -201,7 +195,6 @@ class Outcome:
                 f"the {what} of {self.flag}: one row alone has it, so it could be learned or scored, not both; add "
                 "rows of it, join it to another, or take its rows away."
             )
-        return nothing, ""
 
     def _constant(self, name: str, value: str) -> Mistake:
         return Mistake(
@@ -229,4 +222,4 @@ def _is_numbers(column: RawColumn) -> bool:
 
 
 def _called(column: RawColumn) -> str:
-    return "0 and 1" if _is_flag(column) else "numbers" if _is_numbers(column) else "text"
+    return "flags" if _is_flag(column) else "numbers" if _is_numbers(column) else "text"

@@ -11,8 +11,10 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from . import PACKAGE, guard
 from .configs import config_text, holds
-from .internals import option_strings
+from .internals import option_strings, prefer_own_classes
 from .mistakes import Mistake, shown
+
+prefer_own_classes(PACKAGE)
 
 
 def fail(message: str) -> NoReturn:

@@ -117,7 +117,7 @@ class PredictionWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.like is not None:  # refused before the work, not after it
             data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-            self.submission = Submission(self.like, data.predict.keys, data.target)
+            self.submission = Submission(self.like, data.predict.keys, data.target, data.noun, data.to_predict)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows, data = self._gathered(trainer), trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]

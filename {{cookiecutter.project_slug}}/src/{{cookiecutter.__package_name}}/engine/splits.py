@@ -508,7 +508,7 @@ def group(
             expression = re.compile(pattern)
         except re.error as error:
             raise Mistake(
-                f"--data.group_pattern={pattern!r} is no regular expression ({error}), so images of one subject could "
+                f"--data.group_pattern={pattern!r} is no regular expression ({error}), so samples of one subject could "
                 "stand in training and test; mend it."
             ) from error
         named: dict[str, int] = {}

@@ -8,38 +8,43 @@ from .delimited import RawTable, open_table
 from .mistakes import Mistake, shown, some
 from .targets import Target
 
-ID_NAMES = ("id", "image", "image_id", "file_name", "filename", "path")
+ID_NAMES = ("id", "row", "image", "image_id", "file_name", "filename", "path")
 
 
 class Submission:
-    """A submission in the form of a sample: which columns it has, and which image each row is about.
+    """A submission in the form of a sample: which columns it has, and which sample each row is about.
 
     Where the columns beside the id are the names of classes, labels or numbers, they get the values; where there is one
     of another name, it gets what the prediction comes to.
 
     Args:
         like: A file with the ids and the columns that are wanted.
-        keys: The path of each image that is predicted.
+        keys: The key of each sample that is predicted.
         target: What is predicted.
+        noun: What samples are called.
+        to_predict: The flag that names what is new, and what it names.
 
     Raises:
-        Mistake: The file cannot be read, asks for images that are not predicted, or for columns that nothing is known
+        Mistake: The file cannot be read, asks for samples that are not predicted, or for columns that nothing is known
             of.
     """
 
-    def __init__(self, like: str | Path, keys: Sequence[str], target: Target) -> None:
+    def __init__(
+        self, like: str | Path, keys: Sequence[str], target: Target, noun: str, to_predict: tuple[str, str]
+    ) -> None:
+        flag, place = to_predict
+        wanted = f"nothing was written; give {flag} the {place.lower()} of"
         raw = open_table("--like", Path(like))
-        columns = _columns(raw)
+        columns = _columns(raw, noun)
         places = _places(keys)
-        self.header, self.identity = list(raw.names), _identity(raw, columns, places)
+        self.header, self.identity = list(raw.names), _identity(raw, columns, places, noun, wanted)
         self.ids = columns[self.identity]
         unknown = [name for name in self.ids if places.get(name) is None]
         if unknown:
-            why = "has the name of two images that were" if unknown[0] in places else "was not"
+            why = f"has the name of two {noun} that were" if unknown[0] in places else "was not"
             raise Mistake(
-                f"--like={str(like)!r} asks for {len(self.ids):,} images and {len(unknown):,} of them are not known: "
-                f"the first, {shown(unknown[0])!r}, {why} predicted, so nothing was written; give --data.predict_root "
-                "the folder of them all."
+                f"--like={str(like)!r} asks for {len(self.ids):,} {noun} and {len(unknown):,} of them are not known: "
+                f"the first, {shown(unknown[0])!r}, {why} predicted, so {wanted} them all."
             )
         self.places = [place for name in self.ids if (place := places[name]) is not None]
         others = [name for i, name in enumerate(raw.names) if i != self.identity]
@@ -64,7 +69,7 @@ class Submission:
         """Return its rows, the header among them.
 
         Args:
-            values: The probabilities, or the numbers, of each image as they are written: (N, columns).
+            values: The probabilities, or the numbers, of each sample as they are written: (N, columns).
             decisions: What each prediction comes to: the class, the labels, or the numbers as they are written.
             delimiter: What parts several labels in one cell.
         """
@@ -82,7 +87,7 @@ class Submission:
         return rows
 
 
-def _columns(raw: RawTable) -> list[list[str]]:
+def _columns(raw: RawTable, noun: str) -> list[list[str]]:
     """Read all cells, by column."""
     columns: list[list[str]] = [[] for _ in raw.names]
     for chunk in raw.chunks():
@@ -95,12 +100,12 @@ def _columns(raw: RawTable) -> list[list[str]]:
         for cells, more in zip(columns, chunk.columns, strict=True):
             cells += more
     if not columns[0]:
-        raise Mistake(f"--like={str(raw.path)!r} has no rows, so it asks for no image; give one with a row an image.")
+        raise Mistake(f"--like={str(raw.path)!r} has no rows, so it asks for no {noun}; give one that does.")
     return columns
 
 
 def _places(keys: Sequence[str]) -> dict[str, int | None]:
-    """Return the image that each way to write it means: with or without folder and suffix; None where that is two.
+    """Return the sample that each way to write it means: with or without folder and suffix; None where that is two.
 
     The whole path counts before the name alone, and a name with its suffix before one without.
     """
@@ -120,8 +125,8 @@ def _places(keys: Sequence[str]) -> dict[str, int | None]:
     return places
 
 
-def _identity(raw: RawTable, columns: list[list[str]], places: dict[str, int | None]) -> int:
-    """Return the place of the column that names the images."""
+def _identity(raw: RawTable, columns: list[list[str]], places: dict[str, int | None], noun: str, wanted: str) -> int:
+    """Return the place of the column that names the samples."""
     known = [sum(name in places for name in cells) for cells in columns]
     fits = [i for i, count in enumerate(known) if 2 * count > len(columns[i])]
     distinct = [i for i in fits if len(set(columns[i])) == len(columns[i])]
@@ -133,11 +138,11 @@ def _identity(raw: RawTable, columns: list[list[str]], places: dict[str, int | N
     if fits:
         names = " and ".join(shown(repr(raw.names[i])) for i in fits[:2])
         raise Mistake(
-            f"in --like={str(raw.path)!r} both {names} name images that were predicted, so it is not clear which are "
+            f"in --like={str(raw.path)!r} both {names} name {noun} that were predicted, so it is not clear which are "
             "the ids; call the right one id."
         )
     first = columns[max(range(len(known)), key=known.__getitem__)][0]
     raise Mistake(
-        f"no column of --like={str(raw.path)!r} names the images that were predicted (such as {shown(first)!r}), so "
-        "nothing was written; give --data.predict_root the folder of the images that it asks for."
+        f"no column of --like={str(raw.path)!r} names the {noun} that were predicted (such as {shown(first)!r}), so "
+        f"{wanted} the {noun} that it asks for."
     )

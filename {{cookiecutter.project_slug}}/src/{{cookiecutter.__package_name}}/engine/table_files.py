@@ -120,6 +120,7 @@ class TableFiles(SplitData):
         self.columns = Columns([], {}, [])  # known after ``setup``
         self.x_NF = torch.zeros(0, 0)
         self.row_of: dict[str, int] = {}  # by its key
+        self.twins: list[list[int]] = []  # rows that are equal
 
     @classmethod
     def task_of_table(cls, settings: Mapping[str, Any]) -> Task | None:
@@ -142,6 +143,8 @@ class TableFiles(SplitData):
     def setup(self, stage: str) -> None:
         if self.manifest is None and stage != "predict":
             self.read = self.table()
+            self.row_of = {key: row for row, key in enumerate(self.read.samples.keys)}
+            self.twins = same_rows(self.read.columns, self.read.samples.targets) if stage == "fit" else []
         super().setup(stage)
         if self.read is not None and stage == "fit" and self.correction == "smote":
             self._oversample()
@@ -185,10 +188,10 @@ class TableFiles(SplitData):
             Mistake: No column is left to learn from.
         """
         assert self.manifest is not None
-        if self.stage != "fit" or self.read is None:
-            self.columns = Columns.from_inputs(self.manifest.schema.inputs)
+        known = self.manifest.schema.inputs
+        if self.read is None or (known and self.stage != "fit"):
+            self.columns = Columns.from_inputs(known)
             return self.columns.as_dict()
-        self.row_of = {key: row for row, key in enumerate(self.read.samples.keys)}
         rows_N = self._rows(keys)
         numbers, categories, missing, constant = [], {}, [], []
         for column in self.read.columns:
@@ -224,7 +227,6 @@ class TableFiles(SplitData):
             return
         by_name = {column.name: column for column in self.read.columns}
         samples = self.read.samples
-        self.row_of = self.row_of or {key: row for row, key in enumerate(samples.keys)}
         names = [*self.columns.numbers, *self.columns.categories]
         x_NF = np.empty((len(samples.keys), len(names)), np.float32)
         for place, name in enumerate(names):
@@ -279,8 +281,9 @@ class TableFiles(SplitData):
 
     def same(self, keys: list[str]) -> list[list[int]]:
         """Return the positions of rows that are equal, which must not stand in two splits."""
-        assert self.read is not None
-        return same_rows(self.read.columns, self.read.samples.targets)
+        place_of = {row: place for place, row in enumerate(self._rows(keys).tolist())} if self.twins else {}
+        found = [[place_of[row] for row in twins if row in place_of] for twins in self.twins]
+        return [places for places in found if len(places) > 1]
 
     def fingerprint_of(self, samples: Samples) -> str:
         """Return a hash of all cells that are learned from, of targets and of keys."""

@@ -7,7 +7,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -16,16 +17,16 @@ import numpy as np
 from .arrow import Missing, RawColumn, read_columns, row_numbers
 from .delimited import RawTable, open_table, refused_rows
 from .files import check_path
-from .kinds import Column, Judge, Kind, Line, Role, cut, keys_of, width
+from .kinds import Column, Judge, Kind, Role, keys_of
 from .mistakes import Mistake, shown, some, unknown
 from .outcomes import Outcome
 from .splits import SPLIT_WORDS, Samples, split_words
+from .summaries import Line, lines_of, summary_of
 from .targets import FEW, AskedTask
 
 TASKS = get_args(AskedTask)
 ID_NAMES = ("id", "Id", "ID")
 FLAG = "--data.table"
-MOST_LINES = 40  # of the summary
 
 __all__ = ["Asked", "Column", "Table", "fingerprint", "read_table"]
 
@@ -141,15 +142,19 @@ class _Reading:
             Mistake: It cannot be used.
         """
         asked, names = self.asked, [name for name in self.raw.names if name]
+        if unnamed := len(self.raw.names) - len(names):
+            self.remarks.append(
+                f"{unnamed} column{'s' if unnamed > 1 else ''} without a name, or without text and numbers, left out"
+            )
         self._check_names(names)
         roles = self._roles(names)
         dropped = set(asked.drop or ())
-        wanted = [name for name in names if name not in dropped]
+        first = [*roles.target, *roles.others()]
+        wanted = [*first, *(name for name in names if name not in dropped and name not in first)]
         words = {*roles.target, *(asked.categories or ()), *(role for role in roles[1:4] if role is not None)}
         read = read_columns(FLAG, self.raw, wanted, words, asked.missing, roles.target)
-        columns = {column.name: column for column in read}
-        del read
-        count = len(next(iter(columns.values())))
+        columns = {column.name: column for column in islice(read, len(first))}
+        count = len(columns[first[0]])
         if count < 2:
             raise Mistake(
                 f"{self.flag} has {'a header and no rows' if not count else 'one row'}, so there is nothing to learn; "
@@ -163,17 +168,18 @@ class _Reading:
         if has_none.any():
             keeps, targets = ~has_none, targets[~has_none]
             self.positions = np.flatnonzero(keeps)
-            for name in list(columns):
-                columns[name] = columns[name].kept(keeps)
-        wrong, reason = outcome.check(target, targets)
-        if len(wrong):
-            self._refuse(target.names[0], wrong, targets[:, 0], reason)
+            columns = {name: column.kept(keeps) for name, column in columns.items()}
+            read = (column.kept(keeps) for column in read)
+        outcome.check(target, targets)
+        for name, values_N in zip(target.names, targets.T, strict=True) if asked.log_target else ():
+            if (values_N <= 0).any():
+                self._refuse(name, np.flatnonzero(values_N <= 0), values_N, f"{name} has no logarithm")
         keys = self._keys(roles, columns, len(targets))
         given, groups = self._given(roles, columns), self._groups(roles, columns)
         weights = self._weights(roles, columns)
-        for name in roles.others():
-            del columns[name]
-        inputs, lines = self._inputs(columns)
+        no_splits = [column for name, column in columns.items() if name not in roles.others()]
+        inputs, lines = self._inputs(chain(no_splits, read))
+        inputs.sort(key=lambda column: names.index(column.name))
         settled = {
             "target": roles.target,
             "task": target.task,
@@ -187,6 +193,7 @@ class _Reading:
         }
         samples = Samples(keys, targets, target, given, "", groups, weights, self.remarks)
         lines |= {name: Line(name, "dropped", about="by --data.drop") for name in names if name in dropped}
+        lines |= lines_of(roles.target, target, targets)
         return Table(samples, inputs, settled, self._summary(roles, samples, [lines[n] for n in names if n in lines]))
 
     # Which column is what
@@ -204,7 +211,9 @@ class _Reading:
             if name is not None and name not in names and name != "none":
                 raise Mistake(unknown(f"--data.{flag}", name, names))
         roles = [getattr(asked, flag) for flag in ("group", "split_column", "weight", "id")]
+        target = ["target"] if asked.target is None and "target" in names else []
         lists = [name for flag in ("target", "numbers", "categories", "drop") for name in getattr(asked, flag) or ()]
+        lists += target
         counts = Counter([*lists, *(name for name in roles if name in names)])
         if twice := [name for name, count in counts.items() if count > 1]:
             raise Mistake(
@@ -222,7 +231,7 @@ class _Reading:
                     "and none is called target, so it is not known what to learn; give --data.target NAME."
                 )
             target = ["target"]
-            self.notes.append("the target is the column of that name")
+            self.notes.append("the column of that name")
         if not target:
             raise Mistake("--data.target='[]' names no column, so there is nothing to learn; give --data.target NAME.")
         taken = {*target, *(asked.numbers or ()), *(asked.categories or ()), *(asked.drop or ())}
@@ -343,18 +352,18 @@ class _Reading:
 
         return Judge(self.flag, Missing.of(self.asked.missing), self._rows, note, role)
 
-    def _inputs(self, columns: dict[str, RawColumn]) -> tuple[list[Column], dict[str, Line]]:
-        """Tell what each column is; the columns are gone then."""
+    def _inputs(self, columns: Iterable[RawColumn]) -> tuple[list[Column], dict[str, Line]]:
+        """Tell what each column is."""
         asked: dict[str, Kind] = dict.fromkeys(self.asked.numbers or (), "number")
         asked |= dict.fromkeys(self.asked.categories or (), "category")
         inputs, lines, problems, judge = [], {}, [], self._judge()
-        for name in list(columns):
+        for column in columns:
             try:
-                judged = judge.judge(columns.pop(name), asked.get(name))
+                judged = judge.judge(column, asked.get(column.name))
             except Mistake as mistake:
-                problems.append((name, mistake))
+                problems.append((column.name, mistake))
                 continue
-            lines[name] = judged.line
+            lines[column.name] = judged.line
             self.remarks += judged.remarks
             inputs += [judged.column] if judged.column is not None else []
         if problems:
@@ -382,52 +391,6 @@ class _Reading:
 
 
 _INPUT = Line("", "number")
-
-
-def summary_of(lines: list[Line]) -> str:
-    """Write a line for each column, or of many columns how many there are of each kind."""
-    if len(lines) > MOST_LINES:
-        return _shorter(lines)
-    header = ("column", "kind", "missing", "distinct", "")
-    rows = [
-        (
-            cut(line.name, 30),
-            line.kind,
-            "" if line.kind == "dropped" else f"{line.missing:,}",
-            "" if line.kind == "dropped" else f"{line.distinct:,}",
-            line.about,
-        )
-        for line in lines
-    ]
-    widths = [max(width(row[i]) for row in [header, *rows]) for i in range(4)]
-    written = []
-    for name, kind, missing, distinct, about in [header, *rows]:
-        name += " " * (widths[0] - width(name))
-        row = f"  {name}  {kind:<{widths[1]}}  {missing:>{widths[2]}}  {distinct:>{widths[3]}}  {about}"
-        written.append(row.rstrip())
-    return "\n".join(written)
-
-
-def _shorter(lines: list[Line]) -> str:
-    """Write a line for each kind of column, and for each reason for which some are left out."""
-    numbers, categories = ([line for line in lines if line.kind == kind] for kind in ("number", "category"))
-    written = []
-    for what, of_kind in (("number", numbers), ("category", categories)):
-        if of_kind:
-            names = some([cut(line.name, 30) for line in of_kind])
-            missing = sum(line.missing > 0 for line in of_kind)
-            distinct = [line.distinct for line in of_kind]
-            written.append(
-                f"  {what:<8}  {len(of_kind):>6,}  {names}: {missing:,} with missing cells, {min(distinct):,} to "
-                f"{max(distinct):,} distinct values"
-            )
-    dropped = [line for line in lines if line.kind == "dropped"]
-    if dropped:
-        reasons = [f"{cut(line.name, 30)} {line.about}" for line in dropped]
-        written.append(
-            f"  {'dropped':<8}  {len(dropped):>6,}  {'; '.join(reasons[:6])}{' …' if len(reasons) > 6 else ''}"
-        )
-    return "\n".join(written)
 
 
 def fingerprint(table: Table) -> str:

@@ -179,7 +179,7 @@ class Classes(Target):
 
     task, noun, decision = "multiclass", "class", ["label"]
     is_exclusive = True
-    loss_unit, score = "nats per image", "accuracy"
+    loss_unit, score = "nats per sample", "accuracy"
 
     def write(self, value: int) -> str:
         return self.names[value]

@@ -22,7 +22,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from . import checkpoints, guard
 from .factories import recipe, written
 from .faults import NumericalFaults
-from .internals import INSTANTIATE, INSTANTIATOR, skip_overflow_on_device
+from .internals import INSTANTIATE, INSTANTIATOR, classes_start_afresh, skip_overflow_on_device
 from .loading import Batch
 from .metrics import MONITOR
 from .mistakes import Mistake, not_compiled, require
@@ -416,7 +416,7 @@ class Task(LightningModule):
 
         It lies on the CPU unless ``map_location`` says otherwise, wherever it was trained.
         """
-        with guard.open_to(guard.TRUSTED):
+        with guard.open_to(guard.TRUSTED), classes_start_afresh():
             checkpoints.read(checkpoint_path, cls)
             options = {**kwargs, "weights_only": True}
             return super().load_from_checkpoint(checkpoint_path, map_location, *args, **options)

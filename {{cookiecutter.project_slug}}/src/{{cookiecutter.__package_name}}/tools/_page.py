@@ -3,7 +3,6 @@
 Needs matplotlib and jinja2 (the extra ``report``), which are imported when a figure is drawn.
 """
 
-import base64
 import importlib
 import io
 import math
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ..engine.files import write
 from ..engine.mistakes import Mistake
@@ -136,17 +134,6 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines += [[cell(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-
-
-def picture(image_HWC: np.ndarray, alt: str) -> str:
-    """Return a small image (uint8) as HTML: lossless where it is tiny, JPEG otherwise."""
-    kind = "PNG" if image_HWC.shape[0] <= 32 else "JPEG"
-    image = Image.fromarray(image_HWC.squeeze())
-    image.thumbnail((112, 112))
-    file = io.BytesIO()
-    image.save(file, kind, quality=80)
-    text = base64.b64encode(file.getvalue()).decode()
-    return f'<img src="data:image/{kind.lower()};base64,{text}" alt="{escape(alt)}">'
 
 
 def note(text: str) -> str:

@@ -11,6 +11,7 @@ from ._page import figure, figures, note, table
 from ._predictions import BINS, DRAWS, OfClasses, rankings
 from ._report_figures import MANY
 from ._results import Run
+from ._words import NOUN, ONE
 
 
 def cards(split: str, p: OfClasses) -> list[tuple[str, str, str]]:
@@ -18,7 +19,7 @@ def cards(split: str, p: OfClasses) -> list[tuple[str, str, str]]:
     scores = p.scores()
     return [
         (f"{split} accuracy", f"{scores['accuracy']:.3f}", shared.between(p.interval())),
-        (f"{split} macro F1", f"{scores['macro F1']:.3f}", f"{len(p.paths):,} images"),
+        (f"{split} macro F1", f"{scores['macro F1']:.3f}", f"{len(p.paths):,} {NOUN}"),
     ]
 
 
@@ -29,7 +30,7 @@ def score_cells(p: OfClasses) -> list[object]:
 
 def remark(p: OfClasses) -> str:
     """How to read the scores."""
-    return "" if p.weights is None else f"The interval of accuracy is that of {DRAWS:,} bootstrap draws of the images."
+    return "" if p.weights is None else f"The interval of accuracy is that of {DRAWS:,} bootstrap draws of the {NOUN}."
 
 
 def evaluation(p: OfClasses) -> str:
@@ -49,9 +50,9 @@ def evaluation(p: OfClasses) -> str:
 
 
 def confusion(p: OfClasses, share: bool) -> tuple[Any, str]:
-    """Draw the confusion matrix, in images or in percent of the true class."""
+    """Draw the confusion matrix, in samples or in percent of the true class."""
     counts_KK = p.counts_KK
-    shown_KK, unit = counts_KK, "images"
+    shown_KK, unit = counts_KK, NOUN
     if share:
         shown_KK = 100 * counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
         unit = "% of the true class"
@@ -64,8 +65,8 @@ def confusions(p: OfClasses, most: int = 10) -> str:
     """The pairs of classes that are taken for each other most often."""
     wrong_KK = p.counts_KK * (1 - np.eye(len(p.classes), dtype=int))
     rows = shared.worst_pairs(wrong_KK, p.counts_KK.sum(1), p.classes, most)
-    header = ["true class", "taken for", "images", "of the true class"]
-    return table(header, rows) if rows else note("No image is taken for another class.")
+    header = ["true class", "taken for", NOUN, "of the true class"]
+    return table(header, rows) if rows else note(f"No {ONE} is taken for another class.")
 
 
 def classes(p: OfClasses) -> str:
@@ -77,7 +78,7 @@ def classes(p: OfClasses) -> str:
     rows = [[p.classes[k], *scores_K3[k].tolist(), int(support_K[k])] for k in order.tolist()]
     means = [float(np.mean(scores_K[~np.isnan(scores_K)])) for scores_K in scores_K3.T]
     rows.append(["mean over classes", *means, len(p.paths)])
-    text = "Support: images of the class. A dash: nothing to divide by, left out of the mean."
+    text = f"Support: {NOUN} of the class. A dash: nothing to divide by, left out of the mean."
     if many:
         text += " Lowest F1 first."
     return table(["class", "precision", "recall", "F1", "support"], rows) + note(text)
@@ -94,9 +95,9 @@ def reliability(p: OfClasses) -> Iterator[tuple[Any, str]]:
     both = [p.confidence_N[p.hit_N], p.confidence_N[~p.hit_N]]
     edges = np.linspace(0, 1, BINS + 1)
     axes.hist(both, edges, stacked=True, rwidth=0.92, color=["C0", "C1"], label=["right", "wrong"])
-    axes.set(xlabel="confidence", ylabel="images", xlim=(0, 1))
+    axes.set(xlabel="confidence", ylabel=NOUN, xlim=(0, 1))
     canvas.legend(loc="outside upper center", ncols=2)
-    yield canvas, f"How sure the network is how often: {len(both[0]):,} images right, {len(both[1]):,} wrong."
+    yield canvas, f"How sure the network is how often: {len(both[0]):,} {NOUN} right, {len(both[1]):,} wrong."
 
 
 def examples(p: OfClasses, data: Any, most: int = 12) -> str:
@@ -118,11 +119,11 @@ def examples(p: OfClasses, data: Any, most: int = 12) -> str:
 
 
 def balance(run: Run) -> str:
-    """How many images of each class stand in each split."""
+    """How many samples of each class stand in each split."""
     assert run.target is not None
     canvas, counts_3K = shared.bars(run, "class")
     ratio = counts_3K[0].max() / max(counts_3K[0].min(), 1)
-    text = f"In training the largest class has {ratio:.1f} times the images of the smallest."
+    text = f"In training the largest class has {ratio:.1f} times the {NOUN} of the smallest."
     rows = [[name, *counts_3K[:, k].tolist()] for k, name in enumerate(run.target.names)]
     rows.append(["all", *counts_3K.sum(1).tolist()])
     return shared.balance("Class balance", text, canvas, "class", rows)

@@ -9,6 +9,7 @@ from ..engine.splits import SPLITS
 from ._page import INK, curve, figure, figures, label, note, table
 from ._predictions import BINS, Ranked
 from ._results import Run
+from ._words import NOUN
 
 MANY = 20  # classes from which on a figure no longer names all of them
 SPLIT_NAMES = ("training", "validation", "test")
@@ -116,7 +117,7 @@ def reliability(right_B: np.ndarray, x_name: str, y_name: str) -> Any:
 
 
 def bars(run: Run, noun: str) -> tuple[Any, np.ndarray]:
-    """Draw how many images of each class or label stand in each split; returns these numbers, too, (3, K)."""
+    """Draw how many samples of each class or label stand in each split; returns these numbers, too, (3, K)."""
     assert run.target is not None
     names = run.target.names
     counts_3K = np.stack([run.target.counts(run.splits[split][1]) for split in SPLITS])
@@ -125,14 +126,14 @@ def bars(run: Run, noun: str) -> tuple[Any, np.ndarray]:
         before_3K = counts_3K.cumsum(0) - counts_3K
         for counts_K, before_K, split in zip(counts_3K, before_3K, SPLIT_NAMES, strict=True):
             axes.barh(range(len(names)), counts_K, 0.75, before_K, label=split)
-        axes.set(xlabel="images", ylabel=noun, ylim=(len(names) - 0.5, -0.5))
+        axes.set(xlabel=NOUN, ylabel=noun, ylim=(len(names) - 0.5, -0.5))
         axes.set_yticks(range(len(names)), [label(name) for name in names])
         axes.grid(False, axis="y")
     else:
         order = counts_3K.sum(0).argsort()[::-1]
         for counts_K, split in zip(counts_3K, SPLIT_NAMES, strict=True):
             axes.step(range(1, len(names) + 1), counts_K[order], where="mid", label=split)
-        axes.set(xlabel=f"{noun}, from the most images to the fewest", ylabel="images", ylim=(0, None))
+        axes.set(xlabel=f"{noun}, from the most {NOUN} to the fewest", ylabel=NOUN, ylim=(0, None))
     canvas.legend(loc="outside upper center", ncols=3)
     return canvas, counts_3K
 

@@ -1,4 +1,4 @@
-"""What the report shows of several labels: scores of each, thresholds, labels together, the worst images."""
+"""What the report shows of several labels: scores of each, thresholds, labels together, the worst samples."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +11,7 @@ from ._page import INK, cell, figure, figures, note, shortened, table
 from ._predictions import DRAWS, OfLabels, calibration, rankings, ranks
 from ._report_figures import MANY
 from ._results import Run
+from ._words import A_ONE, NOUN, ONE
 
 GRID = np.linspace(0, 1, 201)  # of thresholds
 NAMED = 2  # labels in a caption that are missing, and surplus
@@ -21,7 +22,7 @@ def cards(split: str, p: OfLabels) -> list[tuple[str, str, str]]:
     scores = p.scores()
     return [
         (f"{split} mAP", cell(scores["mAP"], 3), shared.between(p.interval())),
-        (f"{split} macro F1", cell(scores["macro F1"], 3), f"{len(p.paths):,} images"),
+        (f"{split} macro F1", cell(scores["macro F1"], 3), f"{len(p.paths):,} {NOUN}"),
     ]
 
 
@@ -33,7 +34,7 @@ def score_cells(p: OfLabels) -> list[object]:
 def remark(p: OfLabels) -> str:
     """How to read the scores."""
     text = "F1 and exact match are by 0.5 on validation, as logged, and on the test by the thresholds chosen there. "
-    return f"{text}The interval of mAP is that of {DRAWS:,} bootstrap draws of the images."
+    return f"{text}The interval of mAP is that of {DRAWS:,} bootstrap draws of the {NOUN}."
 
 
 def evaluation(p: OfLabels) -> str:
@@ -42,7 +43,7 @@ def evaluation(p: OfLabels) -> str:
         f"<h3>Labels</h3>{by_label(p)}",
         f"<h3>Thresholds</h3>{figures(f1_by_threshold(p), precision_and_recall(p))}",
         f"<h3>Labels together</h3>{together(p)}" if len(p.labels) > 1 else "",
-        f"<h3>Labels of an image, and calibration</h3>{figures(labels_per_image(p), reliability(p))}",
+        f"<h3>Labels of {A_ONE}, and calibration</h3>{figures(labels_per_sample(p), reliability(p))}",
     ]
     return "".join(parts)
 
@@ -63,10 +64,10 @@ def by_label(p: OfLabels) -> str:
     if len(rows) > 1:
         means = [mean_of_known(scores_K) for scores_K in scores_K6.T[1:]]
         rows.append(["mean over labels", "", "", "", *means])
-    text = "Support: images that have the label, and their share. AP: average precision; guesses have that share. "
+    text = f"Support: {NOUN} that have the label, and their share. AP: average precision; guesses have that share. "
     text += "A dash: nothing to divide by, left out of the mean. "
     if p.settled_here:
-        text += "The thresholds were chosen on these images, so F1 by them flatters. "
+        text += f"The thresholds were chosen on these {NOUN}, so F1 by them flatters. "
     if len(p.labels) > MANY:
         text += "Lowest average precision first."
     header = ["label", "support", "share", "threshold", "precision", "recall", "F1", "F1 at 0.5", "AP"]
@@ -80,7 +81,7 @@ def mean_of_known(values: np.ndarray) -> float:
 
 
 def average_precision(p: OfLabels, recall: dict[int, Any], k: int) -> float:
-    """Return the average precision of a label: 1 where every image has it, NaN where none does."""
+    """Return the average precision of a label: 1 where every sample has it, NaN where none does."""
     if k in recall:
         return recall[k].area
     return 1.0 if p.has_NK[:, k].any() else np.nan
@@ -134,8 +135,8 @@ def together(p: OfLabels) -> str:
     has_NK, said_NK = p.has_NK.astype(np.float32), p.said_NK.astype(np.float32)
     for shown_NK, axis, what in ((has_NK, "true", "have"), (said_NK, "predicted", "are said to have")):
         share_KK = 100 * (has_NK.T @ shown_NK) / np.maximum(has_NK.sum(0), 1)[:, None]
-        canvas = shared.matrix(share_KK, p.labels, "% of the row's images", f"{axis} label", "true label")
-        text = f"Of the images that have the row's label, how many {what} the column's."
+        canvas = shared.matrix(share_KK, p.labels, f"% of the row's {NOUN}", f"{axis} label", "true label")
+        text = f"Of the {NOUN} that have the row's label, how many {what} the column's."
         if shown_NK is said_NK:
             text += " The diagonal is the recall."
         if len(p.labels) > MANY:
@@ -144,19 +145,19 @@ def together(p: OfLabels) -> str:
     return figures(*drawn) + confusions(p)
 
 
-def labels_per_image(p: OfLabels) -> tuple[Any, str]:
-    """Draw how many labels images have, and how many are predicted."""
+def labels_per_sample(p: OfLabels) -> tuple[Any, str]:
+    """Draw how many labels samples have, and how many are predicted."""
     true_N, said_N = p.has_NK.sum(1), p.said_NK.sum(1)
     most = int(max(true_N.max(), said_N.max()))
     canvas, axes = figure(4.2, 3.2)
     edges = np.arange(most + 2) - 0.5
     axes.hist([true_N, said_N], edges, rwidth=0.85, color=["C0", "C1"], label=["true", "predicted"])
-    axes.set(xlabel="labels of an image", ylabel="images")
+    axes.set(xlabel=f"labels of {A_ONE}", ylabel=NOUN)
     axes.xaxis.get_major_locator().set_params(integer=True)
     canvas.legend(loc="outside upper center", ncols=2)
     right = int((p.has_NK == p.said_NK).all(1).sum())
-    text = f"How many labels images have: {true_N.mean():.2f} on average, {said_N.mean():.2f} predicted. Of"
-    return canvas, f"{text} {len(true_N):,} images {right:,} have every label right."
+    text = f"How many labels {NOUN} have: {true_N.mean():.2f} on average, {said_N.mean():.2f} predicted. Of"
+    return canvas, f"{text} {len(true_N):,} {NOUN} {right:,} have every label right."
 
 
 def confusions(p: OfLabels, most: int = 10) -> str:
@@ -165,8 +166,8 @@ def confusions(p: OfLabels, most: int = 10) -> str:
     surplus_NK = (p.said_NK & ~p.has_NK).astype(np.float32)
     count_KK = (missed_NK.T @ surplus_NK).astype(int)
     rows = shared.worst_pairs(count_KK, p.has_NK.sum(0), p.labels, most)
-    header = ["label missed", "label said instead", "images", "of those that have the missed one"]
-    return table(header, rows) if rows else note("No image misses one label and is said to have another instead.")
+    header = ["label missed", "label said instead", NOUN, "of those that have the missed one"]
+    return table(header, rows) if rows else note(f"No {ONE} misses one label and is said to have another instead.")
 
 
 def reliability(p: OfLabels) -> tuple[Any, str]:
@@ -181,7 +182,7 @@ def reliability(p: OfLabels) -> tuple[Any, str]:
 
 
 def examples(p: OfLabels, data: Any, most: int = 12) -> str:
-    """The images of the greatest loss, with the labels that are missing and those that are too many."""
+    """The samples of the greatest loss, with the labels that are missing and those that are too many."""
     loss_N = p.loss_NK.mean(1)
     captions = []
     for i in np.argsort(-loss_N, kind="stable")[:most].tolist():
@@ -195,28 +196,28 @@ def examples(p: OfLabels, data: Any, most: int = 12) -> str:
         if not parts:
             parts.append(f"every label right, least surely {listed(p, i, [int(p.loss_NK[i].argmax())])}")
         captions.append((p.paths[i], "; ".join(parts)))
-    return _samples.tiles("Images of the greatest loss", captions, data) + note(
-        "Labels that the image has and are missed, labels that are said and are not there, and how probable each was."
+    return _samples.tiles(f"{NOUN.capitalize()} of the greatest loss", captions, data) + note(
+        f"Labels that the {ONE} has and are missed, labels that are said and are not there, and how probable each was."
     )
 
 
 def listed(p: OfLabels, i: int, labels: Iterable[int]) -> str:
-    """Name labels of an image with their probabilities, the first few."""
+    """Name labels of a sample with their probabilities, the first few."""
     found = [f"{shortened(p.labels[k], 24)} ({p.predicted[i, k]:.2f})" for k in labels]
     return ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
 
 
 def balance(run: Run) -> str:
-    """How many images have each label in each split."""
+    """How many samples have each label in each split."""
     assert run.target is not None
     canvas, counts_3K = shared.bars(run, "label")
     targets = [run.splits[split][1] for split in shared.SPLITS]
     rarest = int(counts_3K[0].argmin())
     text = f"In training {run.target.names[rarest]!r} is the rarest label, in {counts_3K[0, rarest]:,} of"
-    text += f" {len(targets[0]):,} images."
+    text += f" {len(targets[0]):,} {NOUN}."
     if len(run.target.names) > 1:
         text += f" The most frequent one is in {counts_3K[0].max():,}."
     rows = [[name, *counts_3K[:, k].tolist()] for k, name in enumerate(run.target.names)]
     rows.append(["without a label", *(int((target_NK.sum(1) == 0).sum()) for target_NK in targets)])
-    rows.append(["all images", *map(len, targets)])
+    rows.append([f"all {NOUN}", *map(len, targets)])
     return shared.balance("Balance of the labels", text, canvas, "label", rows)

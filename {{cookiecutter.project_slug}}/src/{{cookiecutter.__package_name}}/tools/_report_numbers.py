@@ -1,4 +1,4 @@
-"""What the report shows of numbers: predicted against true, residuals, error by bin, the worst images.
+"""What the report shows of numbers: predicted against true, residuals, error by bin, the worst samples.
 
 All is in the user's unit. Where the logarithm is learned, ratios stand in for differences.
 """
@@ -14,17 +14,18 @@ from ._page import INK, amount, cell, figure, figures, label, note, table
 from ._predictions import DRAWS, OfNumbers
 from ._report_figures import SPLIT_NAMES
 from ._results import Run
+from ._words import NOUN, ONE
 
 DENSE = 1000  # points from which on their number is drawn
 DRAWN = 6  # numbers that have figures
 BINS = 10  # of the true values
-IN_A_BIN = 10  # images, at least
+IN_A_BIN = 10  # samples, at least
 
 
 def cards(split: str, p: OfNumbers) -> list[tuple[str, str, str]]:
     """The headline scores of a split."""
     scores = p.scores()
-    several = f"mean over {len(p.target.names)} numbers" if len(p.target.names) > 1 else f"{len(p.paths):,} images"
+    several = f"mean over {len(p.target.names)} numbers" if len(p.target.names) > 1 else f"{len(p.paths):,} {NOUN}"
     return [
         (f"{split} RMSE", amount(scores["RMSE"]), shared.between(p.interval(), amount)),
         (f"{split} R²", cell(scores["R²"], 3), several),
@@ -42,7 +43,7 @@ def remark(p: OfNumbers) -> str:
     text = "RMSE and MAE are in the unit of the data; R² is 0 where always saying the mean would do as well. "
     if len(p.target.names) > 1:
         text += "Scores are means over the numbers, which count the same whatever their units; each stands below. "
-    return f"{text}The interval of the RMSE is that of {DRAWS:,} bootstrap draws of the images."
+    return f"{text}The interval of the RMSE is that of {DRAWS:,} bootstrap draws of the {NOUN}."
 
 
 def evaluation(p: OfNumbers) -> str:
@@ -75,13 +76,13 @@ def scatter(axes: Any, x_N: np.ndarray, y_N: np.ndarray, x_scale: str, y_scale: 
         return ""
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
 
-    # From a light blue on: a cell that holds a single image is to be seen, on a dark page, too.
+    # From a light blue on: a cell that holds a single sample is to be seen, on a dark page, too.
     ramp = LinearSegmentedColormap.from_list("ramp", [to_rgba("C0", alpha) for alpha in (0.25, 1)])
     kept = {"xscale": x_scale, "yscale": y_scale}
     cells = axes.hexbin(x_N, y_N, gridsize=45, bins="log", mincnt=1, cmap=ramp, linewidths=0, rasterized=True, **kept)
     axes.figure.set_dpi(200)
-    axes.figure.colorbar(cells, ax=axes, shrink=0.8, label="images").outline.set_visible(False)
-    return " The stronger the colour, the more images."
+    axes.figure.colorbar(cells, ax=axes, shrink=0.8, label=NOUN).outline.set_visible(False)
+    return f" The stronger the colour, the more {NOUN}."
 
 
 def scale_of(p: OfNumbers) -> str:
@@ -112,12 +113,12 @@ def residual_name(p: OfNumbers) -> str:
     return "predicted / true" if p.target.log else "predicted − true"
 
 
-def edges_over(values: np.ndarray, images: int, log: bool) -> np.ndarray:
-    """Return the edges of the bars of a histogram, the more the more images there are."""
+def edges_over(values: np.ndarray, samples: int, log: bool) -> np.ndarray:
+    """Return the edges of the bars of a histogram, the more the more samples there are."""
     low, high = values.min(), values.max()
     if low == high:
         low, high = (low / 1.1, high * 1.1) if log else (low - 0.5, high + 0.5)
-    count = int(np.clip(1.5 * images**0.5, 8, 40)) + 1
+    count = int(np.clip(1.5 * samples**0.5, 8, 40)) + 1
     return np.geomspace(low, high, count) if log else np.linspace(low, high, count)
 
 
@@ -138,7 +139,7 @@ def residuals(p: OfNumbers) -> tuple[Any, str]:
     edges = edges_over(off_N, len(off_N), p.target.log)
     axes.hist(off_N, edges, rwidth=0.92, color="C0")
     axes.axvline(1 if p.target.log else 0, color=INK, linewidth=0.9, linestyle="--")
-    axes.set(xlabel=residual_name(p), ylabel="images", xscale=scale_of(p))
+    axes.set(xlabel=residual_name(p), ylabel=NOUN, xscale=scale_of(p))
     if p.target.log:
         ratios(axes.xaxis, off_N)
     mean = p.error_NT[:, 0].mean()
@@ -163,18 +164,18 @@ def residuals_against_predicted(p: OfNumbers) -> tuple[Any, str]:
 
 
 class Bin(NamedTuple):
-    """The images whose true values lie side by side, and the errors of them."""
+    """The samples whose true values lie side by side, and the errors of them."""
 
     least: float
     most: float
-    images: int
+    samples: int
     mean: float
     mae: float
     rmse: float
 
 
 def bins(p: OfNumbers, relative: bool = False) -> list[Bin]:
-    """Return the error by the true value, or its share of that, in bins of as many images each."""
+    """Return the error by the true value, or its share of that, in bins of as many samples each."""
     true_N, error_N = p.targets[:, 0], p.error_NT[:, 0]
     error_N = error_N / true_N if relative else error_N
     count = int(np.clip(len(true_N) // IN_A_BIN, 1, BINS))
@@ -202,23 +203,23 @@ def error_by_bin(p: OfNumbers) -> tuple[Any, str]:
     axes.set(xlabel=label(f"true {name}, from", 40), ylabel="error / true" if p.target.log else "error")
     axes.grid(False, axis="x")
     canvas.legend(loc="outside upper center", ncols=2)
-    fewest, most = min(of_bin.images for of_bin in found), max(of_bin.images for of_bin in found)
-    images = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
-    return canvas, f"The error by the true value, in bins of {images} images; below 0 is too low."
+    fewest, most = min(of_bin.samples for of_bin in found), max(of_bin.samples for of_bin in found)
+    count = f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    return canvas, f"The error by the true value, in bins of {count} {NOUN}; below 0 is too low."
 
 
 def table_of_bins(found: list[Bin]) -> str:
     """Show the same in figures."""
     rows = [
-        [f"{amount(of_bin.least)} to {amount(of_bin.most)}", of_bin.images, *map(amount, of_bin[3:])]
+        [f"{amount(of_bin.least)} to {amount(of_bin.most)}", of_bin.samples, *map(amount, of_bin[3:])]
         for of_bin in found
     ]
-    shown = table(["true value", "images", "mean error", "MAE", "RMSE"], rows)
+    shown = table(["true value", NOUN, "mean error", "MAE", "RMSE"], rows)
     return f"<details><summary>Error by the true value</summary>{shown}</details>"
 
 
 def examples(p: OfNumbers, data: Any, most: int = 12) -> str:
-    """The images whose numbers are furthest off, with the true ones and the predicted ones."""
+    """The samples whose numbers are furthest off, with the true ones and the predicted ones."""
     names = p.target.names
     off_NT = np.abs(p.target.learned(p.predicted) - p.target.learned(p.targets))
     off_NT = off_NT / np.maximum(off_NT.mean(0), np.finfo(float).tiny)  # so that units do not matter
@@ -228,8 +229,8 @@ def examples(p: OfNumbers, data: Any, most: int = 12) -> str:
         of = f"{names[number]}: " if len(names) > 1 else ""
         captions.append((p.paths[i], f"{of}true {amount(p.targets[i, number])}, said {amount(p.predicted[i, number])}"))
     text = "The true number and the predicted one"
-    text += ": of each image that which is furthest off, by the mean error of its kind." if len(names) > 1 else "."
-    return _samples.tiles("Images furthest off", captions, data) + note(text)
+    text += f": of each {ONE} that which is furthest off, by the mean error of its kind." if len(names) > 1 else "."
+    return _samples.tiles(f"{NOUN.capitalize()} furthest off", captions, data) + note(text)
 
 
 def balance(run: Run) -> str:
@@ -247,13 +248,13 @@ def balance(run: Run) -> str:
             if len(of_split):
                 shown = [*np.quantile(of_split, [0, 0.25, 0.5, 0.75, 1]), of_split.mean(), of_split.std()]
                 rows.append([name, split, len(of_split), *map(amount, shown)])
-    header = ["number", "split", "images", "least", "25 %", "median", "75 %", "most", "mean", "deviation"]
+    header = ["number", "split", NOUN, "least", "25 %", "median", "75 %", "most", "mean", "deviation"]
     text = f"Figures of the first {DRAWN} numbers alone." if len(names) > DRAWN else ""
     return f"<h3>Distribution of the numbers</h3>{figures(*drawn)}{note(text) if text else ''}{table(header, rows)}"
 
 
 def distribution(name: str, values: list[np.ndarray], log: bool) -> tuple[Any, str]:
-    """Draw the share of each split's images that lies where."""
+    """Draw the share of each split's samples that lies where."""
     canvas, axes = figure(4.2, 2.7)
     smallest = min(len(of_split) for of_split in values if len(of_split))
     edges = edges_over(np.concatenate(values), smallest, log)

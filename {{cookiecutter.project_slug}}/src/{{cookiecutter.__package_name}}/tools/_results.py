@@ -106,7 +106,7 @@ class Durations(NamedTuple):
 
 
 class Collect(Callback):
-    """Keeps what a validation says of each image."""
+    """Keeps what a validation says of each sample."""
 
     def __init__(self) -> None:
         self.outputs: list[dict[str, np.ndarray]] = []

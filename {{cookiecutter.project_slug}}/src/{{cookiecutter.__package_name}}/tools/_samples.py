@@ -1,12 +1,14 @@
 """Images on a page: those that a network gets wrong, and augmented ones."""
 
+import base64
+import io
 from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from . import _page as page
 from ._page import note
 
 
@@ -22,7 +24,7 @@ def tiles(title: str, chosen: Iterable[tuple[str, str]], data: Any) -> str:
     position = {path: i for i, path in enumerate(split.keys)}
     drawn = []
     for path, caption in chosen:
-        image = page.picture(pixels(split, position[path]), path)
+        image = picture(pixels(split, position[path]), path)
         drawn.append(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
     return f'<h3>{title}</h3><div class="tiles">{"".join(drawn) or note("None.")}</div>'
 
@@ -40,7 +42,18 @@ def augmentation(data: Any, rows: int = 5, columns: int = 8) -> str:
     for index in np.unique(np.linspace(0, len(data.train) - 1, rows).astype(int)).tolist():
         keys: list[Any] = [index]  # without a seed: as evaluation sees it
         keys += [(index, index * columns + column) for column in range(1, columns)]
-        images = "".join(page.picture(pixels(data.train, key), data.train.keys[index]) for key in keys)
+        images = "".join(picture(pixels(data.train, key), data.train.keys[index]) for key in keys)
         strips.append(f'<div class="strip">{images}</div>')
     text = f"data.augment={data.augment}: first a training image as evaluation sees it, then as training may see it."
     return f"<h3>Augmentation</h3>{''.join(strips)}{note(text)}"
+
+
+def picture(image_HWC: np.ndarray, alt: str) -> str:
+    """Return a small image (uint8) as HTML: lossless where it is tiny, JPEG otherwise."""
+    kind = "PNG" if image_HWC.shape[0] <= 32 else "JPEG"
+    image = Image.fromarray(image_HWC.squeeze())
+    image.thumbnail((112, 112))
+    file = io.BytesIO()
+    image.save(file, kind, quality=80)
+    text = base64.b64encode(file.getvalue()).decode()
+    return f'<img src="data:image/{kind.lower()};base64,{text}" alt="{escape(alt)}">'

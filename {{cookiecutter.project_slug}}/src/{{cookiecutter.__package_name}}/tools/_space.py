@@ -14,6 +14,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from ..cli import CLI
 from ..engine.metrics import MEASURED_IN_LOSS
 from ..engine.mistakes import Mistake, unknown
+from ._flags import SPLITS
+from ._words import NOUN
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -22,9 +24,6 @@ RANGES = ("float", "log", "int", "log_int")
 KINDS = (*RANGES, "choice", "fidelity")
 # A study decides these itself.
 DECIDED = ("name", "resume", "ckpt_path", "trainer.fast_dev_run", "config", "run_root", "monitor", "mode")
-# Which images are validated follows from these: the easiest split would win.
-SPLITS = ("root", "manifest", "split_seed", "val_fraction", "test_fraction", "group_pattern", "labels", "task")
-SPLITS += ("image_column", "label_columns", "label_delimiter", "split_column", "group_column", "weight_column")
 
 
 class Dimension(NamedTuple):
@@ -177,7 +176,7 @@ def check(space: list[Dimension], flags: list[str], monitor: str) -> None:
         split_moves = short(key) == "seed_everything" and "data.split_seed" not in given
         if short(key).removeprefix("data.") in SPLITS or split_moves:
             raise Mistake(
-                f"the space's {key} changes which images are validated, so trials could not be compared; leave it out"
+                f"the space's {key} changes which {NOUN} are validated, so trials could not be compared; leave it out"
                 f"{', or fix --data.split_seed' if split_moves else ''}."
             )
         if monitor.endswith("/loss") and short(key).startswith(MEASURED_IN_LOSS):

@@ -1,10 +1,10 @@
 """``crossval``: train k folds or n seeds; mean, interval, learning curve, comparison.
 
-  crossval --folds 5                  hold out every image once, but those of the test split
+  crossval --folds 5                  hold out every sample once, but those of the test split
   crossval --seeds 5                  one split, five seeds
-  crossval --fractions 0.1 0.3 1      the learning curve: each fold with shares of its training images
+  crossval --fractions 0.1 0.3 1      the learning curve: each fold with shares of its training samples
   crossval --against other.yaml       another config on the same folds, compared in pairs
-  crossval --predict FOLDER           the mean of the folds' predictions for new images
+  crossval --predict NEW              the mean of the folds' predictions for new samples
 
 Takes the flags of fit. Each fold is an ordinary run below RUN_ROOT/NAME/folds_5; its held-out part is the validation
 split, and the test split stays out of all of them. The same command again keeps the runs that have ended and goes on
@@ -40,8 +40,10 @@ from ..engine.predictions import SomeUnread, write_predictions
 from ..engine.sampling import run_seed
 from ..engine.splits import Manifest, folds, rows_of_folds
 from ..engine.targets import Target
+from ._flags import SAMPLES
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
 from ._results import from_checkpoint, hush, not_by_torchrun
+from ._words import NOUN, ONE
 
 # The unit of a metric, and what its mean can be at least and at most; nothing is known of others.
 SHARE = (" (share, 0 to 1)", 0.0, 1.0)
@@ -58,37 +60,32 @@ KNOWN = {
     "r2": (" (R²)", -np.inf, 1.0),
     "spearman": (" (Spearman's ρ)", -1.0, 1.0),
 }
-# What the folds are of.
-SAMPLES = [
-    f"data.{name}"
-    for name in ("root", "labels", "task", "image_column", "label_columns", "label_delimiter", "log_target")
-]
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]"
 
 
 class Scored(NamedTuple):
-    """A run that has ended: its variant, fold and folder, its training images, the metrics of its held-out images."""
+    """A run that has ended: its variant, fold and folder, its training samples, the metrics of its held-out ones."""
 
     variant: str
     fold: str
     folder: Path
-    images: int
+    samples: int
     metrics: dict[str, float]
 
 
 def estimate(values: np.ndarray, overlap: float, paired: bool = False) -> dict[str, float]:
     """Estimate a mean with Student's t: mean, standard deviation (n − 1), ends of the 95 % interval of the mean.
 
-    Folds share training images, which makes s²/n too small a variance of their mean; s² (1/n + overlap) corrects it
+    Folds share training samples, which makes s²/n too small a variance of their mean; s² (1/n + overlap) corrects it
     (Nadeau and Bengio 2003).
 
     Args:
         values: One value of each run, (n,).
-        overlap: Held-out over training images; 0 for values that are independent.
+        overlap: Held-out over training samples; 0 for values that are independent.
         paired: Whether they are differences; then also Cohen's d_z (mean over standard deviation; Cohen 1988) and p of
             the t test with the same variance. (Wilcoxon's p cannot fall below 0.0625 with five folds.)
     """
-    from scipy.special import stdtr, stdtrit  # albumentations brings scipy
+    from scipy.special import stdtr, stdtrit
 
     n = len(values)
     mean = float(values.mean())
@@ -166,7 +163,7 @@ class CrossValidation:
         training = sum(len(splits.splits["train"][0]) for splits in drawn)
         self.overlap = held_out / training if kind == "fold" else 0.0
         paths = repr([splits.splits["val"][0] for splits in drawn])
-        self.drawn = {"images": data.fingerprint, "folds": hashlib.sha256(paths.encode()).hexdigest()}
+        self.drawn = {NOUN: data.fingerprint, "folds": hashlib.sha256(paths.encode()).hexdigest()}
 
     def _vary(self, args: list[str], cli: CLI) -> None:
         """Find the flags of each variant: one alone, one for each of --fractions, or this one and --against."""
@@ -186,11 +183,11 @@ class CrossValidation:
             given = [*args, *flags]
             parts = self._parts(given) if flags else cli
             settings = dict(flat(parts.plain()))
-            for key in SAMPLES:
+            for key in (f"data.{name}" for name in SAMPLES):
                 this, its = self.config.get(key), settings.get(key)
                 if this != its:
                     raise Mistake(
-                        f"--{key}={its} of {other} is not {this}, so the folds would be of other images or targets; "
+                        f"--{key}={its} of {other} is not {this}, so the folds would be of other {NOUN} or targets; "
                         "leave it out of that file."
                     )
             losses.append({key: value for key, value in settings.items() if key.startswith(MEASURED_IN_LOSS)})
@@ -278,11 +275,11 @@ class CrossValidation:
         if not file.is_file():
             done = from_checkpoint("validate", self._checkpoint(run))
             metrics = {name: float(value) for name, value in done.trainer.callback_metrics.items()}
-            write(file, json.dumps({"images": len(done.datamodule.train_keys), "metrics": metrics}) + "\n")
+            write(file, json.dumps({NOUN: len(done.datamodule.train_keys), "metrics": metrics}) + "\n")
         with reading(file):
             content = json.loads(read_text(file))
             metrics = {name: float(value) for name, value in content["metrics"].items()}
-            return Scored(variant, fold, run.folder, int(content["images"]), metrics)
+            return Scored(variant, fold, run.folder, int(content[NOUN]), metrics)
 
     def _fit(self, args: list[str], bar: tqdm) -> None:
         if self.devices == 1:
@@ -337,11 +334,11 @@ class CrossValidation:
 
     def notes(self) -> list[str]:
         """Say what the numbers are, and what they are not."""
-        variance = "s²/n over seeds alone: what other images would change is not in it"
+        variance = f"s²/n over seeds alone: what other {NOUN} would change is not in it"
         if self.overlap:
-            variance = f"s² (1/n + {self.overlap:.2g}), as runs share images (Nadeau and Bengio 2003)"
+            variance = f"s² (1/n + {self.overlap:.2g}), as runs share {NOUN} (Nadeau and Bengio 2003)"
         said = [
-            f"Scored is each run's {self.options.score} checkpoint. The best is chosen by the images that score it, "
+            f"Scored is each run's {self.options.score} checkpoint. The best is chosen by the {NOUN} that score it, "
             "so it is optimistic; early stopping, too, may end a run by them.",
             f"Low to high is the 95 % interval of the mean: Student's t with {variance}.",
         ]
@@ -349,7 +346,7 @@ class CrossValidation:
             said.append(f"Differences: {self.options.against} − this; p of that t test; d_z = mean/std (Cohen 1988).")
         if self.two_losses:
             said.append("The losses measure different things, so they are not compared.")
-        return [*said, "No image of the test split was trained on or scored."]
+        return [*said, f"No {ONE} of the test split was trained on or scored."]
 
 
 def known(name: str, target: Target) -> tuple[str, float, float]:
@@ -362,20 +359,20 @@ def known(name: str, target: Target) -> tuple[str, float, float]:
 
 
 def draw(
-    name: str, unit: str, values: dict[str, np.ndarray], means: dict[str, dict[str, float]], images: Sequence[float]
+    name: str, unit: str, values: dict[str, np.ndarray], means: dict[str, dict[str, float]], counts: Sequence[float]
 ) -> Any:
-    """Draw a metric: every fold a grey line or dot, the means with their intervals; over images a learning curve."""
+    """Draw a metric: every fold a grey line or dot, the means with their intervals; over samples a learning curve."""
     drawn, axes = figure(4.2, 2.9)
-    x = images or range(len(values))
+    x = counts or range(len(values))
     mean = np.array([each["mean"] for each in means.values()])
     low = np.array([each["low"] for each in means.values()])
     high = np.array([each["high"] for each in means.values()])
     axes.plot(x, list(values.values()), "o-", color="C8", alpha=0.5, ms=3, lw=0.8)
-    axes.errorbar(x, mean, (mean - low, high - mean), fmt="o-" if images else "o", color="C0", capsize=4)
+    axes.errorbar(x, mean, (mean - low, high - mean), fmt="o-" if counts else "o", color="C0", capsize=4)
     axes.set_ylabel(label(name, 40) + unit)
-    if images:
-        axes.set(xscale="log", xlabel="training images")
-        axes.set_xticks(x, [f"{count:.0f}" for count in images])
+    if counts:
+        axes.set(xscale="log", xlabel=f"training {NOUN}")
+        axes.set_xticks(x, [f"{count:.0f}" for count in counts])
         axes.set_xticks([], minor=True)
     else:
         axes.set_xticks(x, [label(variant) for variant in values])
@@ -389,9 +386,9 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
     for variant in cross.variants:
         name = variant.rpartition("/")[2] or "this"
         by_variant[name] = [one for one in scored if one.variant == variant]
-    images = []
+    counts = []
     if cross.options.fractions:
-        images = [float(np.mean([one.images for one in group])) for group in by_variant.values()]
+        counts = [float(np.mean([one.samples for one in group])) for group in by_variant.values()]
     tables: dict[str, list[dict[str, Any]]] = {"summary": [], "comparison": [], "runs": []}
     drawn, target = [], next(iter(cross.folds.values())).target
     for metric in sorted(scored[0].metrics):
@@ -405,13 +402,13 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
             mean["low"] = min(max(mean["low"], least), most)
             mean["high"] = min(max(mean["high"], least), most)
             tables["summary"].append({"variant": name, "metric": metric, "runs": len(cross.folds)} | mean)
-        drawn.append((draw(metric, unit, values, means, images), ""))
+        drawn.append((draw(metric, unit, values, means, counts), ""))
         if cross.options.against and not (cross.two_losses and metric.endswith("loss")):
             this, other = values.values()
             tables["comparison"].append({"metric": metric} | estimate(other - this, cross.overlap, paired=True))
     for name, group in by_variant.items():
         for one in group:
-            row = {"variant": name, "run": one.fold, "training_images": one.images}
+            row = {"variant": name, "run": one.fold, f"training_{NOUN}": one.samples}
             tables["runs"].append(row | one.metrics | {"folder": str(one.folder)})
     notes = cross.notes()
     if any(known(metric, target) == ERROR for metric in scored[0].metrics):
@@ -435,18 +432,20 @@ def main(args: list[str]) -> None:
     """Run the command."""
     parser = Options(__name__, __doc__)
     kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--folds", type=int, default=5, help="how many parts the images are dealt to (5)")
+    kinds.add_argument("--folds", type=int, default=5, help=f"how many parts the {NOUN} are dealt to (5)")
     kinds.add_argument("--seeds", type=int, help="instead of folds: how many seeds, from seed_everything on")
     parser.add_argument("--score", choices=("last", "best"), default="last", help="which checkpoint (last)")
     more = parser.add_mutually_exclusive_group()
-    more.add_argument("--fractions", type=float, nargs="+", help="shares of the training images: a learning curve")
+    more.add_argument("--fractions", type=float, nargs="+", help=f"shares of the training {NOUN}: a learning curve")
     more.add_argument("--against", metavar="CONFIG", help="another config, laid over the same flags, to compare with")
-    more.add_argument("--predict", metavar="FOLDER", help="new images: the runs' mean predictions, as a CSV")
+    more.add_argument(
+        "--predict", metavar=CLI.data_module.to_predict[1], help=f"new {NOUN}: the runs' mean predictions, as a CSV"
+    )
     options, rest = parser.parse_known_args(args)
     flag, number = ("--folds", options.folds) if options.seeds is None else ("--seeds", options.seeds)
     require(number >= 2, flag, number, "x ≥ 2", "there would be no spread to measure")
     not_by_torchrun("crossval")
-    check_packages("crossval", "report", "matplotlib", "jinja2")
+    check_packages("crossval", "report", "matplotlib", "jinja2", "scipy")
     hush()
     cross = CrossValidation(options, rest)
     scored = cross.run()

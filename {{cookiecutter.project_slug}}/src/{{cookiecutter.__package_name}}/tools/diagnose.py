@@ -17,7 +17,8 @@ from ..engine import runs
 from ..engine.mistakes import Mistake
 from ..engine.parser import Options
 from ..engine.targets import Labels, Numbers
-from . import _results
+from . import _flags, _results
+from ._words import NOUN
 
 # A level is the median of a part of a curve: one lucky or unlucky validation decides nothing. The chance loss is that
 # of a network that knows nothing. Chosen on runs of the digits with one seed, checked with another.
@@ -42,8 +43,8 @@ BEHIND = 0.1  # by which macro F1 of labels is below micro F1: rare labels are m
 NOTHING = 0.02  # micro F1 of labels: hardly one is predicted
 CONSTANT = 0.05  # R² of what is hardly better than saying the mean
 BEGINS = 3  # times the chance loss of numbers: a network that was just made says more than nothing
-FEW_CARRY, CARRY = 0.01, 0.5  # a hundredth of the images has so much of the squares: 0.08 of a normal distribution
-LEAST = 20  # images whose numbers say anything of a distribution
+FEW_CARRY, CARRY = 0.01, 0.5  # a hundredth of the samples has so much of the squares: 0.08 of a normal distribution
+LEAST = 20  # samples whose numbers say anything of a distribution
 NARROW = 0.05  # deviations that the middle half of the numbers takes: 1.35 of a normal distribution
 SMALL_BATCH = 8  # samples on a device: mean and variance of so few say little of the data's
 DIFFERING = 0.05  # of the chance loss, between training by a batch's statistics and validation by running ones
@@ -86,7 +87,7 @@ class Level(NamedTuple):
     """How far a run came, in the terms of what it predicts.
 
     Args:
-        learnt: The share of what is to learn beyond what is known without looking at an image.
+        learnt: The share of what is to learn beyond what is known without looking at a sample.
         done: The score that is 1 where nothing is left to learn.
         gap: By how much training is ahead of validation.
         evidence: The scores at the end, for people.
@@ -102,7 +103,7 @@ class Run(_results.Run):
     """What a run's folder says of it, and what follows from its curves.
 
     Attributes:
-        classes: The number of training images of each class or label and its name, the fewest first.
+        classes: The number of training samples of each class or label and its name, the fewest first.
         epochs: How many the run has begun.
         rate: The highest rate of all parameter groups.
         unspent: The last rate over the highest.
@@ -366,7 +367,7 @@ def overfitting(run: Run) -> Evidence:
 
 
 def underfitting(run: Run) -> Evidence:
-    """Little was learnt of the training images themselves, and the curves are flat; its causes are named alone."""
+    """Little was learnt of the training samples themselves, and the curves are flat; its causes are named alone."""
     little = run.validations >= ENOUGH and run.level.learnt < LEARNT and run.level.gap < GAP and run.flat
     named = rate_too_low(run) or rate_too_high(run) or collapsed_to_the_mean(run) or outliers_rule_the_loss(run)
     return little and not named and run.level.evidence
@@ -378,7 +379,7 @@ def imbalance(run: Run) -> Evidence:
     f1, accuracy = run.val_f1.level(0.8), run.val_accuracy.level(0.8)
     holds = most >= RATIO * least and accuracy - f1 > MISSED
     scores = f"val/f1_macro {f1:.3f}, val/accuracy {accuracy:.3f}"
-    return holds and f"{most} images of {frequent!r}, {least} of {rare!r}; {scores}"
+    return holds and f"{most} {NOUN} of {frequent!r}, {least} of {rare!r}; {scores}"
 
 
 def labels_never_predicted(run: Run) -> Evidence:
@@ -391,7 +392,7 @@ def labels_never_predicted(run: Run) -> Evidence:
     if micro < NOTHING:
         return f"hardly any label is predicted; {scores}"
     holds = most >= RATIO * least and micro - macro > BEHIND
-    return holds and f"{most} training images have {frequent!r}, {least} have {rare!r}; {scores}"
+    return holds and f"{most} training {NOUN} have {frequent!r}, {least} have {rare!r}; {scores}"
 
 
 def collapsed_to_the_mean(run: Run) -> Evidence:
@@ -404,7 +405,7 @@ def collapsed_to_the_mean(run: Run) -> Evidence:
 
 
 def outliers_rule_the_loss(run: Run) -> Evidence:
-    """A few images have most of what a squared error counts, or the others differ by hardly a deviation."""
+    """A few samples have most of what a squared error counts, or the others differ by hardly a deviation."""
     if not isinstance(run.target, Numbers):
         return False
     squared = run.loss_name in ("MSE", "MSELoss")
@@ -415,7 +416,7 @@ def outliers_rule_the_loss(run: Run) -> Evidence:
         if len(far_N) >= LEAST and ((squared and share > CARRY) or upper - lower < NARROW):
             middle, least, most = np.median(target_N), target_N.min(), target_N.max()
             seen = f"{name!r} is {middle:.4g} in the middle, and from {least:.4g} to {most:.4g}"
-            return f"{few} of {len(far_N)} training images have {share:.0%} of the squared deviation; {seen}"
+            return f"{few} of {len(far_N)} training {NOUN} have {share:.0%} of the squared deviation; {seen}"
     return False
 
 
@@ -442,15 +443,12 @@ RULES = {
     fluctuating_validation_loss: STEADIER,
     plateau: "--model.schedule Plateau, then --model.schedule Cosine, then --model.optimizer.lr {lower:.2g}",
     stopped_too_early: "--callbacks.early_stopping.patience {patience}, then --trainer.max_epochs {epochs}",
-    collapsed_to_the_mean: "--model.optimizer.lr {higher:.2g} (lr-range finds a rate), then --data.augment none, then "
-    "--model.network.width {width} or another network, and a look at whether the numbers belong to their images",
-    overfitting: "--data.augment strong, then --model.mixup 0.2, then --model.optimizer.weight_decay {decay:.2g}, then "
-    "--model.network.dropout 0.3, then --callbacks.early_stopping.patience 10, then more images",
-    underfitting: "--model.network.width {width} or another network, then less weight decay, dropout, mixing and "
-    "augmentation, then a better rate (lr-range)",
+    collapsed_to_the_mean: _flags.COLLAPSED,
+    overfitting: _flags.OVERFITTING,
+    underfitting: _flags.UNDERFITTING,
     imbalance: "--model.loss LogitAdjusted, then --data.balance effective_weights, then --data.balance sampler",
     labels_never_predicted: "--data.balance class_weights, then --data.balance sampler, then --model.loss Asymmetric",
-    starved_loader: "--data.num_workers {workers}, then a --data.stored_size near the image size, then smaller files",
+    starved_loader: _flags.STARVED,
 }
 
 # The kind of target that a rule is about; the others are about all.
@@ -460,11 +458,8 @@ ONLY = {
     imbalance: "multiclass",
     labels_never_predicted: "multilabel",
 }
-# What to try instead where a number would change with the image, or be mixed with others.
-OF_NUMBERS = {
-    overfitting: "--model.optimizer.weight_decay {decay:.2g}, then --model.network.dropout 0.3, then "
-    "--callbacks.early_stopping.patience 10, then --data.augment medium if numbers stay right, then more images",
-}
+# What to try instead of numbers.
+OF_NUMBERS = {overfitting: _flags.OVERFITTING_NUMBERS}
 
 
 def diagnose(seen: Run) -> list[Finding]:

@@ -22,13 +22,13 @@ from ..engine import runs
 from ..engine.mistakes import Mistake, require
 from ..engine.parser import Options
 from ._page import Section, check_packages, figure, figures, png, write_page
+from ._words import NOUN
 
 DIVERGED = 4.0  # times the lowest loss: the test ends there
 # What would bend the rates, or end the test.
 FIXED = (
     "--model.schedule=null",
     "--model.warmup_steps=0",
-    "--model.unmixed_epochs=0",
     "--model.unfreeze_every=null",
     "--trainer.gradient_clip_val=null",
     "--trainer.limit_val_batches=0",
@@ -113,7 +113,7 @@ def main(args: list[str]) -> None:
     parser = Options(__name__, __doc__)
     parser.add_argument("--min-rate", type=float, default=1e-7, help="the first rate (1e-7)")
     parser.add_argument("--max-rate", type=float, default=10.0, help="the last rate (10)")
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps; the training images repeat (200)")
+    parser.add_argument("--steps", type=int, default=200, help=f"optimizer steps; the training {NOUN} repeat (200)")
     options, rest = parser.parse_known_args(args)
     rises = 0 < options.min_rate < options.max_rate
     require(rises, "--min-rate", options.min_rate, f"0 < x < {options.max_rate}", "no rate would rise")
@@ -125,6 +125,8 @@ def main(args: list[str]) -> None:
             f"{cli.trainer.world_size} devices would each make the range test, so they would write over each other's "
             "page; give --trainer.devices 1."
         )
+    if "unmixed_epochs" in cli.model.hparams:  # of images
+        cli.model.hparams.unmixed_epochs = 0
     folder = Path(cli.config.run_root, cli.config.name)
     with tqdm(total=options.steps, desc="lr-range", unit="step") as bar:
         test = RangeTest(np.geomspace(options.min_rate, options.max_rate, options.steps), bar)

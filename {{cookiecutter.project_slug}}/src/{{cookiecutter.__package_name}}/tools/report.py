@@ -21,6 +21,7 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tqdm import tqdm
 
+from ..cli import CLI
 from ..engine import PACKAGE, runs
 from ..engine.endings import is_refusal
 from ..engine.files import read_text, reading
@@ -35,6 +36,7 @@ from ._page import INK, Section, curve, facts, figure, figures, label, note, tab
 from ._predictions import Predictions
 from ._results import Collect, Run
 from ._samples import augmentation
+from ._words import NOUN
 
 # What is shown of each kind of target; each module has the same functions.
 VIEWS: dict[str, Any] = {
@@ -77,7 +79,7 @@ def main(args: list[str]) -> None:
         )
     print(f"report: of {', '.join(str(run.folder) for run in found)}")
     for run in found:
-        print(f"its images: {run.setting('data.root', '')}")
+        print(f"its {NOUN}: {run.setting(f'data.{CLI.data_module.places[0]}', '')}")
     parts = compare(found) if len(found) > 1 else show(found[0], flags, options.ckpt_path)
     with tqdm(parts, "report", leave=False) as bar:
         sections = [Section(title, draw()) for title, draw in bar]
@@ -127,7 +129,7 @@ def summary(run: Run, validation: Predictions | str, tested: Predictions | str) 
             notes.append(note(f"{split}: {p}"))
             continue
         views = VIEWS[p.target.task]
-        header = ["split", "images", *p.scores()]
+        header = ["split", NOUN, *p.scores()]
         rows.append([split, len(p.paths), *views.score_cells(p)])
         shown += views.cards(split, p)
         remarks |= {views.remark(p): None, WEIGHTED if p.weights is not None else "": None}
@@ -150,7 +152,7 @@ def failure(run: Run) -> str:
     return note(f"The run failed: {run.error}") + (traceback if run.traceback else "")
 
 
-WEIGHTED = "The samples have weights, which count in the scores; numbers of images are without them."
+WEIGHTED = f"The samples have weights, which count in the scores; numbers of {NOUN} are without them."
 
 
 def predicted(target: Target) -> str:
@@ -222,12 +224,12 @@ def evaluation(p: Predictions | str, source: str) -> str:
     """What the predictions of a split are worth."""
     if isinstance(p, str):
         return note(p)
-    text = f"{len(p.paths):,} images of {predicted(p.target)}; from {source}."
+    text = f"{len(p.paths):,} {NOUN} of {predicted(p.target)}; from {source}."
     return note(text) + VIEWS[p.target.task].evaluation(p)
 
 
 def examples(p: Predictions | str, data: Any) -> str:
-    """The images of which the network is most wrong, as it saw them."""
+    """The samples of which the network is most wrong, as it saw them."""
     return "" if isinstance(p, str) else VIEWS[p.target.task].examples(p, data)
 
 
@@ -242,8 +244,8 @@ def timing(run: Run) -> str:
     """How fast the training went, and how long of it waited for data."""
     if run.durations is None:
         return note("No timing.csv: the run is older than that file, or failed before its first log point.")
-    steps, seconds, waiting, images = run.durations
-    to_ms = 1000 * run.setting("data.batch_size", 1) / images  # of one step
+    steps, seconds, waiting, samples = run.durations
+    to_ms = 1000 * run.setting("data.batch_size", 1) / samples  # of one step
     canvas, axes = figure(4.2, 2.7)
     curve(axes, steps, seconds * to_ms, color="C0", label="the whole step")
     curve(axes, steps, waiting * to_ms, color="C1", label="waiting for data")
@@ -251,7 +253,7 @@ def timing(run: Run) -> str:
     axes.legend()
     return facts(
         ("Training", f"{seconds.sum() / 60:.1f} min", "validation and saving left out"),
-        ("Throughput", f"{images.sum() / seconds.sum():,.0f} images/s", f"{images.sum():,.0f} images"),
+        ("Throughput", f"{samples.sum() / seconds.sum():,.0f} {NOUN}/s", f"{samples.sum():,.0f} {NOUN}"),
         ("A step", f"{np.median(seconds * to_ms):.1f} ms", "median"),
         ("Waiting for data", f"{waiting.sum() / seconds.sum():.1%}", "of the training time"),
     ) + figures((canvas, "The time of an optimizer step, and how long of it training waited for data."))
@@ -302,11 +304,11 @@ def compared_scores(found: list[Run]) -> str:
         if isinstance(p, str):
             notes.append(note(f"{run.name}: {p}"))
         else:
-            of_kind = test.setdefault(p.target.task, [["run", "images", *p.scores()]])
+            of_kind = test.setdefault(p.target.task, [["run", NOUN, *p.scores()]])
             of_kind.append([run.name, len(p.paths), *VIEWS[p.target.task].score_cells(p)])
     held_out = [[run.splits[split][0] for split in ("val", "test") if run.splits] for run in found]
     if any(paths != held_out[0] for paths in held_out):
-        notes.insert(0, note("The runs have different validation or test images, so their scores compare loosely."))
+        notes.insert(0, note(f"The runs have different validation or test {NOUN}, so their scores compare loosely."))
     said = {str(run.target): run.name for run in reversed(found) if run.target is not None}
     if len(said) > 1:
         each = ", ".join(f"{name} {what}" for what, name in reversed(said.items()))

@@ -40,6 +40,7 @@ from ..engine.sampling import derived_seed, run_seed
 from ._page import Section, aligned, check_packages, figure, figures, png, table, write_page
 from ._results import Run, hush, not_by_torchrun
 from ._space import Dimension, as_flags, assign, check, grid_size, last_error, read_space
+from ._words import NOUN
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -121,7 +122,7 @@ class Search:
         Raises:
             Mistake: The storage cannot be reached, or the study is one of something else.
         """
-        study = {"space": self.content, "grid": self.as_grid, "images": self.base.datamodule.fingerprint}
+        study = {"space": self.content, "grid": self.as_grid, NOUN: self.base.datamodule.fingerprint}
         settings = dict(flat(study | self.base.plain()))
         now = {key: value for key, value in settings.items() if not key.startswith(resume.MACHINE)}
         with self.alone():

@@ -14,7 +14,6 @@ one. Shapes: N rows, F columns, H heads, K classes or labels, T numbers.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .augment import mixed, noisy, swapped, without_columns
@@ -42,7 +41,7 @@ class TableTask(Task):
 
     Args:
         schedule: Makes the learning-rate schedule from (optimizer, total_steps); null keeps the rate constant.
-        scaling: How numbers are scaled: to a normal distribution by quantiles, or by median and quartiles (robust).
+        scaling: How numbers are scaled: by median and quartiles (robust), or to a normal distribution by quantiles.
         swap_noise: The share of cells that take the value of another row in training.
         column_dropout: The share of cells that training hides.
         noise: The deviation of Gaussian noise on scaled numbers.
@@ -56,7 +55,7 @@ class TableTask(Task):
     def __init__(
         self,
         schedule: ScheduleFactory | None = Cosine,
-        scaling: Scaling = "quantile",
+        scaling: Scaling = "robust",
         swap_noise: float = 0.0,
         column_dropout: float = 0.0,
         noise: float = 0.0,
@@ -114,8 +113,7 @@ class Classifier(TableTask):
         return self(x_NF).float().softmax(2).mean(1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        target = F.one_hot(batch.y, len(self.schema.target.names)).float() if self.mix else batch.y
-        rows, target = self.augmented(batch.x, target)
+        rows, target = self.augmented(batch.x, self.loss.soft(batch.y) if self.mix else batch.y)
         logits_NHK = each_head(self.network(rows))
         hits_N = logits_NHK.mean(1).argmax(1) == batch.y  # hard labels, also where training mixes them
         loss_N = over_heads(self.loss, logits_NHK, target)
