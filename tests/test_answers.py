@@ -29,7 +29,7 @@ ENGINE_OF = {
         backbone builtin cache columns contents decoding folders image_files images labels looks places
     """.split(),
     "table": """
-        arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling table_files tables
+        arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling summaries table_files tables
     """.split(),
 }
 TEST_FILES = "conftest suites test_loggers test_losses".split()
