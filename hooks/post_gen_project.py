@@ -42,6 +42,7 @@ REMOVALS = {
     ".github": ANSWERS["ci"] != "github",
     f"{PACKAGE}/tools": ANSWERS["tools"] == "no",
     "docs/tools.md": ANSWERS["tools"] == "no",
+    "docs/search.md": ANSWERS["tools"] == "no",
 }
 
 
