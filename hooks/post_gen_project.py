@@ -26,7 +26,8 @@ OF_IMAGES = """
 """.split()
 OF_TABLES = """
     engine/arrow.py engine/builtin_tables.py engine/encoding.py engine/heads.py engine/kinds.py engine/leaks.py
-    engine/new_rows.py engine/outcomes.py engine/oversampling.py engine/table_files.py engine/tables.py
+    engine/new_rows.py engine/outcomes.py engine/oversampling.py engine/summaries.py engine/table_files.py
+    engine/tables.py
 """.split()
 TESTS_OF_IMAGES = """
     data folders guard internals labels mistakes model pixels reading resume run schedules scores speed targets

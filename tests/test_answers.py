@@ -29,7 +29,7 @@ ENGINE_OF = {
         backbone builtin cache columns contents decoding folders image_files images labels looks places
     """.split(),
     "table": """
-        arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling table_files tables
+        arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling summaries table_files tables
     """.split(),
 }
 TEST_FILES = "conftest suites test_loggers test_losses".split()
@@ -38,17 +38,17 @@ TEST_FILES_OF = {
         test_data test_folders test_guard test_internals test_labels test_mistakes test_model test_pixels test_reading
         test_resume test_run test_schedules test_scores test_speed test_targets test_techniques test_weights
     """.split(),
-    "table": "test_model".split(),
+    "table": "test_augment test_encoding test_model test_networks test_rows test_tables".split(),
 }
 TOOL_FILES = """
-    __init__.py _example.py _flags.py _page.py _predictions.py _report_classes.py _report_figures.py
+    __init__.py _example.py _exported.py _flags.py _page.py _predictions.py _report_classes.py _report_figures.py
     _report_labels.py _report_numbers.py _results.py _samples.py _space.py _words.py crossval.py diagnose.py export.py
-    lr_range.py page.html page.mplstyle preview.py report.py smote.py space.yaml tune.py
+    lr_range.py page.html page.mplstyle report.py space.yaml tune.py
 """.split()
 PAGES = ("data", "machines", "resuming", "techniques")
 RECIPES = ("imbalanced", "long_schedule", "stabilise")
 RECIPES_OF = {"images": ("baseline", "finetune", "small_data"), "table": ("tabular", "tabular_strong")}
-TOOL_FILES_OF = {"images": ("preview.py", "smote.py"), "table": ()}
+TOOL_FILES_OF = {"images": ("preview.py", "smote.py"), "table": ("_preprocessing.py",)}
 TABLES = ("diabetes", "table", "california")
 
 

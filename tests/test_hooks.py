@@ -118,7 +118,12 @@ def run_hook(name: str, folder: Path, changed: tuple[str, str] = ("", ""), **ans
     """Run a hook as cookiecutter does, from a process that stands elsewhere; returns its exit code and output."""
     standard = json.loads((TEMPLATE / "cookiecutter.json").read_text())
     known = {key: value[0] if isinstance(value, list) else value for key, value in standard.items()}
-    known |= {"project_slug": "my-project", "__typed_slug": "my-project", "__package_name": "my_project", **answers}
+    known |= {
+        "project_slug": "my-project",
+        "__typed_slug": "my-project",
+        "__package_name": "my_project",
+        "__kind": "images",
+    } | answers
     context = {"cookiecutter": known}
     text = (TEMPLATE / f"hooks/{name}.py").read_text()
     script = folder.parent / "tmphook.py"
@@ -296,7 +301,8 @@ def test_the_names_that_are_taken_are_those_of_the_lock():
 def test_the_names_of_the_projects_tests_are_those_of_its_folder():
     text = (TEMPLATE / "hooks/pre_gen_project.py").read_text()
     listed = text.partition('OWN_TESTS = """')[2].partition('"""')[0].split()
-    assert sorted(listed) == sorted(path.stem for path in SOURCE.glob("tests/*.py"))
+    files = [*SOURCE.glob("tests/*.py"), *SOURCE.glob("tables/tests/*.py")]
+    assert sorted(listed) == sorted({path.stem for path in files})
 
 
 TAKEN = [

@@ -34,8 +34,16 @@ def test_a_project_of_any_name_is_linted_and_formatted(slug, tmp_path):
     run("ruff", "format", "--check", ".", folder=project)
 
 
+def test_a_project_of_a_table_is_linted_formatted_and_typed(tmp_path):
+    """Before baking its own files lie beside those that they take the place of, so they are typed here."""
+    project = bake(tmp_path, data="diabetes")
+    run("ruff", "check", ".", folder=project)
+    run("ruff", "format", "--check", ".", folder=project)
+    run("basedpyright", "--pythonpath", sys.executable, folder=project)
+
+
 OLDEST, NEWEST = (3, 11), (3, 13)  # of the Pythons that are claimed and at hand
-FAR = {"data": "image_folder", "logger": "wandb", "license": "none", "ci": "none", "tools": "no"}
+FAR = {"data": "table", "logger": "wandb", "license": "none", "ci": "none", "tools": "no"}
 
 
 def python(version: tuple[int, int]) -> str:
@@ -67,8 +75,7 @@ def test_a_fresh_project_is_green_in_its_own_environment(tmp_path):
     """Far from the default answers; the project with those is the one of ``make demo``, in test_journeys.py."""
     project = bake(tmp_path, **FAR)
     make("install", project, NEWEST)
-    # The project's tests are run whole for the default answers; here those that train.
-    make("check", project, NEWEST, "" if "LONG_TESTS" in os.environ else "tests/test_run.py")
+    make("check", project, NEWEST)
 
 
 def test_a_new_repository_has_the_branch_that_the_workflow_listens_to(project):

@@ -154,6 +154,7 @@ def test_each_fold_fits_its_own_scales(goods):
 
 
 def test_smote_makes_rows_of_rare_classes_between_their_neighbours_in_training_alone(goods, tmp_path):
+    pytest.importorskip("imblearn")
     rows = rows_of(goods)
     for row in rows:
         row["rare"] = "yes" if float(row["length"]) > 39 else "no"
@@ -186,6 +187,7 @@ def _encoding(data: TableData, seen_NF: torch.Tensor | None) -> torch.nn.Module:
 
 @pytest.mark.parametrize(("numbers", "columns"), [(2, 2), (1, 3), (0, 2)])
 def test_smote_takes_numbers_alone_both_kinds_and_categories_alone(numbers, columns):
+    pytest.importorskip("imblearn")
     rng = np.random.default_rng(0)
     x_NF = np.column_stack([rng.normal(size=(40, numbers)), rng.integers(1, 4, (40, columns - numbers))])
     x_NF = x_NF.astype(np.float32)
@@ -197,6 +199,7 @@ def test_smote_takes_numbers_alone_both_kinds_and_categories_alone(numbers, colu
 
 
 def test_smote_refuses_a_class_of_a_single_row_and_weights(goods, tmp_path):
+    pytest.importorskip("imblearn")
     with pytest.raises(Mistake, match="class 'yes' has a single training row"):
         oversampled(np.zeros((5, 1), np.float32), np.array([0, 0, 0, 0, 1]), 1, ["no", "yes"], 0)
     rows = [{**row, "weight": "2"} for row in rows_of(goods)]
@@ -222,6 +225,7 @@ def test_a_table_of_no_column_that_differs_is_refused(tmp_path):
 
 def test_the_housing_data_come_from_what_scikit_learn_downloads(tmp_path, monkeypatch):
     """By scikit-learn's own code, from a small archive of the same form."""
+    pytest.importorskip("sklearn")
     import hashlib
     import io
     import tarfile
@@ -246,6 +250,7 @@ def test_the_housing_data_come_from_what_scikit_learn_downloads(tmp_path, monkey
 
 
 def test_without_a_network_the_housing_data_say_so(monkeypatch, tmp_path):
+    pytest.importorskip("sklearn")
     from sklearn.datasets import _california_housing as source
 
     monkeypatch.setattr(source, "ARCHIVE", source.ARCHIVE._replace(url=(tmp_path / "gone").as_uri()))
@@ -255,6 +260,7 @@ def test_without_a_network_the_housing_data_say_so(monkeypatch, tmp_path):
 
 
 def test_the_built_in_table_is_written_once_and_has_its_target(run):
+    pytest.importorskip("sklearn")
     assert run("fit", "--data.table=diabetes", "--data.target=null", "--data.drop=null") == 0
     manifest = Manifest.load(RUN / "manifest.json")
     assert manifest.target.names == ["progression"]

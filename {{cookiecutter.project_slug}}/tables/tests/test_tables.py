@@ -343,6 +343,12 @@ def test_a_target_that_could_be_learned_wrong_is_refused(values, flags, said):
     assert said in refused(content, **flags)
 
 
+def test_a_logarithm_is_refused_by_the_column_that_has_none():
+    content = basic(target=[*range(3, ROWS + 3)], b=[-1, *range(1, ROWS)])
+    assert "row 2: '-1': b has no logarithm" in refused(content, target=["target", "b"], log_target=True)
+    assert read(content, log_target=True).samples.target == Numbers(["target"], True)
+
+
 def test_rows_without_a_target_are_left_out_where_that_is_asked_and_counted():
     table = read(basic(target=["", *noise(2)[1:-1], "nan"]), drop_missing_target=True)
     assert table.samples.keys == [str(row) for row in range(1, ROWS - 1)]

@@ -76,7 +76,8 @@ class RawColumn:
         """Return some of its cells as they are written."""
         if self.numbers_N is not None:
             return [f"{value:.17g}" for value in self.numbers_N[positions].tolist()]
-        return [self.words[code].as_py() if code >= 0 else "" for code in self.codes_N[positions].tolist()]
+        codes = self.codes_N[positions]
+        return self.words.take(pa.array(codes, mask=codes < 0)).fill_null("").to_pylist()
 
 
 class Missing(NamedTuple):

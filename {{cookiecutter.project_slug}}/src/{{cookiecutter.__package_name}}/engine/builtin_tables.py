@@ -34,7 +34,7 @@ def diabetes() -> tuple[list[str], np.ndarray]:
 
     Efron et al. 2004, in the units of the clinic.
     """
-    from sklearn.datasets import load_diabetes
+    from sklearn.datasets import load_diabetes  # pyright: ignore[reportMissingImports]  (the extra `builtin`)
 
     data: Any = load_diabetes(scaled=False)
     named = {"bp": "blood_pressure", "s1": "cholesterol", "s2": "ldl", "s3": "hdl", "s4": "cholesterol_to_hdl"}
@@ -51,7 +51,7 @@ def california() -> tuple[list[str], np.ndarray]:
     Raises:
         Mistake: They could not be downloaded.
     """
-    from sklearn.datasets import fetch_california_housing
+    from sklearn.datasets import fetch_california_housing  # pyright: ignore[reportMissingImports]
 
     try:
         data: Any = fetch_california_housing(data_home="data/california-archive")

@@ -383,7 +383,7 @@ class Commands(LightningCLI):
         own = source.run.manifest
         if self.asked.manifest is None or manifest is None:
             return str(own)
-        if self.subcommand == "fit" and not Manifest.load(manifest).has_splits_of(Manifest.load(own)):
+        if self.subcommand == "fit" and not _load(manifest).has_splits_of(_load(own)):
             raise Mistake(
                 f"--data.manifest={manifest!r} has other splits than the run, so test samples would be trained on; "
                 "leave it out, or start a new run from these weights: --model.weights CHECKPOINT."
@@ -576,6 +576,10 @@ def refuse_finders(callbacks: Sequence[Callback]) -> None:
                 f"the callback {name} would change the batch of an optimizer step, and so the experiment; leave it out "
                 "and give --data.batch_size, and where memory does not hold it, --trainer.accumulate_grad_batches 2."
             )
+
+
+def _load(manifest: str | Path) -> Manifest:
+    return Manifest.load(manifest, outside=True)  # to compare it: no file is read by it
 
 
 def _plain(value: Any) -> Any:

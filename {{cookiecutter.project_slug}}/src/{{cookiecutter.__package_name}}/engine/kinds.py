@@ -6,7 +6,6 @@ Only what is certain is inferred; what could be read in two ways is refused, wit
 import json
 import re
 import shlex
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -17,6 +16,7 @@ import pyarrow as pa
 from .arrow import DAY, DAYS, EXACT, Missing, RawColumn, pc
 from .cells import in_flag
 from .mistakes import CONTROL, Mistake, shown
+from .summaries import Line, cut, most_frequent, range_of
 
 Kind = Literal["number", "category"]
 Role = Literal["input", "target", "weight", "new"]  # new: of rows that are to be predicted
@@ -52,16 +52,6 @@ class Column:
     kind: Kind
     values_N: np.ndarray
     words: list[str] = field(default_factory=list)
-
-
-class Line(NamedTuple):
-    """What is said of a column: a line of the summary."""
-
-    name: str
-    kind: str
-    missing: int = 0
-    distinct: int = 0
-    about: str = ""
 
 
 class Judged(NamedTuple):
@@ -389,31 +379,3 @@ def _merged(column: RawColumn, ordered: np.ndarray, distinct: int) -> list[str]:
         f"{shown(column.name)} has {distinct:,} distinct values, of which 32 bits tell {left:,} apart (they are "
         f"rounded by up to {coarseness:.2g}); subtract a constant in the table if less counts"
     ]
-
-
-def range_of(ordered: np.ndarray, unit: str = "") -> str:
-    """Name the first and the last of numbers in their order."""
-    if unit == DAYS:
-        first, last = (np.datetime64(int(np.floor(days)), "D") for days in ordered[[0, -1]])
-        return f"{first} to {last}, as days since 1970" if last > first else f"{first}"
-    ends = [f"{end:,.0f}" if end == np.floor(end) and abs(end) < EXACT else f"{end:,.6g}" for end in ordered[[0, -1]]]
-    return " to ".join(dict.fromkeys(ends)) + (f" {unit}" if unit else "")
-
-
-def most_frequent(words: Sequence[str], counts: np.ndarray) -> str:
-    """Name the most frequent of some words, and how often they are there."""
-    most = np.argsort(-counts, kind="stable")[:4].tolist()
-    return " · ".join(f"{cut(words[i], 20)} ({counts[i]:,})" for i in most) + (" …" if len(words) > 4 else "")
-
-
-def width(text: str) -> int:
-    """Return how many columns of a terminal a text takes."""
-    return sum(
-        2 if unicodedata.east_asian_width(letter) in "WF" else not unicodedata.combining(letter) for letter in text
-    )
-
-
-def cut(text: str, most: int) -> str:
-    """Return a text in one line, of so many letters at most."""
-    text = shown(text.replace("\n", " ").replace("\t", " "))
-    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -170,24 +170,17 @@ class Outcome:
             "neither learned nor scored; fill it in, or leave these rows out: --data.drop_missing_target true."
         )
 
-    def check(self, target: Classes | Labels | Numbers, targets: np.ndarray) -> tuple[np.ndarray, str]:
+    def check(self, target: Classes | Labels | Numbers, targets: np.ndarray) -> None:
         """Refuse a target of which nothing can be learned, once the rows without it are gone.
-
-        Returns:
-            The positions of rows whose target cannot be used, and why.
 
         Raises:
             Mistake: It is the same in all rows, or a class stands in one row alone.
         """
-        nothing = np.empty(0, np.int64)
         if isinstance(target, Numbers):
             for name, values_N in zip(target.names, targets.T, strict=True):
                 if (values_N == values_N[0]).all():
                     raise self._constant(name, f"{values_N[0]:g}")
-            is_low = (targets <= 0).any(axis=1)
-            return (
-                (np.flatnonzero(is_low), "has no logarithm (--data.log_target true)") if target.log else (nothing, "")
-            )
+            return
         counts = target.counts(targets).tolist()
         if isinstance(target, Classes) and len(target.names) < 2:
             raise self._constant(self.asked.target[0] if self.asked.target else "target", target.names[0])
@@ -202,7 +195,6 @@ class Outcome:
                 f"the {what} of {self.flag}: one row alone has it, so it could be learned or scored, not both; add "
                 "rows of it, join it to another, or take its rows away."
             )
-        return nothing, ""
 
     def _constant(self, name: str, value: str) -> Mistake:
         return Mistake(

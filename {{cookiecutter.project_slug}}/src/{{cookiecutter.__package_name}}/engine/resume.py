@@ -31,7 +31,9 @@ SILENT = (
     "data.manifest",
     "data.outside",
     "data.predict_root",
+    "data.predict_table",
     "data.root",
+    "data.table",
     "fast",
     "report",
     "resume",
@@ -54,16 +56,23 @@ MACHINE = (
     "trainer.strategy",
 )
 FOLLOW_THE_DATA = (
+    "data.categories",
     "data.channels",
+    "data.drop",
+    "data.group",
     "data.group_column",
+    "data.id",
     "data.image_column",
     "data.image_size",
     "data.label_columns",
     "data.label_delimiter",
+    "data.numbers",
     "data.split_column",
     "data.stored_size",
+    "data.target",
     "data.task",
     "data.value_range",
+    "data.weight",
     "data.weight_column",
 )
 

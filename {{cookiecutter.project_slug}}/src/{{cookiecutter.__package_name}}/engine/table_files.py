@@ -116,6 +116,7 @@ class TableFiles(SplitData):
         given |= {"drop_missing_target": drop_missing_target, "log_target": log_target, "task": self.task}
         self.asked = given
         self.predict_table = predict_table
+        self.outside = True  # a row's key is no path
         self.read: Table | None = None  # what the file says, while its columns are needed
         self.columns = Columns([], {}, [])  # known after ``setup``
         self.x_NF = torch.zeros(0, 0)

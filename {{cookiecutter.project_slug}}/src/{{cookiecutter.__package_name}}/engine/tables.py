@@ -17,16 +17,16 @@ import numpy as np
 from .arrow import Missing, RawColumn, read_columns, row_numbers
 from .delimited import RawTable, open_table, refused_rows
 from .files import check_path
-from .kinds import Column, Judge, Kind, Line, Role, cut, keys_of, most_frequent, range_of, width
+from .kinds import Column, Judge, Kind, Role, keys_of
 from .mistakes import Mistake, shown, some, unknown
 from .outcomes import Outcome
 from .splits import SPLIT_WORDS, Samples, split_words
-from .targets import FEW, AskedTask, Classes, Labels, Target
+from .summaries import Line, lines_of, summary_of
+from .targets import FEW, AskedTask
 
 TASKS = get_args(AskedTask)
 ID_NAMES = ("id", "Id", "ID")
 FLAG = "--data.table"
-MOST_LINES = 40  # of the summary
 
 __all__ = ["Asked", "Column", "Table", "fingerprint", "read_table"]
 
@@ -170,9 +170,10 @@ class _Reading:
             self.positions = np.flatnonzero(keeps)
             columns = {name: column.kept(keeps) for name, column in columns.items()}
             read = (column.kept(keeps) for column in read)
-        wrong, reason = outcome.check(target, targets)
-        if len(wrong):
-            self._refuse(target.names[0], wrong, targets[:, 0], reason)
+        outcome.check(target, targets)
+        for name, values_N in zip(target.names, targets.T, strict=True) if asked.log_target else ():
+            if (values_N <= 0).any():
+                self._refuse(name, np.flatnonzero(values_N <= 0), values_N, f"{name} has no logarithm")
         keys = self._keys(roles, columns, len(targets))
         given, groups = self._given(roles, columns), self._groups(roles, columns)
         weights = self._weights(roles, columns)
@@ -192,7 +193,7 @@ class _Reading:
         }
         samples = Samples(keys, targets, target, given, "", groups, weights, self.remarks)
         lines |= {name: Line(name, "dropped", about="by --data.drop") for name in names if name in dropped}
-        lines |= _lines_of(roles.target, target, targets)
+        lines |= lines_of(roles.target, target, targets)
         return Table(samples, inputs, settled, self._summary(roles, samples, [lines[n] for n in names if n in lines]))
 
     # Which column is what
@@ -210,7 +211,9 @@ class _Reading:
             if name is not None and name not in names and name != "none":
                 raise Mistake(unknown(f"--data.{flag}", name, names))
         roles = [getattr(asked, flag) for flag in ("group", "split_column", "weight", "id")]
+        target = ["target"] if asked.target is None and "target" in names else []
         lists = [name for flag in ("target", "numbers", "categories", "drop") for name in getattr(asked, flag) or ()]
+        lists += target
         counts = Counter([*lists, *(name for name in roles if name in names)])
         if twice := [name for name, count in counts.items() if count > 1]:
             raise Mistake(
@@ -388,65 +391,6 @@ class _Reading:
 
 
 _INPUT = Line("", "number")
-
-
-def _lines_of(names: list[str], target: Target, targets: np.ndarray) -> dict[str, Line]:
-    """Return what is said of the columns of the target."""
-    if isinstance(target, Classes):
-        counts = target.counts(targets)
-        return {names[0]: Line(names[0], "target", 0, len(counts), most_frequent(target.names, counts))}
-    lines = {}
-    for name, values_N in zip(names, targets.T, strict=True):
-        values, counts = np.unique(values_N, return_counts=True)
-        words = [f"{value}" for value in values.tolist()] if isinstance(target, Labels) else []
-        lines[name] = Line(name, "target", 0, len(values), most_frequent(words, counts) if words else range_of(values))
-    return lines
-
-
-def summary_of(lines: list[Line]) -> str:
-    """Write a line for each column, or of many columns how many there are of each kind."""
-    if len(lines) > MOST_LINES:
-        return _shorter(lines)
-    header = ("column", "kind", "missing", "distinct", "")
-    rows = [
-        (
-            cut(line.name, 30),
-            line.kind,
-            "" if line.kind == "dropped" else f"{line.missing:,}",
-            "" if line.kind == "dropped" else f"{line.distinct:,}",
-            line.about,
-        )
-        for line in lines
-    ]
-    widths = [max(width(row[i]) for row in [header, *rows]) for i in range(4)]
-    written = []
-    for name, kind, missing, distinct, about in [header, *rows]:
-        name += " " * (widths[0] - width(name))
-        row = f"  {name}  {kind:<{widths[1]}}  {missing:>{widths[2]}}  {distinct:>{widths[3]}}  {about}"
-        written.append(row.rstrip())
-    return "\n".join(written)
-
-
-def _shorter(lines: list[Line]) -> str:
-    """Write a line for each kind of column, and for each reason for which some are left out."""
-    numbers, categories = ([line for line in lines if line.kind == kind] for kind in ("number", "category"))
-    written = []
-    for what, of_kind in (("number", numbers), ("category", categories)):
-        if of_kind:
-            names = some([cut(line.name, 30) for line in of_kind])
-            missing = sum(line.missing > 0 for line in of_kind)
-            distinct = [line.distinct for line in of_kind]
-            written.append(
-                f"  {what:<8}  {len(of_kind):>6,}  {names}: {missing:,} with missing cells, {min(distinct):,} to "
-                f"{max(distinct):,} distinct values"
-            )
-    dropped = [line for line in lines if line.kind == "dropped"]
-    if dropped:
-        reasons = [f"{cut(line.name, 30)} {line.about}" for line in dropped]
-        written.append(
-            f"  {'dropped':<8}  {len(dropped):>6,}  {'; '.join(reasons[:6])}{' …' if len(reasons) > 6 else ''}"
-        )
-    return "\n".join(written)
 
 
 def fingerprint(table: Table) -> str:

@@ -404,7 +404,7 @@ class Numbers(Target):
             if values_N.min() == values_N.max():
                 raise Mistake(
                     f"{name!r} is {values_N[0]:g} in all training samples, so there is nothing to learn of it; leave "
-                    "it out of --data.label_columns, or give data in which it differs."
+                    "it out of what is learned, or give data in which it differs."
                 )
         for name, of_name in zip(self.names, np.stack([np.abs(centre_T), scale_T], axis=1), strict=True):
             if not (of_name < 1e37).all() or of_name[1] < 1e-37:

@@ -2,12 +2,12 @@
 
 Starts from a checkpoint as ``validate`` does and writes runs/NAME/version_N/export/:
 
-model.onnx, model.pt2   take images (N, C, H, W), uint8 at data.image_size, and give for any N what ``predict`` writes:
-                        probabilities (N, K), or values (N, T) of numbers in the unit that they were given in
+model.onnx, model.pt2   give for any N samples what ``predict`` writes: probabilities (N, K), or values (N, T) of
+                        numbers in the unit that they were given in
 model.int8.onnx         the same in 8-bit integers, quantised after training; what that costs is shown
 model.safetensors       the weights alone
-preprocessing.py        turns an image file into what the models take: the project's own code, and needs no project
-example.py              tells of image files with these two what is predicted
+preprocessing.py        turns what people have into what the models take
+example.py              tells with these two what is predicted
 metadata.json           the target, sizes, hashes, versions, and how each file did on the validation split
 
 The first four carry metadata.json's facts, too. Where a probability of model.onnx or model.pt2 differs from the
@@ -22,7 +22,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import runpy
 import shutil
 import tempfile
 import time
@@ -33,39 +32,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..cli import CLI
-from ..engine import decoding
 from ..engine.files import write
 from ..engine.loading import Batch
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.parser import Options
 from ..engine.targets import Classes, Target
+from . import _exported
 from ._page import aligned, check_packages
+from ._words import NOUN
 
 TOLERANCE = 1e-4  # of a probability; classes can then differ only where two are as likely as each other
 LAYERS = {"Conv", "Gemm", "MatMul"}  # of ONNX: what a network computes with its weights
 OPSET = 20  # of ONNX, unless --opset says otherwise
 OLDEST_OPSET = 18  # torch writes none before: it warns, and writes this one
-CALIBRATION = 256  # training images that show the quantiser the range of each layer
-VERSIONS = ("torch", "onnx", "onnxruntime", "numpy", "pillow")
+CALIBRATION = 256  # training samples that show the quantiser the range of each layer
+VERSIONS = ("torch", "onnx", "onnxruntime", "numpy", *_exported.PACKAGES)
 Figures = dict[str, dict[str, Any]]
-
-PREPROCESS = '''
-
-CHANNELS = {channels}
-STORED_SIZE = {stored_size}  # a file is scaled to this,
-IMAGE_SIZE = {image_size}  # and its centre of this size is what the network takes
-
-
-def preprocess(path: str | Path) -> np.ndarray:
-    """Read an image file as the network takes it: (C, H, W), uint8."""
-    image_HWC = decode(path, CHANNELS, STORED_SIZE, {fit!r}, {background!r}, {value_range}, {max_megapixels})
-    edge = (STORED_SIZE - IMAGE_SIZE) // 2
-    return image_HWC[edge : edge + IMAGE_SIZE, edge : edge + IMAGE_SIZE].transpose(2, 0, 1)
-'''
 
 
 class OnCPU(CLI):
@@ -80,21 +66,11 @@ class OnCPU(CLI):
         trainer.num_nodes = 1
         trainer.precision = "32-true"
         model.compile = False
-        model.channels_last = False
+        if "channels_last" in model:
+            model.channels_last = False
 
     def before_validate(self) -> None:
         """Let a run that was trained without validation be exported, too."""
-
-
-class Predict(nn.Module):
-    """What is exported: all that the model's ``predict`` does, from images (uint8) to predictions (float32)."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images_NCHW: Tensor) -> Tensor:
-        return self.model.predict(images_NCHW).float()
 
 
 def facts(cli: CLI, opset: int) -> dict[str, Any]:
@@ -102,21 +78,12 @@ def facts(cli: CLI, opset: int) -> dict[str, Any]:
     assert cli.source
     model, data, target = cli.model, cli.datamodule, cli.datamodule.target
     thresholds = target.thresholds(model.settled)
-    mean = model.normalised.mean_1C11.flatten().tolist()
-    std = model.normalised.std_1C11.flatten().tolist()
     return {
         "target": target.as_dict(),
         **({"class_names": target.names} if isinstance(target, Classes) else {}),
         **({"thresholds": thresholds} if thresholds else {}),
-        "channels": data.channels,
-        "image_size": data.image_size,
-        "fit": data.fit,
-        "background": data.background,
-        "value_range": data.value_range,
-        "max_megapixels": data.max_megapixels,
-        "stored_size": data.stored_size,  # a file is scaled to this, then its centre cut out
+        **_exported.facts(model, data),
         **_scale(model),
-        "normalisation": {"mean": mean, "std": std},  # of pixels from 0 to 255, inside the models
         "network": model.hparams.network,
         "checkpoint": cli.source.checkpoint.name,
         "checkpoint_sha256": _sha256(cli.source.checkpoint),
@@ -161,13 +128,13 @@ def refused(network: str, cannot: str, remedy: str) -> Iterator[None]:
         ) from error
 
 
-def write_models(model: Any, about: dict[str, Any], output: str, folder: Path) -> None:
+def write_models(model: Any, data: Any, about: dict[str, Any], folder: Path) -> None:
     """Write model.onnx, model.pt2 and model.safetensors.
 
     Args:
         model: The model.
+        data: The data module.
         about: What they say of themselves.
-        output: What model.onnx calls its output.
         folder: Where they go.
 
     Raises:
@@ -178,18 +145,19 @@ def write_models(model: Any, about: dict[str, Any], output: str, folder: Path) -
     from safetensors.torch import save
 
     texts = {key: json.dumps(value) for key, value in about.items()}
-    images_NCHW = torch.zeros(2, about["channels"], about["image_size"], about["image_size"], dtype=torch.uint8)
-    any_number = ({0: torch.export.Dim("batch", min=1)},)
+    inputs = _exported.inputs(data.example(2), data)
+    batch = torch.export.Dim("batch", min=1)
+    any_number = tuple({0: batch} for _ in inputs)
     remedy = "its forward must not decide by the values of tensors."
     with torch.no_grad(), refused(type(model.network).__name__, "exported", remedy):
-        program = torch.export.export(Predict(model).eval(), (images_NCHW,), dynamic_shapes=any_number)
+        program = torch.export.export(_exported.Predict(model).eval(), (*inputs.values(),), dynamic_shapes=any_number)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # names the folders of this machine
         exported: Any = torch.onnx.export(
             program,
-            input_names=["images"],
-            output_names=[output],
-            dynamic_shapes=({0: "batch"},),
+            input_names=list(inputs),
+            output_names=[data.target.predicted],
+            dynamic_shapes=tuple({0: "batch"} for _ in inputs),
             opset_version=about["opset"],
             verbose=False,
         )
@@ -207,7 +175,7 @@ def write_models(model: Any, about: dict[str, Any], output: str, folder: Path) -
         raise Mistake(_no_opset(about["opset"], runs)) from error
     if written != about["opset"]:
         raise Mistake(_no_opset(about["opset"], f"torch wrote {written} instead"))
-    weights = {name: value.contiguous().clone() for name, value in model.network.state_dict().items()}
+    weights = {name: value.contiguous().clone() for name, value in _exported.weights(model).items()}
     write(folder / "model.safetensors", save(weights, metadata=texts))
 
 
@@ -216,7 +184,7 @@ def _no_opset(opset: int, reason: str) -> str:
 
 
 def quantise(model: Any, data: Any, folder: Path) -> None:
-    """Write model.int8.onnx: weights per channel, activations in the range that they have on training images.
+    """Write model.int8.onnx: weights per channel, activations in the range that they have on training samples.
 
     Static quantisation: the dynamic kind, which finds each range anew, makes convolutions slower.
 
@@ -229,12 +197,12 @@ def quantise(model: Any, data: Any, folder: Path) -> None:
 
     picked = np.unique(np.linspace(0, len(data.train_keys) - 1, CALIBRATION).astype(int)).tolist()
 
-    class TrainingImages(CalibrationDataReader):
+    class TrainingSamples(CalibrationDataReader):
         left = iter(tqdm(picked, "int8", leave=False))
 
         def get_next(self) -> Any:
             index = next(self.left, None)
-            return None if index is None else {"images": data.train[index].x[None].numpy()}
+            return None if index is None else arrays(data.train[index].x[None], data)
 
     source = folder / "model.onnx"
     prepared = folder / "prepared.onnx"
@@ -246,7 +214,7 @@ def quantise(model: Any, data: Any, folder: Path) -> None:
         quantize_static(
             prepared,
             target,
-            TrainingImages(),
+            TrainingSamples(),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -272,11 +240,9 @@ def after_last_layer(graph: Any) -> list[str]:
     return found
 
 
-def write_example(about: dict[str, Any], folder: Path) -> None:
-    """Write preprocessing.py and example.py."""
-    decoder = Path(str(decoding.__file__)).read_text(encoding="utf-8")
-    write(folder / "preprocessing.py", decoder + PREPROCESS.format(**about))
-    shutil.copyfile(Path(__file__).with_name("_example.py"), folder / "example.py")
+def arrays(x: Tensor, data: Any) -> dict[str, np.ndarray]:
+    """Return the inputs of a batch as onnxruntime takes them."""
+    return {name: value.numpy() for name, value in _exported.inputs(x, data).items()}
 
 
 def compared_on(data: Any) -> tuple[str, tuple[list[str], np.ndarray]]:
@@ -285,44 +251,39 @@ def compared_on(data: Any) -> tuple[str, tuple[list[str], np.ndarray]]:
     return split, data.manifest.splits[split]
 
 
-def runners(model: Any, data: Any, folder: Path) -> dict[str, Callable[[Batch], np.ndarray]]:
+def runners(model: Any, data: Any, about: dict[str, Any], folder: Path) -> dict[str, Callable[[Batch], np.ndarray]]:
     """Return what gives probabilities_NK: the checkpoint, and each file as another program loads it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would slow down who comes next
 
-    def session(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    def session(path: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
         loaded = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return lambda images_NCHW: np.asarray(loaded.run(None, {"images": images_NCHW})[0])
+        return lambda given: np.asarray(loaded.run(None, given)[0])
 
     program = torch.export.load(folder / "model.pt2").module()
     sessions = {path.name: session(path) for path in sorted(folder.glob("*.onnx"), reverse=True)}
-    preprocess = runpy.run_path(str(folder / "preprocessing.py"))["preprocess"]
-    paths, _ = compared_on(data)[1]
-
-    def from_files(batch: Batch) -> np.ndarray:
-        images = [preprocess(data.root / paths[position]) for position in batch.position.tolist()]
-        return sessions["model.onnx"](np.stack(images))
-
+    keys, _ = compared_on(data)[1]
+    read = _exported.from_files(data, about, keys, folder)
     return {
         "checkpoint": lambda batch: model.predict(batch.x).numpy(),
-        "model.pt2": lambda batch: program(batch.x).numpy(),
-        **{name: lambda batch, run=run: run(batch.x.numpy()) for name, run in sessions.items()},
-        "from files": from_files,
+        "model.pt2": lambda batch: program(*_exported.inputs(batch.x, data).values()).numpy(),
+        **{name: lambda batch, run=run: run(arrays(batch.x, data)) for name, run in sessions.items()},
+        "from files": lambda batch: sessions["model.onnx"](read(batch.position.tolist())),
     }
 
 
 @torch.no_grad()
-def compare(model: Any, data: Any, folder: Path) -> Figures:
+def compare(model: Any, data: Any, about: dict[str, Any], folder: Path) -> Figures:
     """Score the checkpoint and every file on the validation split, or on the training split where there is none.
 
     Returns:
         For each file its size in bytes, the largest difference from the checkpoint (of a probability, or of a value in
-        standard deviations), the share of images that get the same class or labels, the target's score, and images a
+        standard deviations), the share of samples that get the same class or labels, the target's score, and samples a
         second on this machine's processor. "from files" is model.onnx with preprocessing.py.
     """
-    runs = runners(model, data, folder)
+    runs = runners(model, data, about, folder)
     target = data.target
     measure = target.measure(model.settled)
     split, samples = compared_on(data)
@@ -353,7 +314,7 @@ def compare(model: Any, data: Any, folder: Path) -> Figures:
             "largest_difference": float(target.differences(given, expected, data.train_targets).max()),
             **({} if same is None else {f"same_{target.noun}": same}),
             f"{split}_{target.score}": float(measure(given[counts_N], true[counts_N], weight_N[counts_N])),
-            "images_per_second": round(len(true) / seconds[name]),
+            f"{NOUN}_per_second": round(len(true) / seconds[name]),
         }
     return figures
 
@@ -368,13 +329,13 @@ def as_table(figures: Figures, target: Target, split: str) -> str:
     """Return the figures of each file as lines for a terminal."""
     same, score = f"same_{target.noun}", f"{split}_{target.score}"
     decides = bool(target.decision)  # else there is no "same", and the score is no share
-    header = ["", "size", "largest difference", same, score, "images/s"]
+    header = ["", "size", "largest difference", same, score, f"{NOUN}/s"]
     lines = []
     for name, row in figures.items():
         size = f"{row['bytes'] / 1e6:.2f} MB" if row["bytes"] else ""
         difference = f"{row['largest_difference']:.2g}"
         results = [f"{row[same]:.2%}", f"{row[score]:.2%}"] if decides else [f"{row[score]:.6g}"]
-        lines.append([name, size, difference, *results, row["images_per_second"]])
+        lines.append([name, size, difference, *results, row[f"{NOUN}_per_second"]])
     return aligned([name.replace("_", " ") for name in header if decides or name != same], lines)
 
 
@@ -412,9 +373,9 @@ def _check_opset(opset: int) -> None:
 
 def main(args: list[str]) -> None:
     """Run the command."""
-    parser = Options(__name__, __doc__)
+    parser = Options(__name__, f"{__doc__}\n{_exported.__doc__}")
     about_int8 = "Whether to write model.int8.onnx."
-    parser.add_argument("--int8", action=argparse.BooleanOptionalAction, default=True, help=about_int8)
+    parser.add_argument("--int8", action=argparse.BooleanOptionalAction, default=_exported.INT8, help=about_int8)
     about_opset = f"The version of ONNX's operators, for a runtime that wants another (default: {OPSET})."
     parser.add_argument("--opset", type=int, default=OPSET, metavar="N", help=about_opset)
     options, flags = parser.parse_known_args(args)
@@ -429,15 +390,15 @@ def main(args: list[str]) -> None:
     failed = export.with_name("export-failed")
     with folder_beside(export) as folder:
         steps = {
-            "trace": lambda: write_models(model, about, data.target.predicted, folder),
-            "example": lambda: write_example(about, folder),
+            "trace": lambda: write_models(model, data, about, folder),
+            "example": lambda: _exported.write_example(about, folder),
         }
         if options.int8:
             steps["quantise"] = lambda: quantise(model, data, folder)
         for name, step in (bar := tqdm(steps.items(), leave=False)):
             bar.set_description(name)
             step()
-        figures = compare(model, data, folder)
+        figures = compare(model, data, about, folder)
         worst = float(np.max([figures[name]["largest_difference"] for name in ("model.onnx", "model.pt2")]))
         same = worst <= TOLERANCE  # not so where it is no number
         write(folder / "metadata.json", json.dumps({**about, "parity": same, "figures": figures}, indent=1) + "\n")
@@ -455,4 +416,4 @@ def main(args: list[str]) -> None:
         )
     shutil.rmtree(failed, ignore_errors=True)
     print(f"export: {export}")
-    print(f"try:    python {export / 'example.py'} IMAGE")
+    print(f"try:    python {export / 'example.py'} {_exported.ARGUMENT}")
