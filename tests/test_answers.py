@@ -32,9 +32,9 @@ TEST_FILES = """
     test_targets test_techniques test_weights
 """.split()
 TOOL_FILES = """
-    __init__.py _example.py _page.py _predictions.py _report_classes.py _report_figures.py _report_labels.py
-    _report_numbers.py _results.py _space.py crossval.py diagnose.py export.py lr_range.py page.html page.mplstyle
-    preview.py report.py smote.py space.yaml tune.py
+    __init__.py _baseline_models.py _baselines.py _example.py _page.py _predictions.py _report_classes.py
+    _report_figures.py _report_labels.py _report_numbers.py _results.py _space.py baseline.py crossval.py diagnose.py
+    export.py lr_range.py page.html page.mplstyle preview.py report.py smote.py space.yaml tune.py
 """.split()
 PAGES = ("data", "machines", "resuming", "techniques")
 RECIPES = ("baseline", "finetune", "imbalanced", "long_schedule", "small_data", "stabilise")

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,18 @@ from .targets import AskedTask, Correction, Target
 
 # The splits that each command reads.
 READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
+
+
+class Plain(NamedTuple):
+    """Samples as a table of numbers, for models that are no networks.
+
+    Args:
+        x_NF: A row for each sample, float64: a number, NaN where it is missing, or the code of a category, from 0 on.
+        is_category_F: Which columns hold codes.
+    """
+
+    x_NF: np.ndarray
+    is_category_F: np.ndarray
 
 
 class SplitData(LightningDataModule):
@@ -46,6 +58,7 @@ class SplitData(LightningDataModule):
     """
 
     noun = "samples"  # what they are called in messages
+    baselines: ClassVar[tuple[str, ...]] = ("linear", "trees")  # of linear, neighbours, trees: what is fitted beside it
 
     def __init__(
         self,
@@ -99,6 +112,17 @@ class SplitData(LightningDataModule):
     def unlabelled(self) -> Dataset[Batch]:
         """Make the data set that ``predict`` reads; its targets are -1."""
         raise NotImplementedError
+
+    def plain(self, keys: list[str]) -> Plain:
+        """Return samples as a table of numbers, as evaluation sees them, for models that are no networks.
+
+        Raises:
+            Mistake: The data module does not say how.
+        """
+        raise Mistake(
+            f"{type(self).__name__} has no method plain, so nothing but a network can be fitted on its samples; write "
+            "one that returns Plain, see engine/loading.py."
+        )
 
     def check_there(self, keys: list[str]) -> None:
         """Refuse samples of a manifest that are no longer there."""
