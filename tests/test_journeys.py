@@ -61,6 +61,7 @@ def test_the_templates_pages_name_no_command_that_nothing_executes():
 TOOLS = {
     "report": (),
     "diagnose": (),
+    "baseline": (),
     "lr-range": ("--steps=20",),
     "crossval": ("--folds=2",),
     "tune": ("--trials=2",),

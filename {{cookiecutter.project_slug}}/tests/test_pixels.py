@@ -254,6 +254,25 @@ def test_lost_sides_are_said_of_the_median_image(tmp_path):
     assert not looking.remarks(looks[2:], Decoding(1, 32), True)
 
 
+@pytest.mark.parametrize(("side", "channels"), [(8, 1), (20, 3), (32, 1)])
+def test_a_row_of_numbers_holds_the_means_of_equal_parts_of_an_image(side, channels, tmp_path):
+    rng = np.random.default_rng(0)
+    shape = (side, side, 3)[: 2 + channels // 3]
+    images = {f"{name}/{i}.png": rng.integers(0, 256, shape, np.uint8) for name in "ab" for i in range(6)}
+    for key, values in images.items():
+        save(tmp_path / "images" / key, values)
+    for cache_gb in (0, None):
+        data = ImageData(root=str(tmp_path / "images"), cache_gb=cache_gb, cache_root=str(tmp_path / "cache"))
+        data.setup("fit")
+        assert (data.cache is None) == (cache_gb == 0)
+        x_NF, is_category_F = data.plain(data.train_keys)
+        parts = min(side, 16)
+        fine = [images[key].reshape(side, side, -1).repeat(parts, 0).repeat(parts, 1) for key in data.train_keys]
+        means = np.stack(fine).reshape(-1, parts, side, parts, side, channels).mean((2, 4)) / 255
+        assert np.allclose(x_NF, means.reshape(len(x_NF), -1))
+        assert not is_category_F.any()
+
+
 def test_transparent_parts_take_the_background_and_it_is_said(tmp_path):
     pixels = np.zeros((8, 8, 4), np.uint8)
     pixels[2:6, 2:6] = 255  # a white drawing on nothing

@@ -1,7 +1,9 @@
 """What every data module of image files shares: size and values, copies, the cache, and what ``predict`` reads."""
 
 import math
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,13 +19,16 @@ from .files import check_path
 from .folders import new_images
 from .images import Decoding, Fit, ImageDataset, check_colour, grid
 from .labels import Asked, Table, read_labels
-from .loading import SplitData
+from .loading import Plain, SplitData
 from .looks import check_colours, look_at, remarks, settled
 from .mistakes import Mistake, require
 from .splits import Samples
 from .targets import Task
 
 SHOWN = 64  # images of a batch, at most, that a logger is shown
+
+PLAIN_SIDE = 16  # pixels, at most, of an image as a row of numbers
+PORTION = 64  # images that a thread makes small at a time
 
 
 class View(Protocol):
@@ -66,6 +71,7 @@ class ImageFiles(SplitData):
     """
 
     noun, one, key = "images", "image", "path"
+    baselines = ("neighbours", "linear")
     to_predict = ("--data.predict_root", "FOLDER")
     places = ("root", "predict_root", "labels")
     of_a_table = frozenset(Asked.names()) - {"root", "task", "outside"}
@@ -246,6 +252,24 @@ class ImageFiles(SplitData):
         decoded = self.cache.pixels(keys) if self.cache else None
         return ImageDataset(self.root, keys, targets, self.decoding, self.view, decoded, self.stage, weights)
 
+    def plain(self, keys: list[str]) -> Plain:
+        """Return images as rows of pixels, from 0 to 1: as evaluation sees them, averaged to 16 × 16 at most.
+
+        Raises:
+            Mistake: An image cannot be read.
+        """
+        assert self.image_size is not None
+        images, area_SH = self.dataset(keys, np.zeros(len(keys))), averaging(self.image_size)
+
+        def small(first: int) -> np.ndarray:
+            x_NCHW = images.__getitems__([*range(first, min(first + PORTION, len(keys)))]).x.numpy()
+            return np.einsum("sh,nchw,tw->nstc", area_SH, x_NCHW, area_SH, optimize=True) / 255
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding Python's lock
+            x_NSSC = np.concatenate([*pool.map(small, range(0, len(keys), PORTION))])
+        x_NF = x_NSSC.reshape(len(keys), -1)
+        return Plain(x_NF, np.zeros(x_NF.shape[1], bool))
+
     def unlabelled(self) -> ImageDataset:
         """Make the data set that ``predict`` reads.
 
@@ -255,3 +279,11 @@ class ImageFiles(SplitData):
         root, listing = new_images("--data.predict_root", self.predict_root)
         self.left_out, paths = listing.said(), listing.paths
         return ImageDataset(root, paths, np.full(len(paths), -1), self.decoding, self.view, command="predict")
+
+
+def averaging(size: int, most: int = PLAIN_SIDE) -> np.ndarray:
+    """Return how much of each pixel of a line goes into each of at most so many means of equal parts, (S, size)."""
+    side = min(size, most)
+    edges, pixel = np.linspace(0, size, side + 1), np.arange(size)
+    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    return overlap.clip(0) * side / size

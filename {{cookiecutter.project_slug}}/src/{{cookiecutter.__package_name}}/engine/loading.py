@@ -24,11 +24,11 @@ READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "pr
 
 
 class Plain(NamedTuple):
-    """Samples as other libraries' models take them.
+    """Samples as a table of numbers, for models that are no networks.
 
     Args:
-        x_NF: A row for each sample, NaN where a number is missing.
-        is_category_F: Which columns are codes of categories.
+        x_NF: A row for each sample, float64: a number, NaN where it is missing, or the code of a category, from 0 on.
+        is_category_F: Which columns hold codes.
     """
 
     x_NF: np.ndarray
@@ -61,6 +61,7 @@ class SplitData(LightningDataModule):
     noun: ClassVar[str] = "samples"  # what they are called in messages,
     one: ClassVar[str] = "sample"  # and one of them
     key: ClassVar[str] = "key"  # what the column of their keys is called
+    baselines: ClassVar[tuple[str, ...]] = ("linear", "trees")  # of linear, neighbours, trees: what is fitted beside it
     places: ClassVar[tuple[str, ...]] = ()  # flags that name files and folders
     of_a_table: ClassVar[frozenset[str]] = frozenset()  # flags that say how a table is read; a run keeps what was read
     to_predict: ClassVar[tuple[str, str]] = ("", "")  # the flag that names what is new, and what it names
@@ -139,16 +140,23 @@ class SplitData(LightningDataModule):
         """Make the data set that ``predict`` reads; its targets are -1."""
         raise NotImplementedError
 
+    def plain(self, keys: list[str]) -> Plain:
+        """Return samples as a table of numbers, as evaluation sees them, for models that are no networks.
+
+        Raises:
+            Mistake: The data module does not say how.
+        """
+        raise Mistake(
+            f"{type(self).__name__} has no method plain, so nothing but a network can be fitted on its samples; write "
+            "one that returns Plain, see engine/loading.py."
+        )
+
     def check_there(self, keys: list[str]) -> None:
         """Refuse samples of a manifest that are no longer there."""
 
     def corrections_of(self, target: Target) -> tuple[str, ...]:
         """Return what --data.balance may be for a target."""
         return target.corrections
-
-    def plain(self, keys: list[str]) -> Plain:
-        """Return samples as other libraries' models take them. Known after ``setup``."""
-        raise NotImplementedError
 
     def check_agrees(self, samples: Samples) -> None:
         """Refuse samples whose targets are not those of the manifest."""

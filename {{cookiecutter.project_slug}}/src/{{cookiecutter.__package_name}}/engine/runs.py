@@ -63,6 +63,7 @@ class Run:
         self.submission = self.folder / "submission.csv"
         self.test_predictions = self.folder / "test_predictions.csv"
         self.confusion_matrix = self.folder / "confusion_matrix.csv"
+        self.baseline = self.folder / "baseline.json"
         self.report = self.folder / "report.html"
         self.export = self.folder / "export"
 

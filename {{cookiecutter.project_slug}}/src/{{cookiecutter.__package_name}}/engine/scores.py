@@ -132,7 +132,7 @@ def weighted(metrics: MetricCollection) -> MetricCollection:
     """
     replaced: dict[str, Any] = {}
     for name, metric in metrics.items(keep_base=True, copy_state=False):
-        measure = _measure_of(metric)
+        measure = measure_of(metric)
         if measure is None and "weight" not in inspect.signature(metric.update).parameters:
             raise Mistake(
                 f"the metric {name} ({type(metric).__name__}) takes no sample weights, so it would count all samples "
@@ -142,7 +142,7 @@ def weighted(metrics: MetricCollection) -> MetricCollection:
     return MetricCollection(replaced, prefix=metrics.prefix, postfix=metrics.postfix)
 
 
-def _measure_of(metric: Metric) -> Measure | None:
+def measure_of(metric: Metric) -> Measure | None:
     """Return the measure that is a metric of torchmetrics with weights."""
     measures = {
         (MulticlassAccuracy, "micro"): accuracy,

@@ -357,6 +357,10 @@ class Numbers(Target):
         """Return what is learned of targets, before it is standardised."""
         return np.log(targets) if self.log else targets
 
+    def unlearned(self, values: np.ndarray) -> np.ndarray:
+        """Return what is learned in the user's unit again."""
+        return np.exp(values) if self.log else values
+
     def measure(self, settled: Sequence[float] | None = None) -> scores.Measure:
         return scores.rmse
 

@@ -4,12 +4,14 @@
   crossval --seeds 5                  one split, five seeds
   crossval --fractions 0.1 0.3 1      the learning curve: each fold with shares of its training samples
   crossval --against other.yaml       another config on the same folds, compared in pairs
+  crossval --against baseline         what the command baseline fits, on the same folds, compared in pairs
   crossval --predict NEW              the mean of the folds' predictions for new samples
 
 Takes the flags of fit. Each fold is an ordinary run below RUN_ROOT/NAME/folds_5; its held-out part is the validation
 split, and the test split stays out of all of them. The same command again keeps the runs that have ended and goes on
 with the others. Writes crossval.html, runs.csv and summary.csv there; those of --fractions lie in its folder fractions,
-those of --against OTHER, with comparison.csv, in against_OTHER. Needs matplotlib and jinja2 (the extra report).
+those of --against OTHER, with comparison.csv, in against_OTHER. Needs matplotlib and jinja2 (the extra report), and
+against baseline scikit-learn (the extra baseline).
 """
 
 import contextlib
@@ -40,6 +42,8 @@ from ..engine.predictions import SomeUnread, write_predictions
 from ..engine.sampling import run_seed
 from ..engine.splits import Manifest, folds, rows_of_folds
 from ..engine.targets import Target
+from . import _results
+from ._baselines import Comparison, beside
 from ._flags import SAMPLES
 from ._page import Section, aligned, check_packages, figure, figures, label, note, table, write_page
 from ._results import from_checkpoint, hush, not_by_torchrun
@@ -60,6 +64,7 @@ KNOWN = {
     "r2": (" (R²)", -np.inf, 1.0),
     "spearman": (" (Spearman's ρ)", -1.0, 1.0),
 }
+BASELINE = "baseline"  # as --against has it; a config of that name is given by its path
 BAR = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}]"
 
 
@@ -123,6 +128,7 @@ class CrossValidation:
 
     def __init__(self, options: Any, args: list[str]) -> None:
         self.options = options
+        self.of_baselines: list[Scored] = []
         cli = self._parts(args)
         self.config = cli.config
         self.devices = cli.trainer.world_size
@@ -176,7 +182,8 @@ class CrossValidation:
         elif other:
             against = f"against_{Path(other).stem}"
             self.results = self.folder / against
-            more[against] = [f"--config={other}"]
+            if other != BASELINE:
+                more[against] = [f"--config={other}"]
         self.variants: dict[str, tuple[list[str], CLI]] = {}
         losses = []
         for variant, flags in more.items():
@@ -208,6 +215,8 @@ class CrossValidation:
             with tqdm(total=len(todo), bar_format=BAR, desc="crossval ", mininterval=0.5) as bar:
                 for variant, fold in todo:
                     scored.append(self._score(variant, fold, bar))
+                    if self.options.against == BASELINE:
+                        self._score_baselines(scored[-1])
                     if scored[-1].metrics.keys() != scored[0].metrics.keys():
                         file = self._scores(runs.Run(scored[-1].folder))
                         raise Mistake(
@@ -281,6 +290,17 @@ class CrossValidation:
             metrics = {name: float(value) for name, value in content["metrics"].items()}
             return Scored(variant, fold, run.folder, int(content[NOUN]), metrics)
 
+    def _score_baselines(self, network: Scored) -> None:
+        """Score the baselines on what the network of a fold was scored on; what is there of them is kept."""
+        run = _results.Run(network.folder)
+        checkpoint = self._checkpoint(run)
+        kept = Comparison.of(run)
+        if kept is None or kept.checkpoint != checkpoint.name:
+            kept = beside(run, checkpoint, [])
+        for one in kept.baselines["val"]:
+            metrics = {f"val/{name}": value for name, value in one.scores.items()}
+            self.of_baselines.append(network._replace(variant=f"{BASELINE}/{one.name}", metrics=metrics))
+
     def _fit(self, args: list[str], bar: tqdm) -> None:
         if self.devices == 1:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -344,6 +364,8 @@ class CrossValidation:
         ]
         if self.options.against:
             said.append(f"Differences: {self.options.against} − this; p of that t test; d_z = mean/std (Cohen 1988).")
+        if self.options.against == BASELINE:
+            said.append("Baselines are fitted on each fold's training samples, see the command baseline.")
         if self.two_losses:
             said.append("The losses measure different things, so they are not compared.")
         return [*said, f"No {ONE} of the test split was trained on or scored."]
@@ -383,16 +405,19 @@ def draw(
 def publish(cross: CrossValidation, scored: list[Scored]) -> None:
     """Print and write the runs, their means and the comparison."""
     by_variant: dict[str, list[Scored]] = {}
-    for variant in cross.variants:
-        name = variant.rpartition("/")[2] or "this"
-        by_variant[name] = [one for one in scored if one.variant == variant]
+    for one in [*scored, *cross.of_baselines]:
+        by_variant.setdefault(one.variant.rpartition("/")[2] or "this", []).append(one)
     counts = []
     if cross.options.fractions:
         counts = [float(np.mean([one.samples for one in group])) for group in by_variant.values()]
     tables: dict[str, list[dict[str, Any]]] = {"summary": [], "comparison": [], "runs": []}
     drawn, target = [], next(iter(cross.folds.values())).target
     for metric in sorted(scored[0].metrics):
-        values = {name: np.array([one.metrics[metric] for one in group]) for name, group in by_variant.items()}
+        values = {
+            name: np.array([one.metrics[metric] for one in group])
+            for name, group in by_variant.items()
+            if metric in group[0].metrics  # a baseline has no loss
+        }
         means = {name: estimate(each, cross.overlap) for name, each in values.items()}
         unit, least, most = known(metric, target)
         measured = np.concatenate(list(values.values()))
@@ -404,17 +429,22 @@ def publish(cross: CrossValidation, scored: list[Scored]) -> None:
             tables["summary"].append({"variant": name, "metric": metric, "runs": len(cross.folds)} | mean)
         drawn.append((draw(metric, unit, values, means, counts), ""))
         if cross.options.against and not (cross.two_losses and metric.endswith("loss")):
-            this, other = values.values()
-            tables["comparison"].append({"metric": metric} | estimate(other - this, cross.overlap, paired=True))
+            this, *others = values.items()
+            for name, other in others:
+                of_which = {"baseline": name} if cross.of_baselines else {}
+                compared = estimate(other - this[1], cross.overlap, paired=True)
+                tables["comparison"].append({"metric": metric} | of_which | compared)
     for name, group in by_variant.items():
         for one in group:
             row = {"variant": name, "run": one.fold, f"training_{NOUN}": one.samples}
-            tables["runs"].append(row | one.metrics | {"folder": str(one.folder)})
+            metrics = {metric: one.metrics.get(metric, "") for metric in scored[0].metrics}
+            tables["runs"].append(row | metrics | {"folder": str(one.folder)})
     notes = cross.notes()
     if any(known(metric, target) == ERROR for metric in scored[0].metrics):
         notes.append("RMSE and MAE are in the target's unit; of several targets they are the mean over these.")
     caption = note("Blue: the mean and its 95 % interval. Grey: each fold or seed.")
     sections = [Section("Method", "".join(map(note, notes))), Section("Pictures", figures(*drawn) + caption)]
+    runs.made(cross.results)
     for name, rows in tables.items():
         if not rows:
             continue
@@ -437,7 +467,9 @@ def main(args: list[str]) -> None:
     parser.add_argument("--score", choices=("last", "best"), default="last", help="which checkpoint (last)")
     more = parser.add_mutually_exclusive_group()
     more.add_argument("--fractions", type=float, nargs="+", help=f"shares of the training {NOUN}: a learning curve")
-    more.add_argument("--against", metavar="CONFIG", help="another config, laid over the same flags, to compare with")
+    more.add_argument(
+        "--against", metavar="CONFIG", help="another config over the same flags, compared in pairs; or baseline"
+    )
     more.add_argument(
         "--predict", metavar=CLI.data_module.to_predict[1], help=f"new {NOUN}: the runs' mean predictions, as a CSV"
     )
@@ -446,6 +478,8 @@ def main(args: list[str]) -> None:
     require(number >= 2, flag, number, "x ≥ 2", "there would be no spread to measure")
     not_by_torchrun("crossval")
     check_packages("crossval", "report", "matplotlib", "jinja2", "scipy")
+    if options.against == BASELINE:
+        check_packages("crossval --against baseline", "baseline", "sklearn")
     hush()
     cross = CrossValidation(options, rest)
     scored = cross.run()

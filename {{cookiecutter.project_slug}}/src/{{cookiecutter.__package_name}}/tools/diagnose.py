@@ -3,7 +3,8 @@
     diagnose                        the newest run of --name
     diagnose RUN                    a run by its folder
 
-Reads config.yaml, manifest.json, metrics.csv, timing.csv and failure.txt. What a run is too short to show is not said.
+Reads config.yaml, manifest.json, metrics.csv, timing.csv, failure.txt and baseline.json. What a run is too short to
+show is not said.
 """
 
 import re
@@ -14,10 +15,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..engine import runs
+from ..engine.configs import CONFIGS
 from ..engine.mistakes import Mistake
 from ..engine.parser import Options
 from ..engine.targets import Labels, Numbers
 from . import _flags, _results
+from ._baselines import Comparison
 from ._words import NOUN
 
 # A level is the median of a part of a curve: one lucky or unlucky validation decides nothing. The chance loss is that
@@ -113,6 +116,7 @@ class Run(_results.Run):
         ignorant: The loss of a network that was just made.
         flat: Whether neither loss gained much in the second half.
         level: How far it came.
+        compared: What ``baseline`` found, None where it was not asked.
 
     Raises:
         Mistake: It is no run's folder, or one without curves.
@@ -147,6 +151,7 @@ class Run(_results.Run):
         self.chance, self.ignorant = chance_of(self)
         self.flat = self.loss.gain() < FLAT and self.val_loss.gain() < FLAT
         self.level = level_of(self)
+        self.compared = Comparison.of(self)
 
     @property
     def loss_name(self) -> str:
@@ -428,6 +433,11 @@ def starved_loader(run: Run) -> Evidence:
     return waited > max(WORTH, WAITING * seconds) and f"training waited for data {waited:.0f} of {seconds:.0f} seconds"
 
 
+def behind_a_baseline(run: Run) -> Evidence:
+    """The command ``baseline`` found a model that is no network and scores better on the validation split."""
+    return run.compared is not None and run.compared.behind()
+
+
 STEADIER = (
     "--model.optimizer.lr {lower:.2g}, then --model.schedule Plateau, then --model.optimizer.betas '[0.9, 0.95]', then "
     "--trainer.gradient_clip_val {clip:g}, then --data.batch_size {batch}, then --model.optimizer.weight_decay "
@@ -448,6 +458,8 @@ RULES = {
     underfitting: _flags.UNDERFITTING,
     imbalance: "--model.loss LogitAdjusted, then --data.balance effective_weights, then --data.balance sampler",
     labels_never_predicted: "--data.balance class_weights, then --data.balance sampler, then --model.loss Asymmetric",
+    behind_a_baseline: "--model.optimizer.lr {higher:.2g} (lr-range finds a rate), then --trainer.max_epochs {epochs}, "
+    "then {larger} or another network, then tune; where it stays behind, {baseline} is the model to take",
     starved_loader: _flags.STARVED,
 }
 
@@ -477,6 +489,9 @@ def diagnose(seen: Run) -> list[Finding]:
         "epochs": 2 * seen.epochs,
         "patience": max(20, 3 * seen.setting("callbacks.early_stopping.init_args.patience", 0)),
     }
+    values["baseline"] = seen.compared.best().name if seen.compared else ""
+    has_recipe = (CONFIGS / "recipes" / "tabular_strong.yaml").is_file()
+    values["larger"] = "--config tabular_strong" if has_recipe else f"--model.network.width {values['width']}"
     assert seen.target is not None
     task = seen.target.task
     if task == Numbers.task:

@@ -32,6 +32,7 @@ from ..engine.targets import Target
 from . import _page as page
 from . import _report_classes, _report_labels, _report_numbers
 from . import _results as results
+from ._baselines import SPLITS, Comparison
 from ._page import INK, Section, curve, facts, figure, figures, label, note, table
 from ._predictions import Predictions
 from ._results import Collect, Run
@@ -111,6 +112,7 @@ def show(run: Run, flags: list[str], choice: str | None) -> Parts:
         ("Curves", lambda: curves(run)),
         ("Validation", lambda: evaluation(validation, str(checkpoint)) + examples(validation, data)),
         ("Test", lambda: evaluation(tested, "what test saved")),
+        ("Baselines", lambda: baselines(run)),
         ("Data", lambda: balance(run) + augmentation(data)),
         ("Timing", lambda: timing(run)),
         ("Reproduce", lambda: reproduce(run)),
@@ -226,6 +228,25 @@ def evaluation(p: Predictions | str, source: str) -> str:
         return note(p)
     text = f"{len(p.paths):,} {NOUN} of {predicted(p.target)}; from {source}."
     return note(text) + VIEWS[p.target.task].evaluation(p)
+
+
+def baselines(run: Run) -> str:
+    """What ``baseline`` found: the network beside what a user would try first."""
+    if not run.baseline.is_file():
+        return ""
+    kept = Comparison.of(run)
+    if kept is None:
+        return note(
+            f"{run.baseline.name} is of an earlier state of the run; make it anew: python -m {PACKAGE} baseline"
+        )
+    parts = [f"<p>{escape(kept.verdict())}.</p>"]
+    for split, name in SPLITS.items():
+        if split in kept.network:
+            parts += [f"<h3>{name.capitalize()}</h3>", table(*kept.table(split))]
+    if "test" in kept.network:
+        parts.append(note(f"On the test split {kept.verdict('test')}."))
+    about = f"The network is {kept.checkpoint}; the intervals are those of a paired bootstrap over the {kept.noun}."
+    return "".join([*parts, *map(note, [about, *kept.remarks])])
 
 
 def examples(p: Predictions | str, data: Any) -> str:
