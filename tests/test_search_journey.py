@@ -1,4 +1,4 @@
-"""The search that a table project's page describes, followed as it stands there: the commands and the space are its own.
+"""The search that a table project's page describes, followed as it stands there.
 
 The page's numbers of trials and folds are made small by flags behind them; all else is as a reader types it.
 """
