@@ -43,6 +43,7 @@ REMOVALS = {
     ".github": ANSWERS["ci"] != "github",
     f"{PACKAGE}/tools": ANSWERS["tools"] == "no",
     "docs/tools.md": ANSWERS["tools"] == "no",
+    "docs/search.md": ANSWERS["tools"] == "no",
 }
 
 

@@ -62,6 +62,7 @@ def expected_files(answers: dict[str, str]) -> set[str]:
     kind = "table" if answers["data"] in TABLES else "images"
     common |= {f"tests/{name}.py" for name in (*TEST_FILES, *TEST_FILES_OF[kind])}
     common |= {f"docs/{name}.md" for name in (*PAGES, *(["tools"] if answers["tools"] == "yes" else []))}
+    common |= {"docs/search.md"} if kind == "table" and answers["tools"] == "yes" else set()
     common |= {f"src/my_project/{name}.py" for name in YOURS}
     common |= {f"src/my_project/engine/{name}.py" for name in (*ENGINE, *ENGINE_OF[kind])}
     if answers["tools"] == "yes":

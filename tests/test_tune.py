@@ -88,6 +88,17 @@ def test_the_best_trial_is_a_recipe_that_fit_repeats_to_the_same_score(searched,
     assert not {"name", "run_root", "report"} & yaml.safe_load((folder / "best.yaml").read_text()).keys()
 
 
+def test_a_search_leaves_a_space_around_its_best_trial(searched):
+    folder = searched[0] / "runs/tune"
+    best: Any = min((t for t in trials(searched[0]) if t.state == STATE.COMPLETE), key=lambda t: t.value or 0.0)
+    rate = best.params["model.optimizer.lr"]
+    space = yaml.safe_load((folder / "around.yaml").read_text())
+    low, high = space["model.optimizer.lr"]["log"]
+    assert low == pytest.approx(max(1e-4, rate / 10**0.5), rel=1e-3)  # a third of three decades
+    assert high == pytest.approx(min(1e-1, rate * 10**0.5), rel=1e-3)
+    assert space["data.augment"] == ["none", "light"]
+
+
 @pytest.mark.parametrize("task", OTHER_TASKS)
 def test_a_search_for_labels_or_numbers_goes_where_its_metric_is_better(task, targets, project, command, tmp_path):
     monitor, better = {"multilabel": ("val/map", max), "regression": ("val/rmse", min)}[task]
@@ -143,6 +154,9 @@ def test_a_grid_takes_each_point_once_and_knows_conditions(tune, tmp_path):
     wanted = [(("data.augment", "none"),)]
     wanted += [(("data.augment", "light"), ("model.mixup", mixup)) for mixup in (0.1, 0.2, 0.3)]
     assert Counter(points) == Counter(wanted)
+    around = yaml.safe_load((tmp_path / "runs/tune/around.yaml").read_text())["model.mixup"]
+    assert {key: around[key] for key in ("points", "if")} == {"points": 3, "if": {"data.augment": "light"}}
+    assert 0.1 <= around["float"][0] < around["float"][1] <= 0.3
 
 
 @LONG

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -153,6 +154,33 @@ def grid_size(space: list[Dimension]) -> int:
         assigned = assign(space, lambda dimension, point=point: point[dimension.key])
         found.add(tuple(assigned.items()))
     return len(found)
+
+
+def around(content: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
+    """Return a space in which each range is a third as wide, around the best value; what is chosen stays open.
+
+    Args:
+        content: The space, as its file has it.
+        best: The best trial's values; a flag that it did not search stays as it is.
+    """
+    narrowed = dict(content)
+    for dimension in read_space(content):
+        if dimension.kind not in RANGES or dimension.key not in best:
+            continue
+        low, high = dimension.values
+        value = best[dimension.key]
+        if "log" in dimension.kind:
+            factor = (high / low) ** (1 / 6)
+            ends = (value / factor, value * factor)
+        else:
+            ends = (value - (high - low) / 6, value + (high - low) / 6)
+        if "int" in dimension.kind:  # its neighbours are always in it
+            ends = (math.floor(ends[0]), math.ceil(ends[1]))
+        else:
+            ends = (float(f"{ends[0]:.4g}"), float(f"{ends[1]:.4g}"))
+        spec = {dimension.kind: [max(low, ends[0]), min(high, ends[1])]}
+        narrowed[dimension.key] = content[dimension.key] | spec
+    return narrowed
 
 
 def as_flags(assigned: dict[str, Any]) -> list[str]:

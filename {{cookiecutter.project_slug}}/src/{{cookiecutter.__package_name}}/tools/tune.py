@@ -4,7 +4,8 @@ Flags that are not listed here are those of ``fit``, for all trials. Each trial 
 RUN_ROOT/STUDY/trial_N; its score is the best value of --monitor on the validation split. Of a worker's trials the best
 keeps its checkpoints. The same command goes on with a study, to --trials in all; several at once, also on several
 machines, share them. With more than one device each trial is a process of its own, and only a fidelity prunes it.
-Writes best.yaml, a recipe for fit, and tune.html and its figures as PNG beside the trials. Needs the extra ``tune``.
+Writes best.yaml, a recipe for fit; around.yaml, a space around the best for a search after this one; tune.html and its
+figures as PNG beside the trials. Needs the extra ``tune``.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from ..engine.parser import Options
 from ..engine.sampling import derived_seed, run_seed
 from ._page import Section, aligned, check_packages, figure, figures, png, table, write_page
 from ._results import Run, hush, not_by_torchrun
-from ._space import Dimension, as_flags, assign, check, grid_size, last_error, read_space
+from ._space import Dimension, around, as_flags, assign, check, grid_size, last_error, read_space
 from ._words import NOUN
 
 if TYPE_CHECKING:
@@ -403,10 +404,11 @@ def report(search: Search) -> None:
         return
     best = trials[0]
     result = f"best {search.monitor}: {best.value:.4f} (trial {best.number} of {len(trials)})"
-    path, page = search.folder / "best.yaml", search.folder / "tune.html"
+    path, space, page = (search.folder / name for name in ("best.yaml", "around.yaml", "tune.html"))
     with search.alone():
         content = recipe(search, best, result)
         write(path, content)
+        write(space, space_around(search, best))
         drawn = draw(search, [trial for trial in trials if trial.value is not None], best, labels)
         sections = [
             Section("Result", f"<p>{escape(result)}</p><pre>{escape(content)}</pre>"),
@@ -414,7 +416,7 @@ def report(search: Search) -> None:
             Section(f"Trials: {counts}", table(header, rows)),
         ]
         write_page(page, f"Search {search.options.study}", sections)
-    print(f"\n{result}\npage:   {page}\nrecipe: {path}\nnext:   python -m {PACKAGE} fit --config {path}")
+    print(f"\n{result}\npage:   {page}\nrecipe: {path}\naround: {space}\nnext:   python -m {PACKAGE} fit --config {path}")
 
 
 def recipe(search: Search, best: Any, result: str) -> str:
@@ -429,6 +431,14 @@ def recipe(search: Search, best: Any, result: str) -> str:
         f"# metric: {result}; time: {best.duration.total_seconds():.0f} s\n"
         f"# command: fit --config {search.folder / 'best.yaml'}\n"
     ) + yaml.safe_dump(changed, sort_keys=False)
+
+
+def space_around(search: Search, best: Any) -> str:
+    """Return the space of a search that refines the best trial of this one."""
+    return (
+        f"# The space of {search.options.study} around its best trial, {best.number}: each range a third as wide.\n"
+        f"# command: tune --config {search.folder / 'best.yaml'} --space {search.folder / 'around.yaml'} --study NAME\n"
+    ) + yaml.safe_dump(around(search.content, best.params), sort_keys=False, default_flow_style=None)
 
 
 def difference(new: Any, old: Any, path: str = "") -> Any:
