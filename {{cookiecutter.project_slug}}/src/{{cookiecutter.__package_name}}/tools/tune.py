@@ -416,7 +416,9 @@ def report(search: Search) -> None:
             Section(f"Trials: {counts}", table(header, rows)),
         ]
         write_page(page, f"Search {search.options.study}", sections)
-    print(f"\n{result}\npage:   {page}\nrecipe: {path}\naround: {space}\nnext:   python -m {PACKAGE} fit --config {path}")
+    print(
+        f"\n{result}\npage:   {page}\nrecipe: {path}\naround: {space}\nnext:   python -m {PACKAGE} fit --config {path}"
+    )
 
 
 def recipe(search: Search, best: Any, result: str) -> str:

@@ -1,8 +1,8 @@
 """The models take raw columns, as metadata.json has them under columns, for any number of rows: ``numbers`` (N, F),
 float32 in the table's unit, NaN where one is missing, dates as days since 1970; and ``categories`` (N, C), int64: 0 for
 a value that training has not seen, i + 1 for value i of the column. An input without columns is left out. What scales
-and codes them is inside. preprocessing.py turns rows of text, such as those of a CSV, into these two. model.int8.onnx is
-written with --int8 alone: such networks are small, and 8 bits are coarse for numbers.
+and codes them is inside. preprocessing.py turns rows of text, such as those of a CSV, into these two. model.int8.onnx
+is written with --int8 alone: such networks are small, and 8 bits are coarse for numbers.
 """
 
 import runpy
