@@ -26,6 +26,7 @@ NOISE = (  # what Lightning says that needs no answer here
     "isinstance(treespec",
     "litlogger",
     "to estimate number of stepping batches",
+    "The WeightAveraging state cannot be restored",  # the checkpoint has the averaged weights in place of the others
 )
 
 OUT_OF_MEMORY = (
