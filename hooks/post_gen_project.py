@@ -42,8 +42,6 @@ OF_OTHER_DATA = {
 REMOVALS = {
     ".github": ANSWERS["ci"] != "github",
     f"{PACKAGE}/tools": ANSWERS["tools"] == "no",
-    "docs/tools.md": ANSWERS["tools"] == "no",
-    "docs/search.md": ANSWERS["tools"] == "no",
 }
 
 
@@ -55,7 +53,6 @@ def find_template():
 
 
 TEMPLATE = find_template()
-BLOCK = b"{" + b"%"  # of Jinja, apart because this file is rendered, too
 
 
 def is_the_templates(path):
@@ -74,7 +71,7 @@ def is_the_templates(path):
     for source in filter(Path.is_file, candidates):
         plain = source.read_bytes()
         baked = answers.sub(lambda match: str(ANSWERS[match[1].decode()]).encode(), plain)
-        if content in (plain, baked) or (path.is_relative_to("tables") and BLOCK in plain):
+        if content in (plain, baked):
             return True
     return False
 

@@ -68,7 +68,7 @@ MUTANTS = [
     ("model.py", "return self.mix(x_NCHW, target)", "return x_NCHW, target", "mixing_trains"),
     ("model.py", "self.hparams.unmixed_epochs and self.current_epoch >= last_mixed", "False", "mixing_trains"),
     ("model.py", ", hparams.mix_probability)", ", 1.0)", "mixing_trains"),
-    ("engine/task.py", "if hparams.channels_last:", "if False:", "channels_last"),
+    ("engine/task.py", 'if hparams.get("channels_last"):', "if False:", "channels_last"),
     ("engine/task.py", "if hparams.compile:", "if False:", "compiled_run"),
     ("engine/task.py", "            check(self.rules, self, data, self.trainer)",
      "            pass", "contradiction_stops"),

@@ -1,1 +1,1 @@
-"""An image classifier in PyTorch Lightning; ``__main__.py`` is where a command starts."""
+"""A network in PyTorch Lightning; ``__main__.py`` is where a command starts."""

@@ -13,7 +13,7 @@ HELP = """usage: python -m {package} COMMAND [FLAG ...]
   fit        train, into a folder runs/NAME/version_N; --resume auto goes on with a run that was killed
   validate   score a run's best checkpoint on the validation split
   test       score it on the test split, which nothing else reads
-  predict    write what is predicted of new images: --data.predict_root FOLDER
+  predict    write what is predicted of new data; predict --help says how it is named
 {tools}
 COMMAND --help lists its flags. --config NAME lays a preset, a recipe or a file over the defaults."""
 

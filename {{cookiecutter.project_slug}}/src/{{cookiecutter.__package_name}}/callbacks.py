@@ -35,8 +35,8 @@ class Callbacks:
         progress_bar: Shows the progress.
         averaging: Evaluates and keeps averaged weights: EMAWeightAveraging or SWA.
         device_stats: Logs memory and load of the device (needs psutil on a CPU).
-        pictures: Shows the loggers training images and the confusion matrix.
-        projector: Hands embeddings of validation images to TensorBoard's projector.
+        pictures: Shows the loggers the confusion matrix, and training samples where they can be seen.
+        projector: Hands embeddings of validation samples to TensorBoard's projector.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """The models take raw columns, as metadata.json has them under columns, for any number of rows: ``numbers`` (N, F),
 float32 in the table's unit, NaN where one is missing, dates as days since 1970; and ``categories`` (N, C), int64: 0 for
 a value that training has not seen, i + 1 for value i of the column. An input without columns is left out. What scales
-and codes them is inside. preprocessing.py turns rows of text, such as those of a CSV, into these two.
+and codes them is inside. preprocessing.py turns rows of text, such as those of a CSV, into these two. model.int8.onnx
+is written with --int8 alone: such networks are small, and 8 bits are coarse for numbers.
 """
 
 import runpy
@@ -54,7 +55,7 @@ def facts(model: Any, data: Any) -> dict[str, Any]:
     raw = open_table("--data.table", path_of(data))
     missing = Missing.of(_listed(data.asked["missing"]))
     names = data.columns.numbers
-    written = read_columns("--data.table", raw, names, names, data.asked["missing"])
+    written = read_columns("--data.table", raw, names, names, data.asked["missing"]) if names else []
     columns: list[dict[str, Any]] = [{"name": column.name, "kind": "number", **form_of(column)} for column in written]
     columns += [
         {"name": name, "kind": "category", "values": values} for name, values in data.columns.categories.items()

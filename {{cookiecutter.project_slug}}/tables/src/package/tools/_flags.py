@@ -18,7 +18,7 @@ OVERFITTING = (
 )
 OVERFITTING_NUMBERS = OVERFITTING
 UNDERFITTING = (
-    "--model.network.width {width}, then --model.network.numbers periodic, then less weight decay, dropout, noise and "
-    "mixing, then a better rate (lr-range)"
+    "baseline, which tells how much there is to learn, then --model.network.width {width}, then "
+    "--model.network.numbers periodic, then less weight decay, dropout, noise and mixing, then a better rate (lr-range)"
 )
 STARVED = "--data.num_workers 0, as rows lie in memory, then --data.batch_size {batch}"
