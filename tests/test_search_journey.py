@@ -137,3 +137,17 @@ def test_the_test_split_is_read_by_the_last_command_alone(followed):
     assert all("test/" not in result.output for _, result in done[:-1])
     assert "test/rmse" in done[-1][1].output
     assert len(rows(folder / TESTED)) == 66
+
+
+def test_a_search_in_a_project_whose_own_table_is_not_there_leaves_a_recipe(command, tmp_path):
+    project = bake(tmp_path / "baked", data="table")
+    (tmp_path / "space.yaml").write_text("model.network.width: [8, 16]\n")
+    (tmp_path / "rows.csv").write_text("x,price\n" + "".join(f"{i * 37 % 97},{i * 1.5}\n" for i in range(400)))
+    given = ("--data.table=rows.csv", "--data.target=price", "--trainer.max_epochs=1", "--trainer.logger=[]")
+    done = command(project, tmp_path, "tune", "--space=space.yaml", "--trials=1", *given)
+    assert done.code == 0, done.output
+    assert "the last that failed" not in done.output
+    recipe = yaml.safe_load((tmp_path / "runs/tune/best.yaml").read_text())
+    assert recipe["data"] == {"table": "rows.csv", "target": "price"}
+    again = command(project, tmp_path, "crossval", "--folds=2", "--config=runs/tune/trial_000/version_0/config.yaml")
+    assert again.code == 0, again.output  # a run's own config, too

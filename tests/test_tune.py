@@ -232,6 +232,7 @@ def test_a_trial_that_diverges_or_is_refused_has_failed_and_the_search_goes_on(t
     done = tune("--sampler=grid", "--model.optimizer=SGD", "--trainer.gradient_clip_val=null", space=space)
     assert done.code == 0, done.output
     reasons = [trial.user_attrs.get("reason", "") for trial in trials(tmp_path)]
+    assert "the last that failed: " in done.output
     assert sum("is not finite" in reason for reason in reasons) == 1
     assert sum("model.optimizer cannot be made" in reason for reason in reasons) == 1
     assert [trial.state for trial in trials(tmp_path)].count(STATE.COMPLETE) == 1

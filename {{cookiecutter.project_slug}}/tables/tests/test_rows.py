@@ -286,3 +286,35 @@ def test_each_task_runs_from_training_to_predictions(run, goods, task, capfd):
     assert len(predicted) == 120
     assert len(rows_of(RUN / "test_predictions.csv")) == 18
     assert flags_of(task)[0].removeprefix("--data.target=") in str(TARGETS[task]).replace("'", "")
+
+
+def test_the_same_command_goes_on_with_a_killed_run_to_the_same_weights(run, monkeypatch):
+    # A name for a list of one, and a part of the columns that are left out: the run's config has them all.
+    flags = ("--data.target=size", f"--data.drop=[{', '.join(name for name in OTHERS if name != 'size')}]")
+    flags += ("--model.swap_noise=0.2", "--model.mixup=0.2", "--model.network.dropout=0.1", "--trainer.max_epochs=2")
+    assert run("fit", *flags, "--name=whole") == 0
+    step = Classifier.training_step
+
+    def failing(self, batch, batch_idx):
+        if self.trainer.global_step == 7:
+            raise RuntimeError("killed")
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(Classifier, "training_step", failing)
+        run("fit", *flags, "--callbacks.last.every_n_train_steps=3")
+    assert (RUN / "unfinished.lock").is_file()
+    assert run("fit", *flags, "--callbacks.last.every_n_train_steps=3", "--resume=auto") == 0
+    assert [path.name for path in RUN.parent.iterdir()] == [RUN.name]
+    whole, resumed = (
+        torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for folder in (Path("runs/whole/version_0"), RUN)
+    )
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_run_does_not_go_on_to_learn_something_else(trained, run, capsys):
+    (trained / "unfinished.lock").touch()
+    for flag in ("--data.target=colour", "--data.target=[size, colour]", "--data.drop=[length]", "--data.numbers=[shop]"):
+        assert run("fit", flag, "--resume=auto") == 2
+        assert f"{flag.partition('=')[0]}=" in capsys.readouterr().err

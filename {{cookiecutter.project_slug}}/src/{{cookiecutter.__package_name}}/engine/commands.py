@@ -398,6 +398,8 @@ class Commands(LightningCLI):
             if "cache_gb" in config.data:
                 config.data.cache_gb = 0
             return
+        if self.source is not None:
+            resume.as_the_run_has_it(self.source.run.config, config.data)
         plain = self.plain()
         if self.source is not None:
             changes = resume.check_changes(self.source.run.config, plain)

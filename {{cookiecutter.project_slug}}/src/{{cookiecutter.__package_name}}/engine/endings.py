@@ -25,6 +25,7 @@ NOISE = (  # what Lightning says that needs no answer here
     "No positive samples",  # a class may be missing from the sanity check's batches
     "isinstance(treespec",
     "litlogger",
+    "loading a checkpoint outside the 'fit' stage",  # it holds the averaged weights
     "to estimate number of stepping batches",
     "The WeightAveraging state cannot be restored",  # the checkpoint has the averaged weights in place of the others
 )

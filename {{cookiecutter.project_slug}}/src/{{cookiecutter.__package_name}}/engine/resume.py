@@ -76,6 +76,8 @@ FOLLOW_THE_DATA = (
     "data.weight_column",
 )
 
+COMPLETED = ("categories", "drop", "numbers")  # of these the run's config has more columns than were given
+
 
 def implied() -> bool:
     """Tell whether a scheduler has started this command again: torchrun after a failure, SLURM after a requeue."""
@@ -152,6 +154,23 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
         part = ".".join(key.split(".")[:2])
         accepted.append(f"{key} {old} → {new}" if key == part else part)
     return list(dict.fromkeys(accepted))
+
+
+def as_the_run_has_it(config_file: Path, data: Any) -> None:
+    """Give flags that the data completed when the run began the run's values: `a` is its [a], and [notes] may be a part.
+
+    Args:
+        config_file: The run's config.
+        data: The data's settings, which are changed.
+    """
+    settled = read_config(config_file).get("data") or {}
+    for name in (key.removeprefix("data.") for key in FOLLOW_THE_DATA):
+        old, new = settled.get(name), data.get(name)
+        if not isinstance(old, list) or new is None or new == "auto":
+            continue
+        given = new if isinstance(new, list) else [new]
+        if given == old or (name in COMPLETED and set(given) <= set(old)):
+            data[name] = old
 
 
 class Lock:

@@ -286,6 +286,9 @@ class RunFiles(Callback):
             self.config.data.root = str(data.root.absolute())
         self.run.failure.unlink(missing_ok=True)
         content, hidden = without_secrets(self.plain(self.config))
+        for key in ("ckpt_path", "weights_only"):  # flags of fit alone, which tune and crossval would not know
+            if content.get(key) is None:
+                content.pop(key, None)
         if hidden:
             print(f"kept out of config.yaml: {', '.join(hidden)}; give it again, or by its environment variable")
         begun = self.run.environment

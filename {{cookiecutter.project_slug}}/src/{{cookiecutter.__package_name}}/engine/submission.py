@@ -141,6 +141,11 @@ def _identity(raw: RawTable, columns: list[list[str]], places: dict[str, int | N
             f"in --like={str(raw.path)!r} both {names} name {noun} that were predicted, so it is not clear which are "
             "the ids; call the right one id."
         )
+    if places.keys() == set(map(str, range(len(places)))):  # rows of a table without ids
+        raise Mistake(
+            f"no column of --like={str(raw.path)!r} names the {noun} that were predicted, which have no ids but their "
+            "places from 0 on, so nothing was written; train with --data.id NAME, the column that names them."
+        )
     first = columns[max(range(len(known)), key=known.__getitem__)][0]
     raise Mistake(
         f"no column of --like={str(raw.path)!r} names the {noun} that were predicted (such as {shown(first)!r}), so "

@@ -283,7 +283,7 @@ def rate_too_low(run: Run) -> Evidence:
     gained = run.chance - end
     falls = bool((np.diff(run.val_loss.values) < 0.01 * run.chance).mean() > 0.9)
     holds = falls and late - end > LINEAR * gained and 0 < gained < LITTLE * run.chance
-    return holds and f"val/loss fell steadily to the end, but alone to {end:.3g}, from {run.chance:.3g} by chance"
+    return holds and f"val/loss fell steadily to the end, but only to {end:.3g}, from {run.chance:.3g} by chance"
 
 
 def exploding_gradients(run: Run) -> Evidence:

@@ -400,6 +400,8 @@ def report(search: Search) -> None:
         params = [trial.params.get(key, "") for key in labels]
         rows.append([trial.number, score, state, len(trial.intermediate_values), seconds, *params])
     print(f"\n{search.options.study}: {counts or 'no trial'}\n{aligned(header, rows[:SHOWN])}")
+    if reasons := [trial.user_attrs["reason"] for trial in trials if "reason" in trial.user_attrs]:
+        print(f"\nthe last that failed: {reasons[-1]}")
     if "complete" not in states:
         return
     best = trials[0]
@@ -427,7 +429,11 @@ def recipe(search: Search, best: Any, result: str) -> str:
     if search.fidelity:
         assigned[search.fidelity.key] = search.fidelity.values[-1]
     found = CLI([*search.flags, *as_flags(assigned)], run=False).plain()
-    changed = difference(found, CLI([], run=False).plain())
+    # By the task of these data: the project's own may not be there, or be others.
+    defaults = CLI([f"--data.task={search.base.datamodule.target.task}"], run=False).plain()
+    if "data.task" not in search.base.typed:
+        defaults["data"]["task"] = found["data"]["task"]
+    changed = difference(found, defaults)
     return (
         f"# best: what the search {search.options.study} found.\n"
         f"# metric: {result}; time: {best.duration.total_seconds():.0f} s\n"
