@@ -6,8 +6,9 @@
 
 ``rare`` draws a table of 8,000 rows with 2 % positives for each seed (six numbers, two categories; the positives lie in
 two regions that overlap with the rest), splits it 40/20/40 and trains with nothing, the sampler, class weights, the
-focal loss, logit adjustment, and SMOTE. Scored on the test split: average precision, and balanced accuracy at a probability of 0.5. A
-gain is the paired difference from nothing, with the 95 % interval of Student's t. Writes results/rare_rows.md.
+focal loss, logit adjustment, and SMOTE. Scored on the test split: average precision, and balanced accuracy at a
+probability of 0.5. A gain is the paired difference from nothing, with the 95 % interval of Student's t. Writes
+results/rare_rows.md.
 
 ``speed`` times epochs of the default MLP through ``fit`` and in a raw loop over the same tensors, interleaved, and
 prints the ratio of rows per second. ``million`` prints seconds and memory of a start with a million rows of 50 columns.
@@ -92,21 +93,17 @@ def rare(seeds: list[int], folder: Path) -> None:
                 balanced_accuracy_score(true_N, said_N > 0.5),
             )
         print(f"seed {seed}: {scores[row].round(4).tolist()}", flush=True)
-    lines = [
-        "| method | average precision | gain | 95 % | balanced accuracy | gain | 95 % |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heads = ["method", "average precision", "gain", "95 %", "balanced accuracy", "gain", "95 %"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for column, method in enumerate(METHODS):
         cells = [method]
         for metric in (0, 1):
             gain = scores[:, column, metric] - scores[:, 0, metric]
-            low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), stats.sem(gain) or 1e-12)
+            low, high = stats.t.interval(0.95, len(gain) - 1, gain.mean(), max(stats.sem(gain), 1e-12))
             cells.append(f"{scores[:, column, metric].mean():.4f}")
             cells += [f"{gain.mean():+.4f}", f"{low:+.4f} to {high:+.4f}"] if column else ["", ""]
         lines.append(f"| {' | '.join(cells)} |")
-    lines.append(
-        f"\n{len(seeds)} drawn tables with 2 % positives, default answers otherwise; balanced accuracy at 0.5.\n"
-    )
+    lines.append(f"\n{len(seeds)} drawn tables with 2 % positives, default answers; balanced accuracy at 0.5.\n")
     print("\n".join(lines))
     (HERE / "results" / "rare_rows.md").write_text("\n".join(lines))
 
@@ -126,9 +123,9 @@ def speed(folder: Path, rounds: int = 5) -> None:
     x_NF = rng.normal(size=(rows, 12))
     y_N = x_NF[:, 0] * x_NF[:, 1] + x_NF[:, 2] + rng.normal(size=rows)
     with (folder / "many.csv").open("w", newline="") as opened:
-        csv.writer(opened).writerows(
-            [[*(f"x{i}" for i in range(12)), "target"], *np.column_stack([x_NF, y_N]).round(5)]
-        )
+        table = csv.writer(opened)
+        table.writerow([*(f"x{i}" for i in range(12)), "target"])
+        table.writerows(np.column_stack([x_NF, y_N]).round(5).tolist())
 
     class Watch(Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
@@ -140,7 +137,7 @@ def speed(folder: Path, rounds: int = 5) -> None:
         watch = Watch()
         watch.ended = []
         data = TableData("many.csv", batch_size=batch)
-        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         averaging = EMAWeightAveraging(decay=0.95)
         trainer = Trainer(
             max_epochs=1,
@@ -183,13 +180,8 @@ def speed(folder: Path, rounds: int = 5) -> None:
         for _ in range(rounds):
             ours, theirs = through_fit(batch), raw(batch)
             ratios.append(ours / theirs)
-            print(
-                f"batch {batch}: {ours:,.0f} rows/s through fit, {theirs:,.0f} raw, ratio {ours / theirs:.3f}",
-                flush=True,
-            )
-        print(
-            f"batch {batch}: median ratio {np.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})", flush=True
-        )
+            print(f"batch {batch}: {ours:,.0f} rows/s through fit, {theirs:,.0f} raw, ratio {ours / theirs:.3f}")
+        print(f"batch {batch}: median ratio {np.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
 
 
 def million(file: Path, folder: Path) -> None:
