@@ -128,7 +128,7 @@ def speed(folder: Path, rounds: int = 5) -> None:
         table.writerows(np.column_stack([x_NF, y_N]).round(5).tolist())
 
     class Watch(Callback):
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any, **kwargs: Any) -> None:
             self.ended.append(time.perf_counter())
 
         ended: list[float]
