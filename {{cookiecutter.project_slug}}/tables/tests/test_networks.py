@@ -202,9 +202,10 @@ def test_each_head_of_tabm_is_an_mlp_of_shared_weights():
 
 def test_heads_of_tabm_start_from_different_inputs_and_outputs_alone():
     torch.manual_seed(0)
-    network = TabM(Inputs(3, 2, ()), 1, heads=4, width=5, numbers="plain")
+    network = TabM(Inputs(3, 2, ()), 1, heads=4, width=5, depth=2, numbers="plain")
     first, second = (block[0] for block in network.features)
     assert set(first.scale_in.unique().tolist()) == {-1, 1}
+    assert len(first.scale_in.unique(dim=0)) == 4
     assert (first.scale_out == 1).all()
     assert (second.scale_in == 1).all()
     assert (first.shifts.view(4, 5) == first.shifts.view(4, 5)[0]).all()
@@ -212,11 +213,11 @@ def test_heads_of_tabm_start_from_different_inputs_and_outputs_alone():
     assert len(network.head.weight.view(4, 5).unique(dim=0)) == 4
 
 
-def test_the_components_of_an_embedding_share_their_first_scale():
+def test_the_components_of_an_embedding_share_their_first_sign():
     torch.manual_seed(0)
     network = TabM(Inputs(2, 1, (10,)), 1, heads=4, width=5, numbers="periodic", embedding=3)
-    scales_HD = network.features[0][0].scale_in
-    assert scales_HD.shape == (4, 2 * 3 + 1 + 8)
+    signs_HD = network.features[0][0].scale_in
+    assert signs_HD.shape == (4, 2 * 3 + 1 + 8)
     for start, end in ((0, 3), (3, 6), (7, 15)):
-        assert (scales_HD[:, start:end] == scales_HD[:, start, None]).all()
-    assert len(scales_HD.unique()) == 4 * 4
+        assert (signs_HD[:, start:end] == signs_HD[:, start, None]).all()
+    assert set(signs_HD.unique().tolist()) == {-1, 1}

@@ -316,6 +316,11 @@ def test_the_same_command_goes_on_with_a_killed_run_to_the_same_weights(run, mon
 
 def test_a_run_does_not_go_on_to_learn_something_else(trained, run, capsys):
     (trained / "unfinished.lock").touch()
-    for flag in ("--data.target=colour", "--data.target=[size, colour]", "--data.drop=[length]"):
+    for flag in (
+        "--data.target=colour",
+        "--data.target=[size, colour]",
+        "--data.drop=[length]",
+        "--data.numbers=[shop]",
+    ):
         assert run("fit", flag, "--resume=auto") == 2
         assert f"{flag.partition('=')[0]}=" in capsys.readouterr().err

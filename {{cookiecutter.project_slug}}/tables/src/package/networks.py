@@ -290,7 +290,7 @@ class TabM(nn.Module):
     Args:
         inputs: What a row has.
         outputs: Number of outputs.
-        heads: Number of MLPs.
+        heads: Number of MLPs; the time of a step grows with it.
         width: Units of each hidden layer.
         depth: Number of hidden layers.
         dropout: Share of the units that training drops after each hidden layer; null for none.
@@ -306,8 +306,8 @@ class TabM(nn.Module):
         outputs: int,
         heads: int = 32,
         width: int = 256,
-        depth: int = 2,
-        dropout: float | None = 0.1,
+        depth: int = 3,
+        dropout: float | None = None,
         activation: Activation = "relu",
         numbers: NumberEmbedding = "piecewise",
         embedding: int = 16,
@@ -321,7 +321,7 @@ class TabM(nn.Module):
         for number in range(depth):
             layer = SharedLinear(units, width, heads)
             if number == 0:  # what makes the heads differ
-                layer.scale_in = nn.Parameter(self.first_scales(numbers == "plain"))
+                layer.scale_in = nn.Parameter(self.first_signs())
             self.features.append(nn.Sequential(layer, ACTIVATIONS[activation](), nn.Dropout(dropout or 0.0)))
             units = width
         self.head = Heads(units, outputs, heads)
@@ -330,8 +330,7 @@ class TabM(nn.Module):
         x_NHD = self.embedding(encoded).unsqueeze(1).expand(-1, self.heads, -1)
         return self.head(self.features(x_NHD))
 
-    def first_scales(self, signs: bool) -> Tensor:
-        """Draw a scale of each input in each head, the same for all components of its embedding; (H, D)."""
-        scales_HF = torch.randn(self.heads, len(self.embedding.widths))
-        widths_F = torch.tensor(self.embedding.widths)
-        return (scales_HF.sign() if signs else scales_HF).repeat_interleave(widths_F, 1)
+    def first_signs(self) -> Tensor:
+        """Draw a sign for each input in each head, the same for all components of its embedding; (H, D)."""
+        signs_HF = torch.randint(2, (self.heads, len(self.embedding.widths))) * 2.0 - 1
+        return signs_HF.repeat_interleave(torch.tensor(self.embedding.widths), 1)
