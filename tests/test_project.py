@@ -28,17 +28,16 @@ def test_the_template_is_typed_before_baking():
 
 
 @pytest.mark.parametrize("slug", ["a", "a-project-whose-name-is-rather-long-for-a-python-package"])
-def test_a_project_of_any_name_is_linted_and_formatted(slug, tmp_path):
-    project = bake(tmp_path, project_slug=slug)
+@pytest.mark.parametrize("data", ["digits", "diabetes"])
+def test_a_project_of_any_name_is_linted_and_formatted(data, slug, tmp_path):
+    project = bake(tmp_path, data=data, project_slug=slug)
     run("ruff", "check", ".", folder=project)
     run("ruff", "format", "--check", ".", folder=project)
 
 
-def test_a_project_of_a_table_is_linted_formatted_and_typed(tmp_path):
+def test_a_project_of_a_table_is_typed(tmp_path):
     """Before baking its own files lie beside those that they take the place of, so they are typed here."""
     project = bake(tmp_path, data="diabetes")
-    run("ruff", "check", ".", folder=project)
-    run("ruff", "format", "--check", ".", folder=project)
     (project / ".venv").symlink_to(sys.prefix)  # where the project looks for its packages
     run("basedpyright", folder=project)
 

@@ -300,9 +300,10 @@ def test_the_same_command_goes_on_with_a_killed_run_to_the_same_weights(run, mon
             raise RuntimeError("killed")
         return step(self, batch, batch_idx)
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+    with monkeypatch.context() as patch:
         patch.setattr(Classifier, "training_step", failing)
-        run("fit", *flags, "--callbacks.last.every_n_train_steps=3")
+        with pytest.raises(RuntimeError, match="killed"):
+            run("fit", *flags, "--callbacks.last.every_n_train_steps=3")
     assert (RUN / "unfinished.lock").is_file()
     assert run("fit", *flags, "--callbacks.last.every_n_train_steps=3", "--resume=auto") == 0
     assert [path.name for path in RUN.parent.iterdir()] == [RUN.name]

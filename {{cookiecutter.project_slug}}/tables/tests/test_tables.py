@@ -18,7 +18,13 @@ from project_package.engine.delimited import open_table
 from project_package.engine.leaks import doubts, same_rows
 from project_package.engine.mistakes import Mistake
 from project_package.engine.new_rows import NewRows, read_rows
-from project_package.engine.tables import Asked, Column, Table, fingerprint, read_table
+from project_package.engine.tables import (
+    Asked,
+    Column,
+    Table,
+    fingerprint,
+    read_table,
+)
 from project_package.engine.targets import Classes, Labels, Numbers
 
 ROWS = 40

@@ -157,7 +157,7 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
 
 
 def as_the_run_has_it(config_file: Path, data: Any) -> None:
-    """Give flags that the data completed when the run began the run's values: `a` is its [a], and [notes] may be a part.
+    """Give flags that the data completed when the run began the run's values: `a` is its [a], [notes] may be a part.
 
     Args:
         config_file: The run's config.

@@ -24,7 +24,8 @@ from .files import append, read_text, reading, write
 from .mistakes import Mistake, RunFailed
 from .steps import is_log_point
 
-PACKAGES = ("lightning", "torch", "torchvision", "torchmetrics", "albumentations", "numpy", "pillow", "jsonargparse")
+PACKAGES = ("lightning", "torch", "torchvision", "torchmetrics", "albumentations", "numpy", "pillow", "pyarrow")
+PACKAGES += ("jsonargparse",)
 
 
 def is_rank_zero() -> bool:

@@ -452,7 +452,7 @@ RULES = {
     unstable_BatchNorm: "--data.batch_size {batch}, then --model.network.norm group, then --model.freeze true",
     fluctuating_validation_loss: STEADIER,
     plateau: "--model.schedule Plateau, then --model.schedule Cosine, then --model.optimizer.lr {lower:.2g}",
-    stopped_too_early: "--callbacks.early_stopping.patience {patience}, then --trainer.max_epochs {epochs}",
+    stopped_too_early: "{longer}--trainer.max_epochs {epochs}",
     collapsed_to_the_mean: _flags.COLLAPSED,
     overfitting: _flags.OVERFITTING,
     underfitting: _flags.UNDERFITTING,
@@ -489,6 +489,8 @@ def diagnose(seen: Run) -> list[Finding]:
         "epochs": 2 * seen.epochs,
         "patience": max(20, 3 * seen.setting("callbacks.early_stopping.init_args.patience", 0)),
     }
+    is_cut_short = seen.epochs < seen.setting("trainer.max_epochs", -1)
+    values["longer"] = f"--callbacks.early_stopping.patience {values['patience']}, then " if is_cut_short else ""
     values["baseline"] = seen.compared.best().name if seen.compared else ""
     has_recipe = (CONFIGS / "recipes" / "tabular_strong.yaml").is_file()
     values["larger"] = "--config tabular_strong" if has_recipe else f"--model.network.width {values['width']}"

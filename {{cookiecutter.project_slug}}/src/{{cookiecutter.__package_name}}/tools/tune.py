@@ -520,6 +520,10 @@ def draw_slice(search: Search, scored: list[Any], best: Any, dimension: Dimensio
     if "log" in dimension.kind:
         low, high = dimension.values
         axes.set(xscale="log", xlim=(0.8 * low, 1.25 * high))
+        if high < 100 * low:  # hardly a power of ten is in it, and names of all between would overlap
+            ticks = np.geomspace(low, high, 4)
+            axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+            axes.set_xticks([], minor=True)
     return canvas
 
 
