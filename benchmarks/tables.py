@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--split", choices=["val", "test"], default="test")
     options, flags = parser.parse_known_args()
+    commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     folder, target = Path(tempfile.mkdtemp(prefix="tables-")), TARGETS[options.data]
     answers = {"data": "diabetes" if options.data == "diabetes" else "table"}
     project = Path(cookiecutter(str(HERE.parent), no_input=True, output_dir=str(folder), extra_context=answers))
@@ -157,7 +158,6 @@ def main() -> None:
         print(rows[-1], flush=True)
     title = f"{options.data}, {options.recipe or 'default answers'}"
     lines = [f"# {title}", "", *report(rows, options.split)]
-    commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout
     lines.append(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, commit {commit}")
     print("\n".join(lines))
     if options.split == "test":

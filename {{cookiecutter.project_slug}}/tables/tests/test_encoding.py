@@ -8,7 +8,7 @@ import torch
 from scipy.stats import norm, rankdata
 
 from project_package.engine import encoding
-from project_package.engine.encoding import KNOTS, Columns, Encoding
+from project_package.engine.encoding import KNOTS, Columns, Encoding, Scaling
 
 FEW = [f"few {index}" for index in range(3)]
 MANY = [f"many {index}" for index in range(9)]
@@ -23,7 +23,7 @@ def column(values):
     return torch.tensor(np.asarray(values)[:, None])
 
 
-def encoded(values, scaling="quantile", rows=None):
+def encoded(values, scaling: Scaling = "quantile", rows=None):
     """Return the numbers of one column, fitted on values, of these or of other rows."""
     encoding = Encoding(numbers(1), scaling, column(values))
     return encoding(column(values if rows is None else rows).float()).numbers_NF[:, 0].numpy()

@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,7 +185,7 @@ def test_a_value_that_training_has_not_seen_is_embedded_as_0_at_first():
 
 def test_each_head_of_tabm_is_an_mlp_of_shared_weights():
     torch.manual_seed(0)
-    network = TabM(Inputs(3, 0, ()), 2, heads=4, width=5, depth=2, numbers="plain").eval()
+    network: Any = TabM(Inputs(3, 0, ()), 2, heads=4, width=5, depth=2, numbers="plain").eval()
     with torch.no_grad():
         for value in network.parameters():
             value.add_(0.1 * torch.randn_like(value))
@@ -202,7 +203,7 @@ def test_each_head_of_tabm_is_an_mlp_of_shared_weights():
 
 def test_heads_of_tabm_start_from_different_inputs_and_outputs_alone():
     torch.manual_seed(0)
-    network = TabM(Inputs(3, 2, ()), 1, heads=4, width=5, depth=2, numbers="plain")
+    network: Any = TabM(Inputs(3, 2, ()), 1, heads=4, width=5, depth=2, numbers="plain")
     first, second = (block[0] for block in network.features)
     assert set(first.scale_in.unique().tolist()) == {-1, 1}
     assert len(first.scale_in.unique(dim=0)) == 4
@@ -215,7 +216,7 @@ def test_heads_of_tabm_start_from_different_inputs_and_outputs_alone():
 
 def test_the_components_of_an_embedding_share_their_first_sign():
     torch.manual_seed(0)
-    network = TabM(Inputs(2, 1, (10,)), 1, heads=4, width=5, numbers="periodic", embedding=3)
+    network: Any = TabM(Inputs(2, 1, (10,)), 1, heads=4, width=5, numbers="periodic", embedding=3)
     signs_HD = network.features[0][0].scale_in
     assert signs_HD.shape == (4, 2 * 3 + 1 + 8)
     for start, end in ((0, 3), (3, 6), (7, 15)):
