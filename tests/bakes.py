@@ -24,10 +24,11 @@ from conftest import SOURCE, TEMPLATE
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
 from markdown_it import MarkdownIt
+from test_answers import TABLES, baked_as, expected_files
 
 CHOICES = {
     "license": ["MIT", "BSD-3-Clause", "Apache-2.0", "none"],
-    "data": ["digits", "image_folder", "cifar10"],
+    "data": ["digits", "image_folder", "cifar10", "diabetes", "table", "california"],
     "logger": ["tensorboard", "wandb"],
     "ci": ["github", "none"],
     "torch": ["pypi", "cpu"],
@@ -267,14 +268,16 @@ def faults_of_project(answers: dict[str, Any], project: Path) -> Iterator[str]:
         yield f"the command {slug} is another's, too"
     if (project / ".git/HEAD").read_text() != "ref: refs/heads/main\n":
         yield "the branch is not main"
+    kind = "table" if answers["data"] in TABLES else "images"
+    expected = expected_files(answers)
     for source in SOURCE.rglob("*.py"):
-        relative = str(source.relative_to(SOURCE)).replace("{{cookiecutter.__package_name}}", package)
-        wanted = source.read_bytes()
-        if relative.startswith("tests/"):
+        relative = baked_as(source, kind)
+        if relative is None:
+            continue
+        wanted = source.read_bytes() if relative in expected else None
+        if wanted is not None and relative.startswith("tests/"):
             wanted = wanted.replace(b"project_package", package.encode())
-        if "/tools/" in relative and answers["tools"] == "no":
-            wanted = None
-        path = project / relative
+        path = project / relative.replace("src/my_project/", f"src/{package}/")
         if (path.read_bytes() if path.exists() else None) != wanted:
             yield f"{relative} is not the template's"
 

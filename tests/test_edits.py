@@ -78,7 +78,7 @@ EDITS = {
     "network": ("networks.py", None, NETWORK, ["--model.network=Tiny", "--model.network.width=6"], ""),
     "loss": ("losses.py", None, LOSS, ["--model.loss=Margin"], ""),
     "metric": (
-        "model.py",
+        "metrics.py",
         '            "auroc": MulticlassAUROC(num_classes),\n',
         '            "auroc": MulticlassAUROC(num_classes),\n'
         '            "top2": MulticlassAccuracy(num_classes, top_k=2, average="micro"),\n',
@@ -87,7 +87,7 @@ EDITS = {
     ),
     "loss of numbers": ("losses.py", None, NUMBER_LOSS, ["--data.labels=numbers.csv", "--model.loss=LogCosh"], "r2"),
     "metric of numbers": (
-        "model.py",
+        "metrics.py",
         "# The measures of numbers",
         MEASURE,
         ["--data.labels=numbers.csv", "--monitor=val/worst", "--mode=min"],
@@ -98,7 +98,13 @@ EDITS = {
     "data set": ("data.py", "        return find(self.root, self.layout, self.allow_conflicts)\n", DATA, [], ""),
 }
 MORE = {  # the rest of the same edit, in the same file
-    "metric of numbers": [('"spearman": scores.spearman}', '"spearman": scores.spearman, "worst": worst}')],
+    "metric of numbers": [
+        (
+            "from torchmetrics import MetricCollection\n",
+            "from typing import Any\n\nfrom torchmetrics import MetricCollection\n",
+        ),
+        ('"spearman": scores.spearman}', '"spearman": scores.spearman, "worst": worst}'),
+    ],
     "augmentation": [('"none": None,', '"none": None,\n    "mine": mine,')],
     "callback": [
         ("import Callback\n", "import Callback, LightningModule, Trainer\n"),

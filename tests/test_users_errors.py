@@ -72,6 +72,9 @@ FAULTS = {
     "model: constructor": Fault(
         "model.py", *before("self.make_network, self.make_loss = network, loss", KEY), "KeyError: 'mine'"
     ),
+    "metrics": Fault(
+        "metrics.py", "return MetricCollection(", f"{VALUE}\n    return MetricCollection(", "ValueError: mine"
+    ),
     "model: build": Fault("model.py", *before("self.network = self.make_network(", VALUE), "ValueError: mine"),
     "model: training step": Fault(
         "model.py", "logits_NK = self.network(x_NCHW)", "logits_NK = self.network.head(x_NCHW.mean((1, 2)))", SHAPE
