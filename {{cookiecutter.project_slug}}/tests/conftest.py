@@ -1,23 +1,22 @@
-"""What the tests share: a small data set that they draw, and the command line run in this process."""
+"""What the tests share: a small data set that they draw, and commands on it (sandbox.py)."""
 
-import contextlib
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from sandbox import exit_code
+from sandbox import finished_runs as finished_runs
+from sandbox import own_folder as own_folder
+from sandbox import run as run
+from sandbox import trained as trained
 
-from project_package.__main__ import main
 from project_package.data import ImageData
 from project_package.engine.loading import SplitData
 
 pytest.register_assert_rewrite("suites")
-torch.set_num_threads(1)  # for networks as small as these, threads cost more than they bring
 
 
 def draw(folder: Path, name: str, number: int, side: int = 16) -> None:
@@ -52,48 +51,15 @@ def small_data(shapes: Path) -> Callable[[], SplitData]:
     return lambda: ImageData(str(shapes), batch_size=8, num_workers=0)
 
 
-@contextlib.contextmanager
-def _working_in(folder: Path) -> Iterator[None]:
-    before = dict(os.environ)
-    with contextlib.chdir(folder):
-        yield
-    os.environ.clear()  # Lightning keeps the seed there
-    os.environ.update(before)
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path) -> Iterator[None]:
-    with _working_in(tmp_path):
-        yield
-
-
 def _command(shapes: Path, name: str, *flags: str) -> int:
     small = ["--data.root", str(shapes), "--data.num_workers=0", "--trainer.accelerator=cpu", "--name=small"]
     if name == "fit":
         small += ["--trainer.max_epochs=2", "--data.batch_size=8", "--trainer.log_every_n_steps=2"]
         small += ["--model.network.width=8", "--trainer.logger=false", "--report=false"]
-    try:
-        return main([name, *small, *flags])
-    except SystemExit as end:
-        return int(end.code or 0)
-
-
-@pytest.fixture
-def run(shapes: Path) -> Callable[..., int]:
-    """Run a command as its user would, on the drawn images, small and without workers; returns the exit code."""
-    return partial(_command, shapes)
+    return exit_code([name, *small, *flags])
 
 
 @pytest.fixture(scope="session")
-def _runs(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    with _working_in(folder):
-        assert _command(shapes, "fit") == 0
-    return folder / "runs"
-
-
-@pytest.fixture
-def trained(_runs: Path, _own_folder: None) -> Path:
-    """The folder of a finished ``run("fit")``: a copy, in the test's own working folder."""
-    shutil.copytree(_runs, "runs")
-    return Path("runs/small/version_0")
+def small_command(shapes: Path) -> Callable[..., int]:
+    """Run a command on the drawn images."""
+    return partial(_command, shapes)

@@ -94,7 +94,7 @@ def test_a_column_that_is_the_same_in_training_is_not_learned_from_and_named(goo
     rows[1]["split"] = "test"
     data = ready(data_of(write(tmp_path / "same.csv", rows)))
     assert "same" not in data.columns.numbers
-    assert "the same in all training rows, so not learned from: same" in data.summary()
+    assert "same is 7 in all training rows, so it tells nothing and is not learned from" in data.summary()
 
 
 def test_a_category_that_training_has_not_seen_is_unknown_and_others_are_told_apart(goods):
@@ -324,3 +324,20 @@ def test_a_run_does_not_go_on_to_learn_something_else(trained, run, capsys):
     ):
         assert run("fit", flag, "--resume=auto") == 2
         assert f"{flag.partition('=')[0]}=" in capsys.readouterr().err
+
+
+def test_one_word_for_a_missing_cell_means_the_same_in_new_rows(run, goods, tmp_path, capfd):
+    rows = rows_of(goods)
+    for number, row in enumerate(rows):
+        row |= {"mass": row["mass"] or "unknown", "colour": "n" if number % 2 else row["colour"]}
+    table = write(tmp_path / "words.csv", rows)
+    assert run("fit", f"--data.table={table}", "--data.missing=unknown") == 0
+    assert run("predict", f"--data.table={table}", f"--data.predict_table={table}") == 0
+    assert "read as unknown" not in capfd.readouterr().out  # n is a letter of the word, and a colour
+    model = Classifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt").eval()
+    drop = [name for name in OTHERS if name != "size"]
+    data = ready(TableData(str(table), target="size", drop=drop, missing="unknown", batch_size=16))
+    names = model.schema.target.names
+    said_NK = [[float(row[name]) for name in names] for row in rows_of(RUN / "predictions.csv")]
+    with torch.no_grad():
+        np.testing.assert_allclose(said_NK, model.predict(data.x_NF).numpy(), atol=1e-6)

@@ -30,11 +30,6 @@ from project_package.engine.targets import Classes, Labels, Numbers
 ROWS = 40
 
 
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def noise(seed: int = 0, rows: int = ROWS) -> list[str]:
     return [f"{value:.3f}" for value in np.random.default_rng(seed).normal(size=rows)]
 

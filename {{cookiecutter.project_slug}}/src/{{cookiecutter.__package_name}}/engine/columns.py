@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .cells import FLAGS, KIND
-from .delimited import RawTable
+from .delimited import RawTable, asked_of
 from .folders import suffixes
 from .mistakes import Mistake, shown, some, unknown
 from .places import fits
@@ -45,18 +45,9 @@ class Asked(NamedTuple):
     log_target: bool = False
 
     @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Return the names of the flags."""
-        return cls._fields
-
-    @classmethod
     def by(cls, settings: Mapping[str, Any]) -> "Asked":
         """Return what is asked of a table by settings, of which others may be among them."""
-        given = {name: value for name, value in settings.items() if name in cls._fields and value is not None}
-        columns = given.get("label_columns")
-        if columns is not None:
-            given["label_columns"] = [str(name) for name in (columns if isinstance(columns, list) else [columns])]
-        return cls(**given)
+        return cls(**asked_of(cls._fields, settings, lists=("label_columns",)))
 
 
 @dataclass

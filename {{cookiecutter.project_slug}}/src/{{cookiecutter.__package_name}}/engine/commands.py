@@ -400,9 +400,7 @@ class Commands(LightningCLI):
             return
         if self.source is not None:
             resume.as_the_run_has_it(self.source.run.config, config.data)
-        plain = self.plain()
-        if self.source is not None:
-            changes = resume.check_changes(self.source.run.config, plain)
+            changes = resume.check_changes(self.source.run.config, self.plain())
             if changes and runs.is_rank_zero():
                 print(f"resume: changed since the run began: {', '.join(changes)}")
         if self.source is not None and self.source.step is not None:

@@ -6,14 +6,15 @@ How a file is written (its encoding, its delimiter) is found out where there is 
 import contextlib
 import csv
 import io
+import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 from .files import is_gone, plain_file, write_rows
 from .mistakes import CONTROL, Mistake, shown
@@ -75,6 +76,53 @@ class RawTable:
             yield Chunk(numbers, columns or [[] for _ in self.names], wrong)
 
 
+T = TypeVar("T")
+
+
+def asked_of(flags: Sequence[str], settings: Mapping[str, Any], lists: Collection[str]) -> dict[str, Any]:
+    """Return those of settings that are flags of a table, without those that are null.
+
+    Args:
+        flags: The names of the flags.
+        settings: The settings, by name.
+        lists: The flags that take a list of names, or one name.
+    """
+    given = {name: value for name, value in settings.items() if name in flags and value is not None}
+    for name in given.keys() & set(lists):
+        names = given[name] if isinstance(given[name], list | tuple) else [given[name]]
+        given[name] = [str(each) for each in names]
+    return given
+
+
+class ReadOnce(Generic[T]):
+    """Keeps what was read of a table for the next call alone, if that asks for the same.
+
+    The command line asks for the task first, the data module for the samples then.
+    """
+
+    def __init__(self) -> None:
+        self.kept: tuple[object, T] | None = None
+
+    def __call__(self, path: Path, asked: object, read: Callable[[], T]) -> T:
+        """Return what was kept, if it is of this file as it is now, or else what is read."""
+        try:
+            found = os.stat(path)
+            now = repr(asked), os.getcwd(), found.st_size, found.st_mtime_ns
+        except (OSError, ValueError):  # opening it says what is wrong
+            now = None
+        kept, self.kept = self.kept, None
+        if kept is not None and kept[0] == now:
+            return kept[1]
+        table = read()
+        self.kept = now, table
+        return table
+
+
+def is_parquet(path: Path) -> bool:
+    """Tell whether a table is a Parquet file."""
+    return path.suffix.casefold() in (".parquet", ".pq")
+
+
 def open_table(flag: str, path: Path, one_column: bool = False) -> RawTable:
     """Find out how a table is written.
 
@@ -87,7 +135,7 @@ def open_table(flag: str, path: Path, one_column: bool = False) -> RawTable:
         Mistake: It cannot be read, or could be read in two ways. The rows raise it, too.
     """
     suffix = path.suffix.casefold()
-    if suffix in (".parquet", ".pq"):
+    if is_parquet(path):
         raw = _parquet(flag, path)
     elif suffix in (".csv", ".tsv", ".tab", ".txt"):
         raw = _delimited(flag, path, suffix in (".tsv", ".tab"), one_column)
@@ -296,6 +344,22 @@ def safe_cells(rows: Iterable[Iterable[object]]) -> list[list[str]]:
     return safe
 
 
+def write_offenders(path: Path, second: str, offenders: Sequence[tuple[int, str, str, str]]) -> str:
+    """Write rows that cannot be used down, in the working folder; returns where they are, for a message.
+
+    Args:
+        path: The table.
+        second: What the second of each offender's values is: the image, or the column.
+        offenders: The number of the row, that second value, the cell, and what is wrong with it.
+    """
+    file = Path(f"{path.stem}_offenders.csv")
+    try:
+        write_rows(file, safe_cells([("row", second, "value", "reason"), *sorted(offenders)]))
+    except (OSError, Mistake) as error:
+        return f"they could not be written to {file} ({error})"
+    return f"all are in {shown(str(file))}"
+
+
 def refused_rows(
     flag: str, path: Path, second: str, offenders: Sequence[tuple[int, str, str, str]], remedy: str
 ) -> Mistake:
@@ -309,18 +373,12 @@ def refused_rows(
         remedy: What to do.
     """
     rows = sorted(offenders)
-    file = Path(f"{path.stem}_offenders.csv")
     kinds = Counter(re.sub(r" row \d+$", " row", reason) for *_, reason in rows)
     counted = ", ".join(f"{count:,} × {kind}" for kind, count in kinds.most_common())
     listed = "; ".join(f"row {number}: {shown(value)[:80]!r}: {reason}" for number, _, value, reason in rows[:LISTED])
-    where = f"all are in {shown(str(file))}"
-    try:
-        write_rows(file, safe_cells([("row", second, "value", "reason"), *rows]))
-    except (OSError, Mistake) as error:
-        where = f"they could not be written to {file} ({error})"
     number = len({number for number, *_ in rows})
     many = f"{number:,} rows" if number > 1 else "a row"
     return Mistake(
         f"{flag}={str(path)!r} has {many} that cannot be used ({counted}), so what is learned would not be what the "
-        f"table says: {shown(listed)}; {remedy}; {where}."
+        f"table says: {shown(listed)}; {remedy}; {write_offenders(path, second, offenders)}."
     )

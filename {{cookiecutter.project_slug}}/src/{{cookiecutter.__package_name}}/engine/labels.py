@@ -3,24 +3,22 @@
 How a file is read stands in delimited.py, which column is what in columns.py, where the images lie in places.py.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .builtin import is_built_in
 from .cells import FLAGS, class_name, in_order, look_alike
 from .columns import Asked, Column, Roles, parts_of, profile, read_numbers, settle
-from .delimited import RawTable, open_table, refused_rows
+from .delimited import RawTable, ReadOnce, open_table, refused_rows
 from .files import check_path
 from .mistakes import CONTROL, Mistake, shown, some
 from .places import Located, locate
 from .splits import SPLITS, Samples, split_words
-from .targets import AskedTask, Classes, Labels, Numbers, Target
+from .targets import Classes, Labels, Numbers, Target, check_task
 
-TASKS = get_args(AskedTask)
 VOID = {"nan", "none", "null", "na", "n/a"}
 LARGEST_TARGETS = 2**34  # bytes of all targets together
 BAD = 2  # stands for a cell that is neither 0 nor 1, until it is refused
@@ -44,7 +42,7 @@ class Table(NamedTuple):
     remark: str
 
 
-_kept: dict[object, Table] = {}  # the last table, until it is asked for once more
+_last: ReadOnce[Table] = ReadOnce()
 
 
 def read_labels(asked: Asked) -> Table:
@@ -61,22 +59,11 @@ def read_labels(asked: Asked) -> Table:
     for name in ("labels", "root"):
         check_path(f"--data.{name}", getattr(asked, name))
     path = Path(asked.labels)
-    try:
-        found = os.stat(path)
-        now = repr(asked), os.getcwd(), found.st_size, found.st_mtime_ns
-    except (OSError, ValueError):  # opening it says what is wrong
-        now = None
-    if now in _kept:
-        return _kept.pop(now)
-    _kept.clear()
-    table = _read(asked, path)
-    _kept[now] = table
-    return table
+    return _last(path, asked, lambda: _read(asked, path))
 
 
 def _read(asked: Asked, path: Path) -> Table:
-    if asked.task not in TASKS:
-        raise Mistake(f"--data.task={asked.task!r} is unknown, so nothing can be learned; give {', '.join(TASKS)}.")
+    check_task(asked.task)
     raw = open_table("--data.labels", path)
     root = Path(asked.root)
     takes_place = is_built_in(asked.root) or not root.exists()

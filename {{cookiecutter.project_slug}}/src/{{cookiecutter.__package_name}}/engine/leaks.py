@@ -28,10 +28,10 @@ def doubts(table: Table, train_positions: np.ndarray) -> list[str]:
     columns, targets, target = table.columns, table.samples.targets, table.samples.target
     train_positions = np.asarray(train_positions)
     said = [*_leaks(columns, targets, target, train_positions), *_unfit(columns, train_positions)]
-    twice = _equal(columns, targets)
-    if len(twice) > MANY * len(targets):
+    equal = sum(map(len, _equal(columns, targets)))
+    if equal > MANY * len(targets):
         said.append(
-            f"{len(twice):,} of {len(targets):,} rows are equal to another one in all inputs and the target: there "
+            f"{equal:,} of {len(targets):,} rows are equal to another one in all inputs and the target: there "
             "are few combinations, so equal rows are not kept in one split"
         )
     return said
@@ -135,28 +135,31 @@ def _auc(truth_N: np.ndarray, score_N: np.ndarray) -> float:
     return float((rank_N[truth_N > 0].sum() - positive * (positive + 1) / 2) / (positive * (len(truth_N) - positive)))
 
 
+def constant(column: Column, positions: np.ndarray) -> str | None:
+    """Return what a column is in all of some rows, which it tells nothing of then; None where it differs."""
+    values_N = column.values_N[positions]
+    if column.kind == "category":
+        codes = np.unique(values_N)
+        return repr(column.words[int(codes[0])]) if len(codes) == 1 else None
+    present_N = values_N[~np.isnan(values_N)]
+    if not len(present_N):
+        return "missing"
+    is_one = len(present_N) == len(values_N) and bool((present_N == present_N[0]).all())
+    return f"{present_N[0]:g}" if is_one else None
+
+
 def _unfit(columns: Sequence[Column], positions: np.ndarray) -> list[str]:
     """Say which columns tell nothing of the training rows, or have values that these do not have."""
-    said, rest = [], None
+    said, rest = [], np.delete(np.arange(len(columns[0].values_N)), positions)
     for column in columns:
-        values_N = column.values_N[positions]
-        remedy = f"give --data.drop {in_flag([column.name])}"
-        if column.kind == "number":
-            present_N = values_N[~np.isnan(values_N)]
-            if not len(present_N):
-                said.append(f"{shown(column.name)} is missing in all training rows, so it tells nothing; {remedy}")
-            elif len(present_N) == len(values_N) and (present_N == present_N[0]).all():
-                said.append(
-                    f"{shown(column.name)} is {present_N[0]:g} in all training rows, so it tells nothing; {remedy}"
-                )
-            continue
-        is_known = np.zeros(len(column.words), dtype=bool)
-        is_known[values_N] = True
-        if is_known.sum() == 1:
-            word = column.words[int(is_known.argmax())]
-            said.append(f"{shown(column.name)} is {word!r} in all training rows, so it tells nothing; {remedy}")
-        elif not is_known.all():
-            rest = np.delete(np.arange(len(column.values_N)), positions) if rest is None else rest
+        value = constant(column, positions)
+        if value is not None:
+            said.append(
+                f"{shown(column.name)} is {value} in all training rows, so it tells nothing and is not learned from"
+            )
+        elif column.kind == "category" and len(rest):
+            is_known = np.zeros(len(column.words), dtype=bool)
+            is_known[column.values_N[positions]] = True
             unknown = ~is_known[column.values_N[rest]]
             if unknown.mean() > UNSEEN:
                 words = some([repr(shown(column.words[i])[:30]) for i in np.flatnonzero(~is_known)[:5]])
@@ -172,21 +175,18 @@ def same_rows(columns: Sequence[Column], targets: np.ndarray) -> list[list[int]]
 
     Where they are more than a tenth of the rows there are none: a table of few combinations, which ``doubts`` says.
     """
+    found = _equal(columns, targets)
+    return [] if sum(map(len, found)) > MANY * len(targets) else [positions.tolist() for positions in found]
+
+
+def _equal(columns: Sequence[Column], targets: np.ndarray) -> list[np.ndarray]:
+    """Return the positions of the rows that are equal, in their order, for each set of such rows."""
     hash_N = _hashes(columns, targets)
     order = np.argsort(hash_N, kind="stable")
-    is_next = hash_N[order][1:] == hash_N[order][:-1]
-    starts = np.flatnonzero(np.diff(np.concatenate([[False], is_next, [False]]).astype(np.int8)) == 1)
-    ends = np.flatnonzero(np.diff(np.concatenate([[False], is_next, [False]]).astype(np.int8)) == -1)
-    if (ends - starts + 1).sum() > MANY * len(targets):
-        return []
-    return [order[start : end + 1].tolist() for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-
-
-def _equal(columns: Sequence[Column], targets: np.ndarray) -> np.ndarray:
-    """Return the positions of the rows that are equal to another one."""
-    hash_N = _hashes(columns, targets)
-    _, place_N, size = np.unique(hash_N, return_inverse=True, return_counts=True)
-    return np.flatnonzero(size[place_N] > 1)
+    ends = np.flatnonzero(np.diff(hash_N[order])) + 1
+    starts, ends = np.append(0, ends), np.append(ends, len(order))
+    several = ends - starts > 1
+    return [order[start:end] for start, end in zip(starts[several].tolist(), ends[several].tolist(), strict=True)]
 
 
 def _hashes(columns: Sequence[Column], targets: np.ndarray) -> np.ndarray:

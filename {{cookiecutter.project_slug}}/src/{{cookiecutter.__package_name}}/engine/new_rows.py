@@ -3,25 +3,16 @@
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from .arrow import Missing, RawColumn, read_columns, row_numbers
-from .delimited import open_table, refused_rows
+from .delimited import open_table, refused_rows, write_offenders
+from .encoding import Columns
 from .files import check_path
 from .kinds import Judge, as_words, keys_of
 from .mistakes import Mistake, shown, some
-
-
-class Known(Protocol):
-    """The columns that a model learned from."""
-
-    @property
-    def numbers(self) -> list[str]: ...
-
-    @property
-    def categories(self) -> dict[str, list[str]]: ...
 
 
 class NewRows(NamedTuple):
@@ -40,7 +31,7 @@ class NewRows(NamedTuple):
 
 
 def read_rows(
-    flag: str, path: str, columns: Known, id: str | None = None, missing: Sequence[str] | None = None
+    flag: str, path: str, columns: Columns, id: str | None = None, missing: Sequence[str] | None = None
 ) -> NewRows:
     """Read rows that are to be predicted.
 
@@ -72,8 +63,7 @@ def read_rows(
         return row_numbers(raw, positions)
 
     def note(offenders: list[tuple[int, str, str, str]]) -> str:
-        said = str(refused_rows(flag, Path(path), "column", offenders, ""))
-        return "; " + said.rsplit("; ", 1)[-1].removesuffix(".")
+        return f"; {write_offenders(Path(path), 'column', offenders)}"
 
     judge = Judge(f"{flag}={path!r}", Missing.of(missing), rows, note, "new")
     remarks, values = [], []

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from .batches import Batch
 from .builtin_tables import TARGETS, built_in, is_built_in
 from .encoding import Columns
-from .leaks import doubts, same_rows
+from .leaks import constant, doubts, same_rows
 from .loading import READ_BY, Plain, SplitData
 from .mistakes import Mistake
 from .new_rows import read_rows
@@ -88,7 +88,7 @@ class TableFiles(SplitData):
 
     noun, one, key = "rows", "row", "row"
     places = ("table", "predict_table")
-    of_a_table = frozenset(Asked.names()) - {"table", "task"}
+    of_a_table = frozenset(Asked._fields) - {"table", "task"}
     to_predict = ("--data.predict_table", "FILE")
 
     def __init__(
@@ -114,7 +114,7 @@ class TableFiles(SplitData):
         given = {"table": table, "target": target, "numbers": numbers, "categories": categories, "drop": drop}
         given |= {"id": id, "group": group, "split_column": split_column, "weight": weight, "missing": missing}
         given |= {"drop_missing_target": drop_missing_target, "log_target": log_target, "task": self.task}
-        self.asked = given
+        self.asked = Asked.by(given)
         self.predict_table = predict_table
         self.outside = True  # a row's key is no path
         self.read: Table | None = None  # what the file says, while its columns are needed
@@ -126,20 +126,24 @@ class TableFiles(SplitData):
     @classmethod
     def task_of_table(cls, settings: Mapping[str, Any]) -> Task | None:
         """Return what the table holds to predict."""
-        return read_table(_asked(settings)).samples.target.task if settings.get("table") else None
+        return read_table(_there(Asked.by(settings))).samples.target.task if settings.get("table") else None
 
     @classmethod
     def check_new(cls, flag: str, place: str) -> None:
         if not Path(place).is_file():
             raise Mistake(f"{flag}={place!r} is no file, so there is nothing to predict; give a table of new rows.")
 
+    @property
+    def file(self) -> Path:
+        """The file of the table; a built-in one is written first."""
+        return Path(_there(self.asked).table)
+
     def table(self) -> Table:
         """Read the table."""
-        return read_table(_asked(self.asked))
+        return read_table(_there(self.asked))
 
     def prepare_data(self) -> None:
-        if is_built_in(self.asked["table"]):
-            built_in(self.asked["table"])
+        _there(self.asked)
 
     def setup(self, stage: str) -> None:
         if self.manifest is None and stage != "predict":
@@ -154,7 +158,7 @@ class TableFiles(SplitData):
     def samples(self) -> Samples:
         """List the rows and their targets."""
         read = self.read or self.table()
-        self.settled |= {**read.settled, "table": str(Path(_asked(self.asked).table).absolute())}
+        self.settled |= {**read.settled, "table": str(self.file.absolute())}
         self.inferred = read.summary
         return read.samples
 
@@ -176,7 +180,7 @@ class TableFiles(SplitData):
         assert self.read is not None
         if not self.manifest.agrees_with(self.read.samples, splits):
             raise Mistake(
-                f"--data.table={self.asked['table']!r} has other rows, targets or weights than the manifest "
+                f"--data.table={self.asked.table!r} has other rows, targets or weights than the manifest "
                 f"{self.manifest_path!r}, so other rows would be scored than were held out; give the table that the "
                 "run began with, or train anew without --data.manifest."
             )
@@ -194,32 +198,21 @@ class TableFiles(SplitData):
             self.columns = Columns.from_inputs(known)
             return self.columns.as_dict()
         rows_N = self._rows(keys)
-        numbers, categories, missing, constant = [], {}, [], []
-        for column in self.read.columns:
-            values_N = column.values_N[rows_N]
-            if column.kind == "number":
-                lacks_N = np.isnan(values_N)
-                known_N = values_N[~lacks_N]
-                if len(known_N) == 0 or (known_N.min() == known_N.max() and not lacks_N.any()):
-                    constant.append(column.name)
-                    continue
-                numbers.append(column.name)
-                missing += [column.name] if lacks_N.any() else []
-            else:
-                codes = np.unique(values_N)
-                if len(codes) < 2:
-                    constant.append(column.name)
-                    continue
-                categories[column.name] = sorted(column.words[code] for code in codes.tolist())
-        if not numbers and not categories:
+        columns = [column for column in self.read.columns if constant(column, rows_N) is None]
+        if not columns:
             raise Mistake(
-                f"--data.table={self.asked['table']!r} has no column that differs between training rows, so there is "
+                f"--data.table={self.asked.table!r} has no column that differs between training rows, so there is "
                 "nothing to learn from; give one that does."
             )
+        numbers = [column for column in columns if column.kind == "number"]
+        categories = {
+            column.name: sorted(column.words[code] for code in np.unique(column.values_N[rows_N]).tolist())
+            for column in columns
+            if column.kind == "category"
+        }
+        missing = [column.name for column in numbers if np.isnan(column.values_N[rows_N]).any()]
+        self.columns = Columns([column.name for column in numbers], categories, missing)
         self.remarks = doubts(self.read, rows_N)
-        if constant:
-            self.remarks.append(f"the same in all training rows, so not learned from: {', '.join(constant)}")
-        self.columns = Columns(numbers, categories, missing)
         return self.columns.as_dict()
 
     def before_reading(self, training: bool) -> None:
@@ -304,17 +297,16 @@ class TableFiles(SplitData):
         flag, _ = self.to_predict
         if self.predict_table is None:
             raise Mistake(f"{flag} is not given, so there is nothing to predict; give a table of new rows.")
-        new = read_rows(flag, self.predict_table, self.columns, self.asked["id"], self.asked["missing"])
+        new = read_rows(flag, self.predict_table, self.columns, self.asked.id, self.asked.missing)
         for remark in new.remarks:
             print(remark)
         x_NF = torch.from_numpy(np.column_stack(new.columns).astype(np.float32))
         return TableDataset(x_NF, np.arange(len(new.keys)), new.keys, np.full(len(new.keys), -1))
 
 
-def _asked(settings: Mapping[str, Any]) -> Asked:
-    """Return what is asked of a table; a built-in one is written first, and its target is known."""
-    table = str(settings["table"])
-    if not is_built_in(table):
-        return Asked.by(settings)
-    target = settings.get("target") or TARGETS[table]
-    return Asked.by({**settings, "table": str(built_in(table)), "target": target})
+def _there(asked: Asked) -> Asked:
+    """Return what is asked of a table that is there: a built-in one is written first, and its target is known."""
+    if not is_built_in(asked.table):
+        return asked
+    target = asked.target or [TARGETS[asked.table]]
+    return asked._replace(table=str(built_in(asked.table)), target=target)

@@ -5,26 +5,24 @@ How a file is read stands in arrow.py, what a column is in kinds.py, which colum
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arrow import Missing, RawColumn, read_columns, row_numbers
-from .delimited import RawTable, open_table, refused_rows
+from .delimited import RawTable, ReadOnce, asked_of, open_table, refused_rows, write_offenders
 from .files import check_path
 from .kinds import Column, Judge, Kind, Role, keys_of
 from .mistakes import Mistake, shown, some, unknown
 from .outcomes import Outcome
 from .splits import SPLIT_WORDS, Samples, split_words
 from .summaries import Line, lines_of, summary_of
-from .targets import FEW, AskedTask
+from .targets import FEW, AskedTask, check_task
 
-TASKS = get_args(AskedTask)
 ID_NAMES = ("id", "Id", "ID")
 FLAG = "--data.table"
 
@@ -49,19 +47,9 @@ class Asked(NamedTuple):
     log_target: bool = False
 
     @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Return the names of the flags."""
-        return cls._fields
-
-    @classmethod
     def by(cls, settings: Mapping[str, Any]) -> "Asked":
         """Return what is asked of a table by settings, of which others may be among them."""
-        given = {name: value for name, value in settings.items() if name in cls._fields and value is not None}
-        for name in ("target", "numbers", "categories", "drop", "missing"):
-            if name in given:
-                values = given[name] if isinstance(given[name], list | tuple) else [given[name]]
-                given[name] = [str(value) for value in values]
-        return cls(**given)
+        return cls(**asked_of(cls._fields, settings, lists=("target", "numbers", "categories", "drop", "missing")))
 
 
 class Table(NamedTuple):
@@ -80,7 +68,7 @@ class Table(NamedTuple):
     summary: str
 
 
-_kept: dict[object, Table] = {}  # the last table, until it is asked for once more
+_last: ReadOnce[Table] = ReadOnce()
 
 
 def read_table(asked: Asked) -> Table:
@@ -96,17 +84,7 @@ def read_table(asked: Asked) -> Table:
     """
     check_path(FLAG, asked.table)
     path = Path(asked.table)
-    try:
-        found = os.stat(path)
-        now = repr(asked), os.getcwd(), found.st_size, found.st_mtime_ns
-    except (OSError, ValueError):  # opening it says what is wrong
-        now = None
-    if now in _kept:
-        return _kept.pop(now)
-    _kept.clear()
-    table = _Reading(asked, path).table()
-    _kept[now] = table
-    return table
+    return _last(path, asked, lambda: _Reading(asked, path).table())
 
 
 class _Roles(NamedTuple):
@@ -128,8 +106,7 @@ class _Reading:
     def __init__(self, asked: Asked, path: Path) -> None:
         self.asked, self.path = asked, path
         self.flag = f"{FLAG}={asked.table!r}"
-        if asked.task not in TASKS:
-            raise Mistake(f"--data.task={asked.task!r} is unknown, so nothing can be learned; give {', '.join(TASKS)}.")
+        check_task(asked.task)
         self.raw: RawTable = open_table(FLAG, path)
         self.positions: np.ndarray | None = None  # in the file, of the rows that are used
         self.remarks: list[str] = []
@@ -347,8 +324,7 @@ class _Reading:
 
     def _judge(self, role: Role = "input") -> Judge:
         def note(offenders: list[tuple[int, str, str, str]]) -> str:
-            said = str(refused_rows(FLAG, self.path, "column", offenders, ""))
-            return "; " + said.rsplit("; ", 1)[-1].removesuffix(".")
+            return f"; {write_offenders(self.path, 'column', offenders)}"
 
         return Judge(self.flag, Missing.of(self.asked.missing), self._rows, note, role)
 

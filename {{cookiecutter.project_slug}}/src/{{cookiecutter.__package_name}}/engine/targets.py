@@ -7,7 +7,7 @@ and does not know which it is. Shapes: N samples, K classes or labels, T numbers
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,17 @@ BETWEEN = ";"  # of the labels of a sample, where they stand in one cell
 Task = Literal["multiclass", "multilabel", "regression"]
 AskedTask = Literal["auto", "multiclass", "multilabel", "regression"]
 Correction = Literal["none", "sampler", "class_weights", "effective_weights"]
+
+
+def check_task(task: str) -> None:
+    """Refuse what --data.task does not know.
+
+    Raises:
+        Mistake: It is unknown.
+    """
+    known = get_args(AskedTask)
+    if task not in known:
+        raise Mistake(f"--data.task={task!r} is unknown, so nothing can be learned; give {', '.join(known)}.")
 
 
 class Balance(NamedTuple):

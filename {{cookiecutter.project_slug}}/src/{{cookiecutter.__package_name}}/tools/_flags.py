@@ -23,4 +23,5 @@ UNDERFITTING = (
     "--model.network.width {width} or another network, then less weight decay, dropout, mixing and augmentation, then "
     "a better rate (lr-range)"
 )
+LARGER = "--model.network.width {width}"
 STARVED = "--data.num_workers {workers}, then a --data.stored_size near the image size, then smaller files"

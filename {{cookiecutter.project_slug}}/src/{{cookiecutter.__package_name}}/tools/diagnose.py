@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..engine import runs
-from ..engine.configs import CONFIGS
 from ..engine.mistakes import Mistake
 from ..engine.parser import Options
 from ..engine.targets import Labels, Numbers
@@ -492,8 +491,7 @@ def diagnose(seen: Run) -> list[Finding]:
     is_cut_short = seen.epochs < seen.setting("trainer.max_epochs", -1)
     values["longer"] = f"--callbacks.early_stopping.patience {values['patience']}, then " if is_cut_short else ""
     values["baseline"] = seen.compared.best().name if seen.compared else ""
-    has_recipe = (CONFIGS / "recipes" / "tabular_strong.yaml").is_file()
-    values["larger"] = "--config tabular_strong" if has_recipe else f"--model.network.width {values['width']}"
+    values["larger"] = _flags.LARGER.format(**values)
     assert seen.target is not None
     task = seen.target.task
     if task == Numbers.task:

@@ -18,14 +18,11 @@ from torch import Tensor, nn
 
 from ..engine import kinds
 from ..engine.arrow import DAYS, Missing, pc, read_columns
-from ..engine.builtin_tables import built_in, is_built_in
-from ..engine.delimited import encoding_of, open_table
+from ..engine.delimited import encoding_of, is_parquet, open_table
 
 PACKAGES: tuple[str, ...] = ()  # that what is exported needs, beside those that every export does
 ARGUMENT = "FILE.csv"  # of example.py
-INT8 = (
-    False  # whether model.int8.onnx is written unless told: such networks are small, and 8 bits are coarse for numbers
-)
+INT8 = False  # whether model.int8.onnx is written unless told
 
 
 class Predict(nn.Module):
@@ -52,17 +49,17 @@ def inputs(x_NF: Tensor, data: Any) -> dict[str, Tensor]:
 
 def facts(model: Any, data: Any) -> dict[str, Any]:
     """Describe the inputs, as values of JSON."""
-    raw = open_table("--data.table", path_of(data))
-    missing = Missing.of(_listed(data.asked["missing"]))
+    raw, asked = open_table("--data.table", data.file), data.asked
+    missing = Missing.of(asked.missing)
     names = data.columns.numbers
-    written = read_columns("--data.table", raw, names, names, data.asked["missing"]) if names else []
+    written = read_columns("--data.table", raw, names, names, asked.missing) if names else []
     columns: list[dict[str, Any]] = [{"name": column.name, "kind": "number", **form_of(column)} for column in written]
     columns += [
         {"name": name, "kind": "category", "values": values} for name, values in data.columns.categories.items()
     ]
     return {
         "columns": columns,
-        "id": None if data.asked["id"] == "none" else data.asked["id"],
+        "id": None if asked.id == "none" else asked.id,
         "missing_words": missing.words.to_pylist(),
         "missing_numbers": missing.numbers,
         "encoding": encoding_of(_head(raw.path)) if raw.delimiter else "utf-8",
@@ -72,16 +69,6 @@ def facts(model: Any, data: Any) -> dict[str, Any]:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(4096)
-
-
-def path_of(data: Any) -> Path:
-    """Return the file of the table that the model was trained on."""
-    table = data.asked["table"]
-    return built_in(table) if is_built_in(table) else Path(table)
-
-
-def _listed(missing: list[str] | str | None) -> list[str] | None:
-    return [missing] if isinstance(missing, str) else missing
 
 
 def form_of(column: Any) -> dict[str, str]:
@@ -116,7 +103,7 @@ def from_files(
         keys: The rows.
         folder: Where preprocessing.py lies.
     """
-    code, path = runpy.run_path(str(folder / "preprocessing.py")), path_of(data)
+    code, path = runpy.run_path(str(folder / "preprocessing.py")), data.file
     names, wanted = [column["name"] for column in about["columns"]], set(keys)
     kept: dict[str, dict[str, Any]] = {}
     for position, row in enumerate(_rows_of_parquet(path) if is_parquet(path) else code["read"](path, about)):
@@ -124,11 +111,6 @@ def from_files(
         if key in wanted:
             kept[key] = {name: row[name] for name in names}
     return lambda positions: code["preprocess"]([kept[keys[position]] for position in positions], about)
-
-
-def is_parquet(path: Path) -> bool:
-    """Tell whether a table is a Parquet file."""
-    return path.suffix.casefold() in (".parquet", ".pq")
 
 
 def _rows_of_parquet(path: Path) -> Iterator[dict[str, Any]]:

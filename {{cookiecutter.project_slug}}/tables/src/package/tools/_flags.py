@@ -21,4 +21,5 @@ UNDERFITTING = (
     "baseline, which tells how much there is to learn, then --model.network.width {width}, then "
     "--model.network.numbers periodic, then less weight decay, dropout, noise and mixing, then a better rate (lr-range)"
 )
+LARGER = "--config tabular_strong"
 STARVED = "--data.num_workers 0, as rows lie in memory, then --data.batch_size {batch}"
