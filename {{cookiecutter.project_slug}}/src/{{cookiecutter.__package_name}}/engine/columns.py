@@ -45,9 +45,14 @@ class Asked(NamedTuple):
     log_target: bool = False
 
     @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of the flags."""
+        return cls._fields
+
+    @classmethod
     def by(cls, settings: Mapping[str, Any]) -> "Asked":
         """Return what is asked of a table by settings, of which others may be among them."""
-        return cls(**asked_of(cls._fields, settings, lists=("label_columns",)))
+        return cls(**asked_of(cls.names(), settings, lists=("label_columns",)))
 
 
 @dataclass

@@ -74,7 +74,7 @@ class ImageFiles(SplitData):
     baselines = ("neighbours", "linear")
     to_predict = ("--data.predict_root", "FOLDER")
     places = ("root", "predict_root", "labels")
-    of_a_table = frozenset(Asked._fields) - {"root", "task", "outside"}
+    of_a_table = frozenset(Asked.names()) - {"root", "task", "outside"}
 
     def __init__(
         self,

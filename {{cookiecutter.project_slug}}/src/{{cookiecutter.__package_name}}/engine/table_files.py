@@ -88,7 +88,7 @@ class TableFiles(SplitData):
 
     noun, one, key = "rows", "row", "row"
     places = ("table", "predict_table")
-    of_a_table = frozenset(Asked._fields) - {"table", "task"}
+    of_a_table = frozenset(Asked.names()) - {"table", "task"}
     to_predict = ("--data.predict_table", "FILE")
 
     def __init__(
