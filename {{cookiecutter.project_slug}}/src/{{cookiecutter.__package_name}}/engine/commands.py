@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from . import PACKAGE, checkpoints, guard, loggers, resume, runs
+from . import PACKAGE, checkpoints, guard, loggers, ranks, resume, runs
 from .configs import (
     CONFIGS,
     DEFAULTS,
@@ -122,6 +122,8 @@ class Commands(LightningCLI):
                 self.source = self._find_source(args) if run else None
         task = self._task_of(self.source.run) if self.source else self._task_asked_for()
         files = [self.source.run.config] if self.source else defaults_of(task)
+        settings = {key: value for file in files for key, value in flat(read_config(file))} | self.typed
+        args = ranks.with_class_of_strategy(args, settings)
         if not self.helps:
             # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
@@ -140,6 +142,7 @@ class Commands(LightningCLI):
                 )
         except Exception as error:
             refusal = not_compiled(error) if is_compilers_failure(error) and self.model.hparams.compile else None
+            refusal = refusal or ranks.lost(error, getattr(self, "trainer", None))
             self._leave(refusal or error)
             if refusal is None:
                 raise
@@ -484,6 +487,7 @@ class Commands(LightningCLI):
             raise Mistake(f"{' '.join(str(error).split())} (a flag of --trainer)") from error
         if type(trainer.profiler) is PassThroughProfiler:
             trainer.profiler = NoProfiler()
+        ranks.limit_waiting(trainer, self.typed)
         return trainer
 
     def before_fit(self) -> None:

@@ -7,13 +7,15 @@ still there, for a rename would go wrong in silence.
 import contextlib
 import re
 from collections.abc import Collection, Iterator
+from datetime import timedelta
 from typing import Any
 
 from jsonargparse import _common as jsonargparse_common
 from jsonargparse import _typehints as jsonargparse_typehints
 from lightning.pytorch import Trainer
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor
+from torch.distributed import distributed_c10d
 from torch.optim import Optimizer
 
 # The key under which Lightning's checkpoints say how a model with nested classes is made again (lightning 2.6.6).
@@ -151,3 +153,27 @@ def is_compilers_failure(error: BaseException) -> bool:
     return any(
         (c.__module__, c.__name__) == ("torch._dynamo.exc", "BackendCompilerFailed") for c in type(error).__mro__
     )
+
+
+def class_of_strategy(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the class and the options of a strategy that Lightning has a name for (``strategy``, ``init_params``).
+
+    Of its registry only what makes one is public (lightning 2.6.6).
+    """
+    entry = StrategyRegistry[name]
+    return f"{entry['strategy'].__module__}.{entry['strategy'].__qualname__}", dict(entry["init_params"])
+
+
+def timeout_of(strategy: Any) -> timedelta | None:
+    """Return how long a strategy's collective operations wait (``_timeout``, lightning 2.6.6); None where none does."""
+    return getattr(strategy, "_timeout", None)
+
+
+def set_timeout(strategy: Any, timeout: timedelta) -> None:
+    """Let collective operations wait so long (``_timeout``, lightning 2.6.6); before the ranks have met."""
+    strategy._timeout = timeout
+
+
+def default_store() -> Any:
+    """Return the key-value store of all ranks (``_get_default_store``, torch 2.15); rank zero has it."""
+    return distributed_c10d._get_default_store()
