@@ -77,7 +77,8 @@ def with_class_of_strategy(args: list[str], settings: Mapping[str, Any]) -> list
     if name not in StrategyRegistry.available_strategies():
         return args
     path, options = class_of_strategy(name)
-    chosen = [f"{FLAG}={path}", *(f"{FLAG}.{key}={json.dumps(value)}" for key, value in options.items())]
+    typed = {key: value if isinstance(value, str) else json.dumps(value) for key, value in options.items()}
+    chosen = [f"{FLAG}={path}", *(f"{FLAG}.{key}={value}" for key, value in typed.items())]
     left = [arg for at, arg in enumerate(args) if not _names_strategy(arg, args[at - 1] if at else "")]
     at = left.index(option)
     return [*left[:at], *chosen, *left[at:]]
