@@ -56,7 +56,7 @@ COMMANDS = "activate activate_this bash deactivate easy_install env git make sba
 PYTHONS = re.compile(r"(python|pip|pydoc|idle)w?[0-9_]*")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 # What lies in the project's folder, and is imported from there, or is left out of its repository.
-OWN_FOLDERS = {"src", "test", "tests", "docs", "runs", "data", "dist", "site_packages"}
+OWN_FOLDERS = {"src", "test", "tests", "docs", "launch", "runs", "data", "dist", "site_packages"}
 OWN_TESTS = """
     conftest sandbox suites test_augment test_data test_encoding test_folders test_guard test_internals test_labels
     test_loggers test_losses test_mistakes test_model test_networks test_pixels test_reading test_resume test_rows

@@ -21,8 +21,8 @@ YOURS = """
 """.split()
 ENGINE = """
     __init__ batches cells checkpoints commands configs delimited endings factories fast faults files guard internals
-    keepers loading loggers metrics mistakes optimizers parser per_sample predictions resume rules runs sampling schema
-    scores splits stages steps submission targets task watching weights
+    keepers loading loggers metrics mistakes optimizers parser per_sample predictions ranks resume rules runs sampling
+    schema scores splits stages steps submission targets task watching weights
 """.split()
 ENGINE_OF = {
     "images": """
@@ -46,6 +46,7 @@ TOOL_FILES = """
     _words.py baseline.py crossval.py diagnose.py export.py lr_range.py page.html page.mplstyle report.py space.yaml
     tune.py
 """.split()
+LAUNCH = ("Dockerfile", "kubernetes.yaml", "skypilot.yaml", "slurm.sh", "torchrun.sh")
 PAGES = ("data", "machines", "resuming", "techniques")
 RECIPES = ("imbalanced", "long_schedule", "stabilise")
 RECIPES_OF = {"images": ("baseline", "finetune", "small_data"), "table": ("tabular", "tabular_strong")}
@@ -59,7 +60,8 @@ def files(project: Path) -> set[str]:
 
 
 def expected_files(answers: dict[str, str]) -> set[str]:
-    common = {".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md", "pyproject.toml"}
+    common = {".dockerignore", ".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md", "pyproject.toml"}
+    common |= {f"launch/{name}" for name in LAUNCH}
     kind = "table" if answers["data"] in TABLES else "images"
     common |= {f"tests/{name}.py" for name in (*TEST_FILES, *TEST_FILES_OF[kind])}
     common |= {f"docs/{name}.md" for name in (*PAGES, *(["tools"] if answers["tools"] == "yes" else []))}

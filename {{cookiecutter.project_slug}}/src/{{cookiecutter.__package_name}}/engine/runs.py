@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import re
 import shutil
@@ -30,7 +31,8 @@ PACKAGES += ("jsonargparse",)
 
 def is_rank_zero() -> bool:
     """Tell whether this process leads the run, before any process group exists."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    first_node = os.environ.get("NODE_RANK", "0") in ("", "0")  # which Lightning looks at later
+    return getattr(rank_zero_only, "rank", 0) == 0 and first_node
 
 
 BEST, LAST = "best.ckpt", "last.ckpt"
