@@ -15,7 +15,8 @@ HELP = """usage: python -m {package} COMMAND [FLAG ...]
   test       score it on the test split, which nothing else reads
   predict    write what is predicted of new data; predict --help says how it is named
 {tools}
-COMMAND --help lists its flags. --config NAME lays a preset, a recipe or a file over the defaults."""
+COMMAND --help lists its flags. --config NAME lays a preset, a recipe or a file over the defaults, below
+all flags."""
 
 
 def tools() -> dict[str, str]:
@@ -52,7 +53,9 @@ def report(cli: Any) -> None:
 def run(args: list[str]) -> None:
     """Run a command."""
     from .cli import CLI
+    from .engine.configs import below_flags
 
+    args = below_flags(args)
     if args[0] in tools():
         tool(args[0]).main(args[1:])
         return
