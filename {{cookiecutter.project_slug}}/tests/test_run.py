@@ -64,6 +64,17 @@ def test_the_saved_config_repeats_the_run(trained, run):
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_a_flag_comes_over_a_config_wherever_it_stands(run):
+    Path("mine.yaml").write_text("model: {optimizer: {class_path: SGD, init_args: {lr: 0.5}}}\ndata: {batch_size: 4}\n")
+    one_epoch = ("--trainer.max_epochs=1", "--data.batch_size=6")
+    for flags in (("--config=mine.yaml",), ("--config", "mine.yaml"), ("-c", "mine.yaml", "--config=minimal")):
+        assert run("fit", *one_epoch, "--model.optimizer=SGD", "--model.optimizer.lr=0.25", *flags) == 0
+    for config in Path("runs/small").glob("*/config.yaml"):
+        content = yaml.safe_load(config.read_text())
+        assert content["data"]["batch_size"] == 6
+        assert content["model"]["optimizer"]["init_args"]["lr"] == 0.25
+
+
 def test_a_checkpoint_is_loaded_without_the_command_line(trained, shapes):
     model = Classifier.load_from_checkpoint(RUN / "checkpoints/best.ckpt", weights_only=True)
     assert model.schema.target.names == ["left", "middle", "right"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,18 @@ def named_configs(args: list[str]) -> list[str]:
         else:
             joined.append(arg)
     return joined
+
+
+def below_flags(args: list[str]) -> list[str]:
+    """Move the configs of a command line before its flags, which then come over them wherever they stand."""
+    configs, others = [], []
+    waiting = iter(args[1:])
+    for arg in waiting:
+        if arg in ("--config", "-c"):
+            configs += [arg, *itertools.islice(waiting, 1)]
+        else:
+            (configs if arg.startswith(("--config=", "-c=")) else others).append(arg)
+    return [args[0], *configs, *others]
 
 
 def _named(name: str) -> Path:

@@ -115,7 +115,7 @@ def lost(error: BaseException, trainer: Trainer | None) -> RunFailed | None:
         return None
     after = "the same command with --resume auto goes on from the last checkpoint."
     if not re.search("timed out|timeout", str(error), re.IGNORECASE):
-        _end_after_parent()
+        end_after_parent()
         return RunFailed(
             "the connection to another rank broke, so no step can be made: it ended, or lost its network; what it said "
             f"last says why, and {after}"
@@ -128,7 +128,7 @@ def lost(error: BaseException, trainer: Trainer | None) -> RunFailed | None:
     if dist.get_rank() == 0:
         time.sleep(ANSWER / 2)  # the others ask its store
     _end_silent_children(trainer, silent)
-    _end_after_parent()
+    end_after_parent()
     names = f"rank {', '.join(map(str, silent))}" if silent else "a rank"
     return RunFailed(
         f"{names} did not answer for {timeout} ({FLAG}.timeout), so no step could be made; see what holds it, or give "
@@ -162,10 +162,10 @@ def _end_silent_children(trainer: Trainer, silent: list[int]) -> None:
             atexit.register(process.kill)  # not before: Lightning kills this process where a child has failed
 
 
-def _end_after_parent() -> None:
+def end_after_parent() -> None:
     """Wait for the process that launched this rank to end: Lightning kills it with SIGKILL where this one fails."""
     if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ or not os.environ.get("LOCAL_RANK"):
         return
-    parent, until = os.getppid(), time.monotonic() + 4 * ANSWER
+    parent, until = os.getppid(), time.monotonic() + 2 * ANSWER
     while os.environ["LOCAL_RANK"] != "0" and os.getppid() == parent and time.monotonic() < until:
         time.sleep(0.1)
