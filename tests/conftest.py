@@ -157,7 +157,8 @@ def _torchruns_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
     return shared | own | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -211,7 +212,7 @@ class Command:
         self, project: Path, folder: Path, *args: object, ranks: int = 1, environment: dict[str, str] | None = None
     ) -> list[tuple[Any, Path]]:
         """Start it; returns the processes and where their output goes."""
-        port, started = _free_port(), []
+        port, started = free_port(), []
         for rank in range(ranks):
             self.number += 1
             log = folder / f".output-{self.number}"

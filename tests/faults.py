@@ -32,11 +32,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import attacks
+import launched
 import numpy as np
+import psutil
 import torch
 import yaml
 from bakes import fuzz
-from conftest import HUNG, TEMPLATE, Command, Result, bake, rows
+from conftest import HUNG, TEMPLATE, Command, Result, bake, free_port, rows
 from PIL import Image
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 
@@ -131,6 +133,8 @@ def tabulate(images: Path) -> None:
 def sabotage(fault: str) -> None:
     """Arm a fault in this process before its command starts: KIND N [VALUE], struck at the N-th hook of callbacks.
 
+    A number for KIND is a signal, and VALUE names the ranks that get it.
+
     ``brief`` in front of it makes the workers of loaders end with each epoch.
     """
     import lightning.pytorch.trainer.call as call
@@ -155,8 +159,8 @@ def sabotage(fault: str) -> None:
             Path(value).write_text(str(hooks))
         elif hooks == int(at) and kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif hooks == int(at) and kind == "interrupt":
-            os.kill(os.getpid(), signal.SIGINT)
+        elif hooks == int(at) and kind.isdecimal() and os.environ.get("RANK", "0") in value:
+            os.kill(os.getpid(), int(kind))
         elif hooks == int(at) and kind == "fill":
             fill(Path(value))
         real(*args, **kwargs)
@@ -227,7 +231,7 @@ class Ended(NamedTuple):
 
 def ended(result: Result, place: Path) -> Ended:
     """Collect what the newest run of a place left."""
-    run = max((place / "runs/run").glob("version_*"), default=place)
+    run = max((place / "runs").glob("*/version_*"), default=place)
     files = [run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt"]
     if result.code or not all(file.is_file() for file in files):
         return Ended(result, run, ("", "", ""))
@@ -372,6 +376,138 @@ def whole_processes(arena: Arena, tries: int) -> list[bool]:
     return survived
 
 
+def killed_ranks(arena: Arena, tries: int) -> list[bool]:
+    """Kill a random rank of a real torchrun at random moments: it comes back, in the time of one more start."""
+    flags = (*BASE, "--trainer.max_epochs=60")
+    if arena.one_of_each:  # ranks forked from what is imported
+        wanted, place = arena.fit(arena.place(), *DDP, ranks=2).state, arena.place()
+        args = (str(arena.project), str(place), ["fit", *BASE, *DDP, "--resume=auto"], "1", "kill 100")
+        agent = arena.command.context.Process(target=launched.torchruns_agent, args=args)
+        agent.start()
+        agent.join(HUNG)
+        output = "".join(path.read_text() for path in sorted(place.glob("output-*")))
+        came_back = (place / "output-1-1").exists() and not (place / "output-1-2").exists()
+        return [came_back and same(ended(Result(agent.exitcode or 0, output), place).state, wanted, output)]
+
+    def trained(moment: float = -1, victim: int = 0) -> tuple[Ended, float]:
+        place, begun = arena.place(), time.monotonic()
+        launched.furnish(place, arena.project, dry=False)
+        agent = launched.start("torchrun.sh", place, arena.project, flags)
+        while moment >= 0 and agent.poll() is None:
+            ranks = psutil.Process(agent.pid).children() if time.monotonic() - begun > moment else []
+            chosen = [process for process in ranks if process.environ().get("RANK") == str(victim)]
+            if chosen:
+                chosen[0].kill()
+                break
+            time.sleep(0.01)
+        code = agent.wait(HUNG)
+        return ended(Result(code, (place / "output").read_text()), place), time.monotonic() - begun
+
+    whole, seconds = trained()
+    survived = []
+    for _ in range(tries):
+        moment, victim = arena.random.uniform(1, seconds - 1), arena.random.randrange(2)
+        killed, took = trained(moment, victim)
+        print(f"rank {victim} killed after {moment:.0f} s: {took:.0f} s in all, {seconds:.0f} s unbroken", flush=True)
+        is_same = same(killed.state, whole.state, killed.result.output)
+        survived.append(is_same and killed.run.name == "version_0" and took < 2 * seconds + 30)
+    return survived
+
+
+def silent_ranks(arena: Arena) -> list[bool]:
+    """A rank stops answering: the others end within the time that was given, name it, and nothing is lost."""
+    wanted, survived = arena.fit(arena.place(), *DDP, ranks=2).state, []
+    for silent in arena.some((0, 1)):
+        place = arena.place()
+        fault = {"SABOTAGE": f"{int(signal.SIGSTOP)} 100 {silent}"}
+        flags = ("fit", *BASE, *DDP, "--trainer.strategy.timeout=10")
+        processes = arena.command.start(arena.project, place, *flags, ranks=2, environment=fault)
+        other = processes[1 - silent][0]
+        other.join(HUNG)
+        code, result = other.exitcode, arena.command.end(processes)
+        named = [line for line in result.errors if f"rank {silent} did not answer for 0:00:10" in line]
+        told = "2 ranks: one that does not answer for 0:00:10 ends the run" in result.output
+        resumed = arena.fit(place, *DDP, "--resume=auto", ranks=2)
+        good = (code, len(named), len(result.errors)) == (1, 1, 1) and told and "Traceback" not in result.output
+        survived.append(good and same(resumed.state, wanted, resumed.result.output))
+        if not good:
+            print(code, result.output[-1500:])
+    return survived
+
+
+def stop_after_a_save(arena: Arena, place: Path, process: subprocess.Popen[str], number: int) -> None:
+    """Send a process a signal at a random moment of its training."""
+    while process.poll() is None and not list(place.glob("runs/*/version_0/checkpoints/last.ckpt")):
+        time.sleep(0.01)
+    time.sleep(arena.random.uniform(0, 1))
+    process.send_signal(number)
+
+
+def stopped_platforms(arena: Arena) -> list[bool]:
+    """What each file of launch/ starts is stopped and started again as its platform does."""
+    flags, survived = tuple(flag for flag in BASE if flag != "--name=run"), []
+    if not arena.one_of_each:
+        flags += ("--trainer.max_epochs=60",)
+    wanted = arena.unbroken if arena.one_of_each else arena.fit(arena.place(), "--trainer.max_epochs=60").state
+    for file, platform in launched.PLATFORMS.items():
+        place = arena.place()
+        launched.furnish(place, arena.project, dry=arena.one_of_each)
+        results = []
+        for given in (platform.first, platform.first | platform.again):
+            is_first = not results
+            if arena.one_of_each:
+                args, environment = launched.started(file, place, arena.project, flags, **given)
+                fault = f"{int(platform.stop)} 100 0" if is_first else ""
+                results.append(arena.run(place, *args, fault=fault, **environment))
+                continue
+            process = launched.start(file, place, arena.project, flags, **given)
+            if is_first:
+                stop_after_a_save(arena, place, process, platform.stop)
+            results.append(Result(process.wait(HUNG), (place / "output").read_text()))
+        requeued = (place / "requeued").read_text() if (place / "requeued").exists() else ""
+        asked = requeued == ("requeue 7_0\n" if file == "slurm.sh" else "")
+        resumed = ended(results[1], place)
+        as_one = asked and (results[0].code, resumed.run.name) == (128 + platform.stop, "version_0")
+        survived.append(as_one and same(resumed.state, wanted, resumed.result.output))
+        if not as_one:
+            print(file, results[0].code, requeued, results[0].output[-800:])
+    return survived
+
+
+def pods(arena: Arena) -> list[bool]:
+    """Two pods of a Job, of which one is told to end: both save and end; started again, they end as an unbroken run."""
+    place, epochs = arena.place(), () if arena.one_of_each else ("--trainer.max_epochs=60",)
+    devices = 1 if arena.one_of_each else 2
+    wanted = arena.fit(arena.place(), *DDP[1:], f"--trainer.devices={2 * devices}", *epochs, ranks=2 * devices).state
+    flags = (*BASE, *epochs, "--trainer.num_nodes=2", f"--trainer.devices={devices}")
+    launched.furnish(place, arena.project, dry=False)
+    results = []
+    for fault in (f"{int(signal.SIGTERM)} 100 0", ""):
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        given = [launched.of_a_pod(arena.project, index, **address) for index in (0, 1)]
+        if arena.one_of_each:
+            args = [*launched.container(arena.project)["command"], *launched.container(arena.project)["args"], *flags]
+            faults = ({}, {"SABOTAGE": fault} if fault else {})
+            both = [
+                arena.command.start(arena.project, place, *args[1:], environment=pod | own)
+                for pod, own in zip(given, faults, strict=True)
+            ]
+            for processes in both:
+                processes[0][0].join(HUNG)
+            results.append([arena.command.end(processes) for processes in both])
+            continue
+        both = [launched.start("kubernetes.yaml", place, arena.project, flags, **pod) for pod in given]
+        if fault:  # process 1 of the pod gets the signal, and its children do not
+            stop_after_a_save(arena, place, both[1], signal.SIGTERM)
+        results.append([Result(pod.wait(HUNG), (place / "output").read_text()) for pod in both])
+    codes = [[result.code for result in pair] for pair in results]
+    resumed = ended(results[1][0], place)
+    as_one = codes == [[143, 143], [0, 0]] and resumed.run.name == "version_0"
+    if not as_one:
+        print(codes, resumed.run, results[0][0].output[-1500:], results[0][1].output[-1500:])
+    return [as_one and same(resumed.state, wanted, resumed.result.output)]
+
+
 def same(state: tuple[str, str, str], wanted: tuple[str, str, str], output: str) -> bool:
     """Compare what two runs left; says what differs."""
     if state != wanted:
@@ -505,7 +641,7 @@ def damaged_checkpoint(arena: Arena) -> list[bool]:
 def interrupted(arena: Arena) -> list[bool]:
     """Ctrl-C, then the same command again."""
     place = arena.place()
-    stopped = arena.fit(place, fault="interrupt 100")
+    stopped = arena.fit(place, fault="2 100 0")
     return [stopped.result.code != 0 and arena.fit(place, "--resume=auto").state == arena.unbroken]
 
 
@@ -907,6 +1043,22 @@ ROWS = [
     Row("Ctrl-C", "resumed as after a kill", interrupted),
     Row("`max_time` ran out; SIGTERM", "`--resume auto` goes on; exit code 143", out_of_time),
     Row("a restart by torchrun or SLURM", "resumed without a flag", restarted_by_a_scheduler),
+    Row(
+        "a random rank of a real torchrun is killed at random moments",
+        "it comes back in the time of one more start, and ends as an unbroken run",
+        lambda arena: killed_ranks(arena, 10),
+    ),
+    Row(
+        "a rank stops answering",
+        "the others end within `--trainer.strategy.timeout` in one line that names it; nothing is lost",
+        silent_ranks,
+    ),
+    Row(
+        "what each file of `launch/` starts is stopped as its platform does",
+        "128 + the signal, saved; started again it ends as an unbroken run",
+        stopped_platforms,
+    ),
+    Row("one of two pods of a Kubernetes Job is told to end", "both end saved, 143, and go on", pods),
     Row(
         "flags changed on resume",
         "another experiment is refused, another length or machine accepted",

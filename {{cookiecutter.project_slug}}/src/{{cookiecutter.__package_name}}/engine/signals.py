@@ -146,11 +146,12 @@ def has_ended(error: BaseException) -> bool:
     return isinstance(error, Stopped) or _State.was_raised
 
 
-def exit_code() -> int:
-    """Say that a signal has ended the command; returns the exit code."""
-    if _State.is_whole or _State.received is None:
+def exit_code(error: BaseException) -> int:
+    """Say that a signal has ended the command, be it one that another rank got; returns the exit code."""
+    number = error.signal if isinstance(error, Stopped) else _State.received
+    if _State.is_whole or number is None:
         return 0
-    stop = Stopped(_State.received)
+    stop = Stopped(number)
     if is_first_process():
         print(stop, file=sys.stderr)
         requeue(stop.signal)
