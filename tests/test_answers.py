@@ -32,7 +32,7 @@ ENGINE_OF = {
         arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling summaries table_files tables
     """.split(),
 }
-TEST_FILES = "conftest sandbox suites test_loggers test_losses".split()
+TEST_FILES = "conftest sandbox suites test_loggers test_losses test_ranks".split()
 TEST_FILES_OF = {
     "images": """
         test_data test_folders test_guard test_internals test_labels test_mistakes test_model test_pixels test_reading

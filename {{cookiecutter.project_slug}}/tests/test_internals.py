@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 import lightning
@@ -13,7 +14,7 @@ from jsonargparse import _typehints as typehints
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import instantiate_module
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 from torch import nn
 
 from project_package.data import ImageData
@@ -218,6 +219,33 @@ def test_whether_a_strategy_finds_unused_parameters():
     assert internals.finds_unused_parameters(DDPStrategy(find_unused_parameters=True))
     assert internals.finds_unused_parameters(SingleDeviceStrategy())
     assert "find_unused_parameters" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
+
+
+def test_the_class_and_the_options_of_a_strategy_that_has_a_name():
+    path, options = internals.class_of_strategy("ddp_find_unused_parameters_true")
+    assert path == f"{DDPStrategy.__module__}.DDPStrategy"
+    assert options == {"find_unused_parameters": True, "start_method": "popen"}
+
+
+@pytest.mark.parametrize("kind", [DDPStrategy, FSDPStrategy])
+def test_how_long_ranks_wait(kind):
+    strategy = kind(timeout=timedelta(seconds=5))
+    assert internals.timeout_of(strategy) == timedelta(seconds=5)
+    internals.set_timeout(strategy, timedelta(seconds=7))
+    assert internals.timeout_of(strategy) == timedelta(seconds=7)
+    assert internals.timeout_of(SingleDeviceStrategy()) is None
+    assert "self._timeout" in inspect.getsource(kind)
+
+
+def test_the_store_of_all_ranks():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        store = internals.default_store()
+        store.set("key", "value")
+        assert store.check(["key"])
+        assert not store.check(["other"])
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_whether_batch_norm_is_synchronised():

@@ -39,17 +39,13 @@ def time_of(value: Any) -> timedelta:
     Raises:
         ValueError: It is none, or not above zero.
     """
-    clock = re.fullmatch(r"(?:(\d+) days?, )?(\d+):(\d+):(\d+(?:\.\d+)?)", value) if isinstance(value, str) else None
-    if clock:
-        days, hours, minutes, seconds = (float(part or 0) for part in clock.groups())
-        time_given = timedelta(days, seconds, hours=hours, minutes=minutes)
-    elif isinstance(value, bool) or value is None:
-        raise ValueError(f"{value} is no time; give seconds, or h:mm:ss")
-    else:
-        time_given = timedelta(seconds=float(value))
-    if time_given <= timedelta(0):
-        raise ValueError("a time must be above zero; give seconds, or h:mm:ss")
-    return time_given
+    clock = re.fullmatch(r"(?:(\d+) days?, )?(\d+):(\d+):(\d+(?:\.\d+)?)", str(value))
+    days, hours, minutes, seconds = (float(part or 0) for part in clock.groups()) if clock else (0, 0, 0, value)
+    with suppress(TypeError, ValueError, OverflowError):
+        given = timedelta(days, float(seconds), hours=hours, minutes=minutes)
+        if given > timedelta(0) and not isinstance(value, bool):
+            return given
+    raise ValueError(f"{value} is no time above zero; give seconds, or h:mm:ss")
 
 
 register_type(timedelta, deserializer=time_of)
