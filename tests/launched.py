@@ -132,6 +132,15 @@ def torchruns_agent(project: str, place: str, args: list[str], victim: str, faul
 
     os.chdir(place)
     os.environ |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    backend = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "none"}
-    config = LaunchConfig(1, 1, 2, max_restarts=3, start_method="fork", monitor_interval=0.1, **backend)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="none",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=3,
+        monitor_interval=0.1,
+        start_method="fork",
+    )
     elastic_launch(config, _rank)(project, place, args, victim, fault)

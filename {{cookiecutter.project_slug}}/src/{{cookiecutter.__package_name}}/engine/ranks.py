@@ -29,7 +29,8 @@ TIMEOUT = timedelta(minutes=10)
 FLAG = "--trainer.strategy"
 ANSWER = 5.0  # seconds in which a rank that is alive says so, after a collective operation has failed
 BROKEN = re.compile(
-    r"gloo.*(timed out|timeout|closed by peer|reset by peer|broken pipe|connection refused|unreachable)", re.I | re.S
+    r"gloo.*(timed out|timeout|closed by peer|reset by peer|broken pipe|refused|unreachable)|ncclRemoteError",
+    re.I | re.S,
 )
 
 
@@ -106,19 +107,21 @@ def limit_waiting(trainer: Trainer, settings: Mapping[str, Any]) -> None:
 
 def lost(error: BaseException, trainer: Trainer | None) -> RunFailed | None:
     """Word an error that says that another rank no longer answers or has ended; None where it says another thing."""
-    of_torch = isinstance(error, dist.DistError)
-    if trainer is None or not (of_torch or (isinstance(error, RuntimeError) and BROKEN.search(str(error)))):
+    broken = isinstance(error, dist.DistNetworkError | dist.DistStoreError) or (
+        isinstance(error, RuntimeError) and BROKEN.search(str(error))
+    )
+    if trainer is None or not broken:
         return None
+    reason = re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).split(". This ")[0][:200].rstrip(".")
     after = "the same command with --resume auto goes on from the last checkpoint."
-    if not re.search("timed out|timeout", str(error), re.IGNORECASE):
+    timeout = timeout_of(trainer.strategy)
+    if not re.search("timed out|timeout", reason, re.IGNORECASE):
         end_after_parent()
         return RunFailed(
-            "the connection to another rank broke, so no step can be made: it ended, or lost its network; what it said "
-            f"last says why, and {after}"
+            f"another rank ended or lost its network ({reason}), so no step can be made; what it said last says why, and "
+            f"{after}"
         )
-    timeout = timeout_of(trainer.strategy)
     if not dist.is_initialized():
-        reason = " ".join(str(error).split())[:200]
         return RunFailed(f"not all {trainer.world_size} ranks came within {timeout} ({reason}); start all of them.")
     silent = silent_ranks()
     if dist.get_rank() == 0:
