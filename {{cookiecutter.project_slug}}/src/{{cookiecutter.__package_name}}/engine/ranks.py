@@ -30,7 +30,7 @@ FLAG = "--trainer.strategy"
 ANSWER = 5.0  # seconds in which a rank that is alive says so, after a collective operation has failed
 BROKEN = re.compile(
     r"gloo.*(timed out|timeout|closed by peer|reset by peer|broken pipe|refused|unreachable)|ncclRemoteError",
-    re.I | re.S,
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -118,7 +118,7 @@ def lost(error: BaseException, trainer: Trainer | None) -> RunFailed | None:
     if not re.search("timed out|timeout", reason, re.IGNORECASE):
         end_after_parent()
         return RunFailed(
-            f"another rank ended or lost its network ({reason}), so no step can be made; what it said last says why, and "
+            f"another rank ended or lost its network ({reason}), so no step can be made; what it said last says why; "
             f"{after}"
         )
     if not dist.is_initialized():
