@@ -84,7 +84,7 @@ def main(args: list[str] | None = None) -> int:
         except BaseException as error:
             if not signals.has_ended(error):
                 raise
-            return signals.exit_code()
+            return signals.exit_code(error)
 
 
 if __name__ == "__main__":

@@ -146,15 +146,20 @@ def has_ended(error: BaseException) -> bool:
     return isinstance(error, Stopped) or _State.was_raised
 
 
-def exit_code() -> int:
-    """Say that a signal has ended the command; returns the exit code."""
-    if _State.is_whole or _State.received is None:
+def exit_code(error: BaseException) -> int:
+    """Say that a signal has ended the command; returns the exit code.
+
+    Args:
+        error: What came out of the command, see ``has_ended``.
+    """
+    if _State.is_whole:
         return 0
-    stop = Stopped(_State.received)
+    if not isinstance(error, Stopped):
+        error = Stopped(_State.received or signal.SIGTERM)
     if is_first_process():
-        print(stop, file=sys.stderr)
-        requeue(stop.signal)
-    return stop.exit_code
+        print(error, file=sys.stderr)
+        requeue(error.signal)
+    return error.exit_code
 
 
 def is_first_process() -> bool:
