@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from project_package.engine import checkpoints, signals
+from project_package.engine.preemption import StopOnSignal
 from project_package.engine.task import Task
 
 RUN = Path("runs/small/version_0")
@@ -126,6 +127,12 @@ def test_a_second_signal_ends_at_once(run, monkeypatch):
     with pytest.raises(Ended, match="143"):
         run("fit", *FLAGS)
     assert torch.load(LAST, weights_only=True)["global_step"] == 6
+
+
+def test_a_signal_that_another_rank_got_counts_here_as_well(run, monkeypatch, capfd):
+    monkeypatch.setattr(StopOnSignal, "_shared", lambda self, trainer, batches=0: setattr(self, "number", 15) or 15)
+    assert run("fit", *FLAGS) == 143
+    assert capfd.readouterr().err.strip().endswith("stopped by SIGTERM")
 
 
 def test_an_evaluation_that_is_stopped_writes_nothing(trained, run, monkeypatch, capfd):

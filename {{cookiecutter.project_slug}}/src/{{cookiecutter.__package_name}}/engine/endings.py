@@ -25,6 +25,7 @@ NOISE = (  # what Lightning says that needs no answer here
     "litlogger",
     "loading a checkpoint outside the 'fit' stage",  # it holds the averaged weights
     "to estimate number of stepping batches",
+    "functional.all_gather is deprecated",  # Lightning's own
     "ended before the epoch ended and your dataloader is not resumable",  # the sampler finds its place
     "The WeightAveraging state cannot be restored",  # the checkpoint has the averaged weights in place of the others
 )

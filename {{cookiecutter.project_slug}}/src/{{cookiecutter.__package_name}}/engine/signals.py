@@ -147,15 +147,19 @@ def has_ended(error: BaseException) -> bool:
 
 
 def exit_code(error: BaseException) -> int:
-    """Say that a signal has ended the command, be it one that another rank got; returns the exit code."""
-    number = error.signal if isinstance(error, Stopped) else _State.received
-    if _State.is_whole or number is None:
+    """Say that a signal has ended the command; returns the exit code.
+
+    Args:
+        error: What came out of the command, see ``has_ended``.
+    """
+    if _State.is_whole:
         return 0
-    stop = Stopped(number)
+    if not isinstance(error, Stopped):
+        error = Stopped(_State.received or signal.SIGTERM)
     if is_first_process():
-        print(stop, file=sys.stderr)
-        requeue(stop.signal)
-    return stop.exit_code
+        print(error, file=sys.stderr)
+        requeue(error.signal)
+    return error.exit_code
 
 
 def is_first_process() -> bool:
