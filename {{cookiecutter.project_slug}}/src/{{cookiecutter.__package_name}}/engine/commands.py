@@ -123,9 +123,9 @@ class Commands(LightningCLI):
                 self.source = self._find_source(args) if run else None
         task = self._task_of(self.source.run) if self.source else self._task_asked_for()
         files = [self.source.run.config] if self.source else defaults_of(task)
-        settings = {key: value for file in files for key, value in flat(read_config(file))} | self.typed
-        args = ranks.with_class_of_strategy(args, settings)
         if not self.helps:
+            settings = {key: value for file in files for key, value in flat(read_config(file))} | self.typed
+            args = ranks.with_class_of_strategy(args, settings)
             # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
         packages = trusted if self.source else None  # a run's folder may be anybody's
