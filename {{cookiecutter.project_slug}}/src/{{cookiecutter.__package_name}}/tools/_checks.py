@@ -21,7 +21,7 @@ from ..engine.image_files import ImageFiles
 from ..engine.looks import check_colours, look, settled
 from ..engine.mistakes import Mistake, Mistakes, some
 from ..engine.splits import Samples
-from ._findings import Findings, Kind, in_line, without_rows
+from ._findings import Findings, Kind, in_line, without_rows, wrapped
 from ._near_copies import SIDE, SMALLEST, difference_hash, near_copies
 
 UNREADABLE = Kind("error", "unreadable", "fit ends at the first of them")
@@ -71,14 +71,14 @@ class Checks:
         self.rows: list[int] = []  # of a table of labels: the number of each image's row
 
     @property
-    def home(self) -> Path:
-        """The folder of the data."""
-        return self.data.root
-
-    @property
     def place(self) -> str:
         """The data, as they were named."""
         return str(self.data.root)
+
+    def holds(self, file: Path) -> bool:
+        """Tell whether a file lies among the data, or is their table."""
+        is_table = self.data.labels is not None and file == Path(os.path.realpath(self.data.labels.labels))
+        return is_table or file.is_relative_to(os.path.realpath(self.data.root))
 
     def name(self, i: int) -> str:
         """Return the path of an image."""
@@ -296,7 +296,7 @@ class Checks:
     def summary(self) -> str:
         """Say what was read."""
         small = int((self.is_read & (self.size_N2.min(1, initial=2**30) < SMALLEST)).sum())
-        said = f"verify: {len(self.keys):,} images in {in_line(self.place)} read to their end"
+        said = wrapped(f"verify: {len(self.keys):,} images in {in_line(self.place)}, each read to its end")
         if small:
-            said += f"\n(near-copies are not looked for among {small:,} images smaller than {SMALLEST} pixels)"
+            said += f"\n{small:,} of them are smaller than {SMALLEST} pixels: no near-copies are looked for among these"
         return said

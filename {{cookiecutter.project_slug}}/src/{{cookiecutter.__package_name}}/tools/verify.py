@@ -28,7 +28,7 @@ from jsonargparse import Namespace
 from ..cli import CLI
 from ..engine import runs
 from ..engine.configs import read_config
-from ..engine.mistakes import Mistake, shown
+from ..engine.mistakes import Mistake, RunFailed, shown
 from ..engine.parser import Options
 from ..engine.splits import Manifest, Samples
 from ..engine.targets import Classes, Labels
@@ -82,7 +82,7 @@ def main(args: list[str]) -> None:
     checks = Checks(data, found)
     for file, flag in ((options.out, "--out"), (options.fix_list, "--fix-list")):
         if file is not None:
-            check_place(file, flag, checks.home)
+            check_place(file, flag, checks)
     data.prepare_data()
     samples = checks.read()
     splits = None
@@ -97,13 +97,17 @@ def main(args: list[str]) -> None:
     check_copies(samples, checks, found, split_of if data.manifest_path else {})
     if samples is not None:
         checks.compare(samples, split_of)
-    found.save(options.out)  # first: who reads what is printed may go away
-    is_odd = options.fix_list is not None and found.save_list(options.fix_list)
-    print(checks.summary())
-    if splits is not None:
-        print(table_of(data, splits))
-    print(found.told())
-    print(f"{chr(10) if found.found else ''}verify: {counted(found)}; a row for each is in {in_line(str(options.out))}")
+    ends = wrapped(f"verify: {counted(found)}; a row for each is in {in_line(str(options.out))}")
+    told = [checks.summary(), *([table_of(data, splits)] if splits else []), found.told()]
+    try:
+        found.save(options.out)  # before it is printed: who reads that may go away
+        is_odd = options.fix_list is not None and found.save_list(options.fix_list)
+    except OSError as error:
+        print(*filter(None, told), sep="\n")
+        raise RunFailed(
+            f"what is found could not be written down ({error}); make room, or give another --out."
+        ) from error
+    print(*filter(None, told), "", ends, sep="\n")
     if options.fix_list:
         tell_of_list(options.fix_list, found, checks, is_odd)
     if found.counts()["error"]:
@@ -128,7 +132,7 @@ def of_run(run: runs.Run, flags: Sequence[str]) -> list[str]:
     return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in settings.items()]
 
 
-def check_place(file: Path, flag: str, home: Path | None) -> None:
+def check_place(file: Path, flag: str, checks: Checks) -> None:
     """Refuse to write where nothing can be written, or among the data.
 
     Raises:
@@ -139,9 +143,9 @@ def check_place(file: Path, flag: str, home: Path | None) -> None:
             f"{flag}={str(file)!r} is no file in a folder that can be written to, so what is found could not be kept; "
             f"give one, such as {flag} /tmp/{file.name}."
         )
-    if home is not None and Path(os.path.abspath(file)).is_relative_to(os.path.abspath(home)):
+    if checks.holds(Path(os.path.realpath(file))):
         raise Mistake(
-            f"{flag}={str(file)!r} lies in the folder of the data, {str(home)!r}, which is not written to; give a file "
+            f"{flag}={str(file)!r} lies among the data, {checks.place!r}, which are not written to; give a file "
             f"elsewhere: {flag} /tmp/{file.name}."
         )
 

@@ -1,5 +1,6 @@
 """What ``verify`` looks for in a table: cells, rows and columns, as training reads them."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,6 @@ class Checks:
         found: Takes what is found.
     """
 
-    home: Path | None = None  # the table is a file: what is written lies beside it, perhaps
-
     def __init__(self, data: Any, found: Findings) -> None:
         if not isinstance(data, TableFiles):
             raise Mistake(f"{type(data).__name__} holds no table, which is what verify reads here.")
@@ -69,6 +68,10 @@ class Checks:
     def of_list(self) -> str:
         """What the list of what could be removed holds."""
         return f"rows of {in_line(self.place)}"
+
+    def holds(self, file: Path) -> bool:
+        """Tell whether a file is the table."""
+        return file == Path(os.path.realpath(self.data.asked.table))
 
     def name(self, i: int) -> str:
         """Return what a row is called."""
