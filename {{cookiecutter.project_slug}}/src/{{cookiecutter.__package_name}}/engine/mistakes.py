@@ -21,11 +21,18 @@ class Mistakes(Mistake):
         line: What is said of them.
         each: Where each one is, and what it is.
         columns: The columns of a table that they are about, where these could be left out.
+        targets: The values of the target that they are about, likewise.
     """
 
-    def __init__(self, line: str, each: Sequence[tuple[str, str]] = (), columns: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        line: str,
+        each: Sequence[tuple[str, str]] = (),
+        columns: Sequence[str] = (),
+        targets: Sequence[str] = (),
+    ) -> None:
         super().__init__(line)
-        self.each, self.columns = list(each), list(columns)
+        self.each, self.columns, self.targets = list(each), list(columns), list(targets)
 
 
 class RunFailed(RuntimeError):

@@ -194,10 +194,16 @@ class Outcome:
         once = [name for name, count in zip(target.names, counts, strict=True) if count == 1]
         if once and not self.is_split:
             what = f"{target.nouns if len(once) > 1 else target.noun} {shown(some(once, counted=True))}"
-            raise Mistake(
+            line = (
                 f"the {what} of {self.flag}: one row alone has it, so it could be learned or scored, not both; add "
-                "rows of it, join it to another, or take its rows away."
+                f"rows of it, join it to another, or take its rows away{all_such()}."
             )
+            first = [int(target.holds(targets, target.names.index(name)).argmax()) for name in once]
+            each = [
+                (f"row {row}", f"the only one of {target.noun} {shown(name)}")
+                for row, name in zip(self.judge.rows(first), once, strict=True)
+            ]
+            raise Mistakes(line, each, targets=once)
 
     def _constant(self, name: str, value: str) -> Mistake:
         return Mistake(

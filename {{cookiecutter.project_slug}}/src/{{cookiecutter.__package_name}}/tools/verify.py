@@ -177,7 +177,9 @@ def splits_of(data: Any, samples: Samples, checks: Checks, found: Findings) -> M
         return None
     size = len(splits.splits["train"][0])
     if data.batch_size > size:
-        found.add(REFUSED, "", f"--data.batch_size={data.batch_size} exceeds the {size} training {data.noun}; lower it")
+        found.add(
+            REFUSED, "", f"a batch of {data.batch_size} exceeds the {size} training {data.noun} (--data.batch_size)"
+        )
     return splits
 
 

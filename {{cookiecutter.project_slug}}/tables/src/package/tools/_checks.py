@@ -124,7 +124,11 @@ class Checks:
                     if len(said) == 1:  # nothing is known of the rows
                         raise
                     return None
-                if mistake.columns:
+                if mistake.targets:  # as if these rows had none
+                    missing = [*(data.asked.missing or ()), *mistake.targets]
+                    data.asked = data.asked._replace(missing=missing, drop_missing_target=True)
+                    self.found.to_remove += [str(_number(place)) for place, _ in mistake.each]
+                elif mistake.columns:
                     self.refused += mistake.columns
                     data.asked = data.asked._replace(drop=[*(data.asked.drop or ()), *mistake.columns])
                 elif not data.asked.drop_missing_target:
