@@ -333,7 +333,7 @@ def test_faults_of_a_table_are_found_and_nothing_else(command, tmp_path):
     lines.append([*lines[60][:4], "tiny", *lines[60][5:9], "4.5"])
     write(table, [names, *lines])
     before = state(tmp_path)[str(table)]
-    ambiguous = write(tmp_path / "ambiguous.csv", [["a", "target"], *([f"{i}.5", i % 40] for i in range(80))])
+    ambiguous = write(tmp_path / "ambiguous.csv", [["a", "target"], *([f"{i}.5", i % 25] for i in range(300))])
     of_clean, of_diabetes, of_bad, of_given, of_ambiguous, fitted = command.each(
         project,
         tmp_path,
