@@ -41,16 +41,16 @@ TEST_FILES_OF = {
     "table": "test_augment test_encoding test_model test_networks test_rows test_tables".split(),
 }
 TOOL_FILES = """
-    __init__.py _baseline_models.py _baselines.py _example.py _exported.py _flags.py _page.py _predictions.py
-    _report_classes.py _report_figures.py _report_labels.py _report_numbers.py _results.py _samples.py _space.py
-    _words.py baseline.py crossval.py diagnose.py export.py lr_range.py page.html page.mplstyle report.py space.yaml
-    tune.py
+    __init__.py _baseline_models.py _baselines.py _checks.py _example.py _exported.py _findings.py _flags.py _page.py
+    _predictions.py _report_classes.py _report_figures.py _report_labels.py _report_numbers.py _results.py _samples.py
+    _space.py _words.py baseline.py crossval.py diagnose.py export.py lr_range.py page.html page.mplstyle report.py
+    space.yaml tune.py verify.py
 """.split()
 LAUNCH = ("Dockerfile", "kubernetes.yaml", "skypilot.yaml", "slurm.sh", "torchrun.sh")
 PAGES = ("data", "machines", "resuming", "techniques")
 RECIPES = ("imbalanced", "long_schedule", "stabilise")
 RECIPES_OF = {"images": ("baseline", "finetune", "small_data"), "table": ("tabular", "tabular_strong")}
-TOOL_FILES_OF = {"images": ("preview.py", "smote.py"), "table": ("_preprocessing.py",)}
+TOOL_FILES_OF = {"images": ("_near_copies.py", "preview.py", "smote.py"), "table": ("_preprocessing.py",)}
 TABLES = ("diabetes", "table", "california")
 
 

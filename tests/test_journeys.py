@@ -59,6 +59,7 @@ def test_the_templates_pages_name_no_command_that_nothing_executes():
 
 # What makes a tool quick here.
 TOOLS = {
+    "verify": (),
     "report": (),
     "diagnose": (),
     "baseline": (),
@@ -117,7 +118,7 @@ def test_the_commands_of_a_generated_project_work(data, command, tmp_path):
         assert program == ".venv/bin/my-project", line
         first, *flags = args
         own = () if "--data.root" in flags or first == "predict" else drawn
-        extra = (*quick, *own) if first in ("fit", "preview", "lr-range", "crossval", "tune") else ()
+        extra = (*quick, *own) if first in ("fit", "verify", "preview", "lr-range", "crossval", "tune") else ()
         ended = command(project, project, first, *flags, *extra, *TOOLS.get(first, ()))
         assert ended.code == 0, line + ended.output
         done.append(first)

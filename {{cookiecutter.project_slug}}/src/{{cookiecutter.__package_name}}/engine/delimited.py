@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 from .files import is_gone, plain_file, write_rows
-from .mistakes import CONTROL, Mistake, shown
+from .mistakes import CONTROL, Mistake, Mistakes, shown
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 LONGEST_LINE = 2**24  # characters; a longer one is no line of a table, and would fill the memory
@@ -362,7 +362,7 @@ def write_offenders(path: Path, second: str, offenders: Sequence[tuple[int, str,
 
 def refused_rows(
     flag: str, path: Path, second: str, offenders: Sequence[tuple[int, str, str, str]], remedy: str
-) -> Mistake:
+) -> Mistakes:
     """Word which rows cannot be used, and write them all down, in the working folder.
 
     Args:
@@ -378,7 +378,8 @@ def refused_rows(
     listed = "; ".join(f"row {number}: {shown(value)[:80]!r}: {reason}" for number, _, value, reason in rows[:LISTED])
     number = len({number for number, *_ in rows})
     many = f"{number:,} rows" if number > 1 else "a row"
-    return Mistake(
+    line = (
         f"{flag}={str(path)!r} has {many} that cannot be used ({counted}), so what is learned would not be what the "
         f"table says: {shown(listed)}; {remedy}; {write_offenders(path, second, offenders)}."
     )
+    return Mistakes(line, [(f"row {number}", f"{value!r}: {reason}") for number, _, value, reason in rows])

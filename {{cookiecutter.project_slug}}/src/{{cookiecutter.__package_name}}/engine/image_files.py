@@ -156,10 +156,15 @@ class ImageFiles(SplitData):
         return table.samples
 
     def setup(self, stage: str) -> None:
-        if self.labels is not None and stage == "fit":  # later the run's config names the folder
+        if stage == "fit":  # later the run's config names the folder
+            self.find_root()
+        super().setup(stage)
+
+    def find_root(self) -> None:
+        """Take the folder of the images from the table of labels, where there is one."""
+        if self.labels is not None:
             self.table = read_labels(self.labels)
             self.root = self.table.root
-        super().setup(stage)
 
     def make_view(self, size: int) -> View:
         """Make what turns a decoded image into the network's input, a square of this side."""

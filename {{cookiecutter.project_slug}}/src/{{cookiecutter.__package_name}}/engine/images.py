@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from .batches import Batch
 from .decoding import MEGAPIXELS, BeyondLimit, Unreadable, decode
 from .files import is_gone
-from .mistakes import Mistake
+from .mistakes import Mistake, all_such
 
 TILE = 64  # pixels of an image in a grid, at least
 Fit = Literal["crop", "pad", "stretch"]
@@ -64,7 +64,7 @@ def refusal(error: Unreadable, command: str) -> Mistake:
     elif isinstance(error, BeyondLimit):
         remedy = "raise the limit, or convert the image"
     elif command == "fit":
-        remedy = "replace it, or remove it and start a new run"
+        remedy = f"replace it, or remove it and start a new run{all_such()}"
     else:
         remedy = "put a whole copy in its place"
     return Mistake(f"{error}, so {CONSEQUENCES[command]}; {remedy}.")

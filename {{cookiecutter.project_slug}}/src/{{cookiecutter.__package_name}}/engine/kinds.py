@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from .arrow import DAY, DAYS, EXACT, Missing, RawColumn, pc
 from .cells import in_flag
-from .mistakes import CONTROL, Mistake, shown
+from .mistakes import CONTROL, Mistake, Mistakes, shown
 from .summaries import Line, cut, most_frequent, range_of
 
 Kind = Literal["number", "category"]
@@ -205,7 +205,7 @@ class Judge:
         too_large = list(zip(large, column.cells(large), strict=True))
         return RawColumn(column.name, np.append(values_W, np.nan)[codes_N], unit=found.unit, too_large=too_large)
 
-    def _mixed(self, column: RawColumn, is_number_W: np.ndarray, what: str, are_most: bool) -> Mistake:
+    def _mixed(self, column: RawColumn, is_number_W: np.ndarray, what: str, are_most: bool) -> Mistakes:
         is_wrong = np.append(~is_number_W, False)[column.codes_N]
         positions = np.flatnonzero(is_wrong).tolist()
         cells = column.cells(positions)
@@ -219,11 +219,13 @@ class Judge:
             [f"if the column holds words, {self._as_words(column.name)}"] if self.role in ("input", "target") else []
         )
         many = f"{len(positions):,} cells that are" if len(positions) > 1 else "a cell that is"
-        return Mistake(
+        line = (
             f"the column {column.name!r} of {self.flag} holds {what if are_most else 'no numbers but words'} and has "
             f"{many} none: {listed}, so what they say would be lost; mend them"
             f"{', or give, ' if remedies else ''}{', or, '.join(remedies)}{where}."
         )
+        each = zip(self.rows(positions), cells, strict=True)
+        return Mistakes(line, [(f"row {row}", f"{column.name} is {cell!r}") for row, cell in each])
 
     def _as_words(self, name: str) -> str:
         """Return the flag that takes a column for words."""

@@ -14,7 +14,7 @@ from .cells import FLAGS, class_name, in_order, look_alike
 from .columns import Asked, Column, Roles, parts_of, profile, read_numbers, settle
 from .delimited import RawTable, ReadOnce, open_table, refused_rows
 from .files import check_path
-from .mistakes import CONTROL, Mistake, shown, some
+from .mistakes import CONTROL, Mistake, all_such, shown, some
 from .places import Located, locate
 from .splits import SPLITS, Samples, split_words
 from .targets import Classes, Labels, Numbers, Target, check_task
@@ -380,4 +380,4 @@ class _Rows:
         remedy = "mend them or take them away"
         if any("--data.root" in reason for *_, reason in self.offenders):
             remedy += f" (or give --data.root {self.roles.folder}, or --data.outside true)"
-        raise refused_rows("--data.labels", self.path, "image", self.offenders, remedy)
+        raise refused_rows("--data.labels", self.path, "image", self.offenders, remedy + all_such())

@@ -27,8 +27,9 @@ def doubts(table: Table, train_positions: np.ndarray) -> list[str]:
     """
     columns, targets, target = table.columns, table.samples.targets, table.samples.target
     train_positions = np.asarray(train_positions)
-    said = [*_leaks(columns, targets, target, train_positions), *_unfit(columns, train_positions)]
-    equal = sum(map(len, _equal(columns, targets)))
+    said = leaks(columns, targets, target, train_positions)
+    said += [*idle(columns, train_positions), *unseen(columns, train_positions)]
+    equal = sum(map(len, equal_rows(columns, targets)))
     if equal > MANY * len(targets):
         said.append(
             f"{equal:,} of {len(targets):,} rows are equal to another one in all inputs and the target: there "
@@ -37,7 +38,8 @@ def doubts(table: Table, train_positions: np.ndarray) -> list[str]:
     return said
 
 
-def _leaks(columns: Sequence[Column], targets: np.ndarray, target: Target, positions: np.ndarray) -> list[str]:
+def leaks(columns: Sequence[Column], targets: np.ndarray, target: Target, positions: np.ndarray) -> list[str]:
+    """Say which columns predict the target alone, by some rows."""
     truths, measure = _truths(targets[positions], target)
     most = MOST_ROWS // max(1, len(truths) // 2)
     if len(positions) > most:
@@ -148,20 +150,25 @@ def constant(column: Column, positions: np.ndarray) -> str | None:
     return f"{present_N[0]:g}" if is_one else None
 
 
-def _unfit(columns: Sequence[Column], positions: np.ndarray) -> list[str]:
-    """Say which columns tell nothing of the training rows, or have values that these do not have."""
+def idle(columns: Sequence[Column], positions: np.ndarray) -> list[str]:
+    """Say which columns tell nothing of the training rows."""
+    values = ((column, constant(column, positions)) for column in columns)
+    return [
+        f"{shown(column.name)} is {value} in all training rows, so it tells nothing and is not learned from"
+        for column, value in values
+        if value is not None
+    ]
+
+
+def unseen(columns: Sequence[Column], positions: np.ndarray, share: float = UNSEEN) -> list[str]:
+    """Say which columns have values in more than a share of the held-out rows that no training row has."""
     said, rest = [], np.delete(np.arange(len(columns[0].values_N)), positions)
     for column in columns:
-        value = constant(column, positions)
-        if value is not None:
-            said.append(
-                f"{shown(column.name)} is {value} in all training rows, so it tells nothing and is not learned from"
-            )
-        elif column.kind == "category" and len(rest):
+        if column.kind == "category" and len(rest) and constant(column, positions) is None:
             is_known = np.zeros(len(column.words), dtype=bool)
             is_known[column.values_N[positions]] = True
             unknown = ~is_known[column.values_N[rest]]
-            if unknown.mean() > UNSEEN:
+            if unknown.mean() > share:
                 words = some([repr(shown(column.words[i])[:30]) for i in np.flatnonzero(~is_known)[:5]])
                 said.append(
                     f"{shown(column.name)} has values in {unknown.sum():,} of {len(rest):,} held-out rows that no "
@@ -175,11 +182,11 @@ def same_rows(columns: Sequence[Column], targets: np.ndarray) -> list[list[int]]
 
     Where they are more than a tenth of the rows there are none: a table of few combinations, which ``doubts`` says.
     """
-    found = _equal(columns, targets)
+    found = equal_rows(columns, targets)
     return [] if sum(map(len, found)) > MANY * len(targets) else [positions.tolist() for positions in found]
 
 
-def _equal(columns: Sequence[Column], targets: np.ndarray) -> list[np.ndarray]:
+def equal_rows(columns: Sequence[Column], targets: np.ndarray) -> list[np.ndarray]:
     """Return the positions of the rows that are equal, in their order, for each set of such rows."""
     hash_N = _hashes(columns, targets)
     order = np.argsort(hash_N, kind="stable")

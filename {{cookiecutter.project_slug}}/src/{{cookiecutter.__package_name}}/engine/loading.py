@@ -1,7 +1,7 @@
 """What every data module here shares: samples → splits → data set → sampler → loader."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -245,6 +245,19 @@ class SplitData(LightningDataModule):
             given = np.array([of_key.get(key, -1 - i) for i, key in enumerate(keys)])
         return group(keys, self.group_pattern, self.same(keys), given)
 
+    def drawn(self, samples: Samples, same: Sequence[Sequence[int]]) -> Manifest:
+        """Draw the splits.
+
+        Args:
+            samples: The data set.
+            same: Positions of samples that are equal, for each such set: they stay in one split.
+
+        Raises:
+            Mistake: They cannot be drawn as it is asked for.
+        """
+        groups = group(samples.keys, self.group_pattern, same, samples.groups)
+        return draw_splits(samples, self.val_fraction, self.test_fraction, self.seed, groups, self.outside)
+
     def setup(self, stage: str) -> None:
         samples, self.stage = None, stage
         if self.manifest is None:
@@ -256,9 +269,7 @@ class SplitData(LightningDataModule):
                 same = self.same(samples.keys)
                 if not self.allow_conflicts:
                     self.doubts = check_conflicts(samples, same)
-                groups = group(samples.keys, self.group_pattern, same, samples.groups)
-                fractions = self.val_fraction, self.test_fraction
-                manifest = draw_splits(samples, *fractions, self.seed, groups, self.outside)
+                manifest = self.drawn(samples, same)
             self.manifest = manifest
             self._check_task(manifest.target)
             keys, targets = manifest.splits["train"]

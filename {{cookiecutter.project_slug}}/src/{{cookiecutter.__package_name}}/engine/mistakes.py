@@ -7,9 +7,32 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import PACKAGE
+
 
 class Mistake(ValueError):
     """A mistake in what was asked for: one line, exit code 2, no traceback. Any other error is a fault in code."""
+
+
+class Mistakes(Mistake):
+    """Several mistakes of one kind, of which the line names a few.
+
+    Args:
+        line: What is said of them.
+        each: Where each one is, and what it is.
+        columns: The columns of a table that they are about, where these could be left out.
+        targets: The values of the target that they are about, likewise.
+    """
+
+    def __init__(
+        self,
+        line: str,
+        each: Sequence[tuple[str, str]] = (),
+        columns: Sequence[str] = (),
+        targets: Sequence[str] = (),
+    ) -> None:
+        super().__init__(line)
+        self.each, self.columns, self.targets = list(each), list(columns), list(targets)
 
 
 class RunFailed(RuntimeError):
@@ -18,6 +41,12 @@ class RunFailed(RuntimeError):
 
 # What changes a terminal, or the order in which it shows a text.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def all_such() -> str:
+    """Return what finds all faults of a data set at once, where that tool is there, for the end of a message."""
+    tool = Path(__file__).parent.parent / "tools" / "verify.py"
+    return f"; python -m {PACKAGE} verify finds all such" if tool.is_file() else ""
 
 
 def shown(text: str) -> str:

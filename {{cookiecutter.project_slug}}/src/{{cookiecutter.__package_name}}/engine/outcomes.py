@@ -7,7 +7,7 @@ import numpy as np
 from .arrow import RawColumn
 from .cells import FLAGS, class_name, in_order, look_alike
 from .kinds import Judge, numbers_of
-from .mistakes import CONTROL, Mistake, shown, some
+from .mistakes import CONTROL, Mistake, Mistakes, all_such, shown, some
 from .targets import FEW, Classes, Labels, Numbers, Task
 
 if TYPE_CHECKING:
@@ -163,12 +163,15 @@ class Outcome:
         if self.asked.drop_missing_target:
             self.remarks.append(f"left out for want of {name}: {count:,} of {len(has_none):,} rows")
             return
-        rows = self.judge.rows(np.flatnonzero(has_none)[:3].tolist())
-        raise Mistake(
+        all_rows = self.judge.rows(np.flatnonzero(has_none).tolist())
+        rows, each = all_rows[:3], [(f"row {row}", f"has no target: {name} is missing") for row in all_rows]
+        line = (
             f"the target {name} of {self.flag} is missing in {count:,} of {len(has_none):,} rows (row"
             f"{'s' if count > 1 else ''} {', '.join(map(str, rows))}{' …' if count > 3 else ''}), so they can be "
-            "neither learned nor scored; fill it in, or leave these rows out: --data.drop_missing_target true."
+            "neither learned nor scored; fill it in, or leave these rows out: --data.drop_missing_target "
+            f"true{all_such()}."
         )
+        raise Mistakes(line, each)
 
     def check(self, target: Classes | Labels | Numbers, targets: np.ndarray) -> None:
         """Refuse a target of which nothing can be learned, once the rows without it are gone.
@@ -191,10 +194,16 @@ class Outcome:
         once = [name for name, count in zip(target.names, counts, strict=True) if count == 1]
         if once and not self.is_split:
             what = f"{target.nouns if len(once) > 1 else target.noun} {shown(some(once, counted=True))}"
-            raise Mistake(
+            line = (
                 f"the {what} of {self.flag}: one row alone has it, so it could be learned or scored, not both; add "
-                "rows of it, join it to another, or take its rows away."
+                f"rows of it, join it to another, or take its rows away{all_such()}."
             )
+            first = [int(target.holds(targets, target.names.index(name)).argmax()) for name in once]
+            each = [
+                (f"row {row}", f"the only one of {target.noun} {shown(name)}")
+                for row, name in zip(self.judge.rows(first), once, strict=True)
+            ]
+            raise Mistakes(line, each, targets=once)
 
     def _constant(self, name: str, value: str) -> Mistake:
         return Mistake(

@@ -15,7 +15,7 @@ import numpy as np
 
 from .cells import FLAGS
 from .files import read_text, write
-from .mistakes import CONTROL, Mistake
+from .mistakes import CONTROL, Mistake, all_such
 from .sampling import derived_seed
 from .schema import Schema
 from .targets import Classes, Target
@@ -429,7 +429,7 @@ def check_conflicts(samples: Samples, same: Iterable[Sequence[int]]) -> str:
             )
         raise Mistake(
             f"{shown[0]} and {shown[1]} are the same content under two labels ({len(conflicts)} such), so a score "
-            "would count one of them wrong; take away the wrong one, or give --data.allow_conflicts true."
+            f"would count one of them wrong; take away the wrong one, or give --data.allow_conflicts true{all_such()}."
         )
     return ""
 

@@ -17,7 +17,7 @@ from .arrow import Missing, RawColumn, read_columns, row_numbers
 from .delimited import RawTable, ReadOnce, asked_of, open_table, refused_rows, write_offenders
 from .files import check_path
 from .kinds import Column, Judge, Kind, Role, keys_of
-from .mistakes import Mistake, shown, some, unknown
+from .mistakes import Mistake, Mistakes, all_such, shown, some, unknown
 from .outcomes import Outcome
 from .splits import SPLIT_WORDS, Samples, split_words
 from .summaries import Line, lines_of, summary_of
@@ -65,12 +65,16 @@ class Table(NamedTuple):
         columns: The inputs.
         settled: The flags, by name, with what was inferred, as a run's config keeps them.
         summary: What each column was taken for, in lines for people.
+        lines: The same, by column.
+        positions: Which rows of the file they are, where those without a target are left out; None where it is all.
     """
 
     samples: Samples
     columns: list[Column]
     settled: dict[str, Any]
     summary: str
+    lines: Sequence[Line] = ()
+    positions: np.ndarray | None = None
 
 
 _last: ReadOnce[Table] = ReadOnce()
@@ -176,7 +180,8 @@ class _Reading:
         samples = Samples(keys, targets, target, given, "", groups, weights, self.remarks)
         lines |= {name: Line(name, "dropped", about="by --data.drop") for name in names if name in dropped}
         lines |= lines_of(roles.target, target, targets)
-        return Table(samples, inputs, settled, self._summary(roles, samples, [lines[n] for n in names if n in lines]))
+        said = [lines[name] for name in names if name in lines]
+        return Table(samples, inputs, settled, self._summary(roles, samples, said), said, self.positions)
 
     # Which column is what
 
@@ -272,7 +277,7 @@ class _Reading:
         else:
             values = [f"{cells[position]:.12g}" for position in positions]
         offenders = [(row, name, value, reason) for row, value in zip(self._rows(positions), values, strict=True)]
-        raise refused_rows(FLAG, self.path, "column", offenders, "mend them or take them away")
+        raise refused_rows(FLAG, self.path, "column", offenders, f"mend them or take them away{all_such()}")
 
     def _keys(self, roles: _Roles, columns: dict[str, RawColumn], count: int) -> list[str]:
         if roles.id is None:
@@ -350,7 +355,10 @@ class _Reading:
         if problems:
             others = [name for name, _ in problems[1:]]
             more = f" (So it is with {len(others)} more: {shown(some(others))}.)" if others else ""
-            raise Mistake(f"{problems[0][1]}{more}")
+            each: list[tuple[str, str]] = []
+            for name, mistake in problems:
+                each += [(f"column {shown(name)}", str(mistake)), *getattr(mistake, "each", ())]
+            raise Mistakes(f"{problems[0][1]}{more}", each, [name for name, _ in problems])
         if not inputs:
             why = "; ".join(f"{shown(line.name)} {line.about}" for line in list(lines.values())[:4])
             raise Mistake(
