@@ -1,0 +1,77 @@
+"""Ranks that learn of each other's faults before they wait for each other: a line on every host instead of a hang."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import distributed
+
+from .mistakes import Mistake, RunFailed
+
+
+class Found(NamedTuple):
+    """What a rank has to say.
+
+    Args:
+        rank: Its number.
+        host: Where it runs.
+        kind: What is wrong: Mistake, RunFailed, or the class of another error; nothing where all is well.
+        text: Its text.
+    """
+
+    rank: int
+    host: str
+    kind: str
+    text: str
+
+
+def are_connected() -> bool:
+    """Tell whether there are other ranks that this one can hear."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Let every rank do the same, and each raise what one of them raises; every rank must come here.
+
+    Of the ranks of a host one says it. A fault in code keeps its traceback where it was.
+
+    Raises:
+        Mistake: In another rank there is one.
+        RunFailed: Another rank failed otherwise.
+        SystemExit: Another rank of this host says it.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    if not are_connected():
+        if error is not None:
+            raise error
+        return
+    found = Found(distributed.get_rank(), socket.gethostname(), _kind(error), " ".join(str(error or "").split()))
+    told: list[Found] = [found] * distributed.get_world_size()
+    distributed.all_gather_object(told, found)
+    wrong = [each for each in told if each.kind]
+    if not wrong:
+        return
+    if error is not None and not isinstance(error, Mistake | RunFailed):
+        raise error
+    is_mistake = all(each.kind == "Mistake" for each in wrong)
+    if found.rank != min(each.rank for each in told if each.host == found.host):
+        raise SystemExit(2 if is_mistake else 1)
+    raise (Mistake if is_mistake else RunFailed)(_said(wrong)) from error
+
+
+def _kind(error: Exception | None) -> str:
+    known = next((kind.__name__ for kind in (Mistake, RunFailed) if isinstance(error, kind)), "")
+    return known or (type(error).__name__ if error else "")
+
+
+def _said(wrong: list[Found]) -> str:
+    first = [each for each in wrong if each.text == wrong[0].text]
+    where = ", ".join(f"rank {each.rank} on {each.host}" for each in first[:8]) + (" …" if len(first) > 8 else "")
+    kind = "" if wrong[0].kind in ("Mistake", "RunFailed") else f"{wrong[0].kind}: "
+    return f"{where}: {kind}{wrong[0].text}"
