@@ -335,7 +335,7 @@ class Commands(LightningCLI):
             args = [*args[:2], *self._of_this_machine(), *args[2:]]
         with classes_start_afresh(self.typed):
             self.config = parser.parse_args(args)
-        self.own.name = filled_in(self.own.name)
+        self._settle(self.own)
         try:
             parser.validate(self.config, skip_unset=False)  # a null, too, must be of the type that is asked for
         except (TypeError, KeyError) as error:
@@ -354,6 +354,12 @@ class Commands(LightningCLI):
             if "outside" in self.own.data and "data.outside" not in self.typed:  # a run's folder may be anybody's
                 self.own.data.outside = False
             self._say_places()
+
+    def _settle(self, own: Any) -> None:
+        """Give what stands for another value that value: a variable in the name, true for a seed that was chosen."""
+        own.name = filled_in(own.name)
+        if own.seed_everything is True and self.source is not None and self.source.step is not None:
+            own.seed_everything = read_config(self.source.run.config).get("seed_everything", True)
 
     def _of_this_machine(self) -> list[str]:
         """Return the flags of the machine as the project has them: a run may have been trained on another one."""
@@ -490,8 +496,9 @@ class Commands(LightningCLI):
                 "add its flags, or go on with the run's config as it stands: --resume same."
             ) from end
         fresh = whole[self.command]
+        self._settle(fresh)
         resume.as_the_run_has_it(run.config, fresh.data)
-        left_out = resume.check_left_out(run, self.plain(), self.plain(fresh))
+        left_out = resume.check_left_out(run, self.plain(), self.plain(fresh), self.args)
         if left_out and runs.is_rank_zero():
             print(f"resume: not typed, but as the run has it: {shlex.join(resume.as_flags(left_out))}")
 

@@ -5,7 +5,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -221,13 +221,14 @@ def _is_accepted(key: str) -> bool:
     return not key.startswith(REFUSED) and any(key == part or key.startswith(f"{part}.") for part in ACCEPTED)
 
 
-def check_left_out(run: Run, config: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
+def check_left_out(run: Run, config: dict[str, Any], fresh: dict[str, Any], typed_now: Sequence[str]) -> dict[str, Any]:
     """Compare what a run goes on with and what the same command would mean as a fresh run.
 
     Args:
         run: The run.
         config: What it goes on with: its own config, and the flags of this command over it.
         fresh: The config of this command alone: the project's defaults, and the flags over them.
+        typed_now: The command.
 
     Returns:
         Settings of the run's length and machine that this command leaves out.
@@ -242,11 +243,14 @@ def check_left_out(run: Run, config: dict[str, Any], fresh: dict[str, Any]) -> d
             (accepted if _is_accepted(key) else left_out)[key] = has, means
     if not left_out:
         return {key: has for key, (has, _) in accepted.items()}
+    parts = [key.removesuffix(".class_path") for key in left_out]  # a class is named with all of its arguments
     typed = _flags_that_began(run)
-    flags = [part for flag in typed if any(_sets(flag, key) for key in left_out) for part in flag]
-    changed = {key: both for key, both in left_out.items() if not any(_sets(flag, key) for flag in typed)}
-    if not typed:  # the run is of an earlier version, or began without a flag
-        flags, changed = as_flags({key: has for key, (has, _) in left_out.items() if key in dict(flat(config))}), {}
+    flags = [part for flag in _to_add(typed, parts, typed_now) for part in flag]
+    changed = {key: both for key, both in left_out.items() if not any(_sets(flag, [key]) for flag in typed)}
+    if not typed:  # the run is of an earlier version of the project
+        given = ((key, value) for key, value in flat(config) if value is not None or key in left_out)
+        flags = as_flags({key: value for key, value in given if _is_of(key, parts)})
+        changed = {}
     said = []
     if flags:
         said.append(f"this command leaves out flags of {run}; add {shlex.join(flags)}")
@@ -268,23 +272,42 @@ def as_flags(settings: dict[str, Any]) -> list[str]:
 
 def _flags_that_began(run: Run) -> list[list[str]]:
     """Return the flags that a run began with, each with its value if that stands apart."""
+    return [flag for work in launches_of(run)[:1] for flag in _pairs(work.command)]
+
+
+def _pairs(command: Sequence[str]) -> list[list[str]]:
     found: list[list[str]] = []
-    for arg in [arg for work in launches_of(run)[:1] for arg in work.command[1:]]:
-        if arg.startswith("--") or not found:
+    for arg in command[1:]:
+        if arg.startswith(("--", "-c")) or not found:
             found.append([arg])
         else:
             found[-1].append(arg)
     return found
 
 
-def _sets(flag: list[str], key: str) -> bool:
-    """Tell whether a flag, or the config that it names, says something of a setting."""
+def _to_add(typed: list[list[str]], parts: list[str], typed_now: Sequence[str]) -> list[list[str]]:
+    """Return the flags of those that a run began with which make this command the same experiment.
+
+    With a config come all that came over it.
+    """
+    now = _pairs(as_kept(typed_now))
+    lacking = [flag for flag in typed if flag not in now]
+    needed = [flag for flag in lacking if _sets(flag, parts)]
+    return lacking if any(flag[0].startswith(("--config", "-c")) for flag in needed) else needed
+
+
+def _sets(flag: list[str], parts: Collection[str]) -> bool:
+    """Tell whether a flag, or the config that it names, says something of a setting or of what it is a part of."""
     try:
         typed = typed_settings(named_configs(flag))
     except Mistake:  # a config of the user's that is no longer there
         return False
-    wanted = as_typed(key)
-    return any(f"{wanted}.".startswith(f"{as_typed(each)}.") for each in typed)
+    return any(_is_of(key, parts) or _is_of(part, [key]) for key in typed for part in parts)
+
+
+def _is_of(key: str, parts: Collection[str]) -> bool:
+    flag = f"{as_typed(key)}."
+    return any(flag.startswith(f"{as_typed(part)}.") for part in parts)
 
 
 def as_the_run_has_it(config_file: Path, data: Any) -> None:
