@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from lightning.pytorch import Trainer
 
 from project_package.engine import launches, resume, runs
+from project_package.engine.commands import Commands
 from project_package.engine.launches import (
     filled_in,
     is_of_another_task,
@@ -180,7 +180,7 @@ def test_the_config_of_a_run_holds_the_filled_name(monkeypatch, run):
     assert yaml.safe_load((folder / "config.yaml").read_text())["name"] == "a-3"
     monkeypatch.delenv("TASK")
     assert run("fit", "--name=a-{TASK}") == 2
-    assert run("test", f"--config={folder / 'config.yaml'}") == 0
+    assert run("validate", "--name=a-3", "--ckpt_path=last") == 0
 
 
 def test_a_launch_whose_run_has_ended_trains_no_more(monkeypatch, run, capfd):
@@ -237,47 +237,51 @@ def test_a_name_that_two_launches_share_is_said(monkeypatch, run, capfd):
 def only_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let fit do all but train, and find the newest run's checkpoint readable."""
 
-    def fit(trainer, model, datamodule, **options):
+    look = Commands.before_fit
+
+    def before_fit(cli):
+        look(cli)
+        cli.trainer.fit = lambda model, datamodule, **options: fit(cli.trainer, model, datamodule)
+
+    def fit(trainer, model, datamodule):
         trainer.datamodule = datamodule
-        next(callback for callback in trainer.callbacks if isinstance(callback, runs.RunFiles)).setup(
-            trainer, model, "fit"
-        )
+        files = next(callback for callback in trainer.callbacks if isinstance(callback, runs.RunFiles))
+        files.setup(trainer, model, "fit")
 
     def find(candidates, kind_of):
         return next((resume.Source(run, run.last, 1) for run in candidates if not run.ended), None)
 
-    monkeypatch.setattr(Trainer, "fit", fit)
+    monkeypatch.setattr(Commands, "before_fit", before_fit)
     monkeypatch.setattr(resume, "find", find)
 
 
-NETWORK = ("--model.network=Backbone", "--model.network.name=resnet18", "--data.image_size=32", "--data.channels=3")
+BACKBONE = ("--model.network=Backbone", "--model.network.name=resnet18", "--data.image_size=32", "--data.channels=3")
 COMMANDS = [
     (),
     ("--model.optimizer", "SGD", "--model.optimizer.lr", "0.1", "--model.optimizer.weight_decay=0.2"),
-    ("--config", "mine.yaml"),
-    ("--config=mine.yaml", "--model.optimizer.lr=0.2"),
+    ("--config", "mine.yaml", "--model.optimizer.lr=0.2"),
     ("--config", "stabilise", "--model.schedule", "Cosine"),
     ("--config=long_schedule", "--trainer.max_epochs=20"),
-    ("--config", "imbalanced"),
-    ("--data.split_seed", "4", "--seed_everything", "7"),
-    ("--seed_everything", "true"),
+    ("--config", "imbalanced", "--data.split_seed", "4"),
+    ("--seed_everything", "true", "--data.augment", "medium", "--data.value_range", "[0, 255]"),
     ("--monitor", "val/loss", "--mode", "min", "--callbacks.early_stopping", "null"),
     ("--trainer.gradient_clip_val", "null", "--trainer.accumulate_grad_batches", "2"),
     ("--callbacks.averaging", "EMAWeightAveraging", "--callbacks.averaging.decay", "0.9"),
-    NETWORK,
-    ("--data.augment", "medium", "--data.value_range", "[0, 255]"),
-    ("--trainer.profiler", "simple", "--trainer.deterministic", "true", "--data.cache", "false"),
+    BACKBONE,
+    ("--trainer.profiler", "simple", "--trainer.deterministic", "true", "--data.cache_gb", "0"),
 ]
-BY_HAND = """
+OF_AN_EARLIER_VERSION = [("--seed_everything=3", "--model.optimizer.lr=0.01"), *COMMANDS[1:2], *COMMANDS[9:11]]
+MINE = """
 model: {optimizer: {class_path: SGD, init_args: {lr: 0.1, momentum: 0.9}}}
 trainer: {max_epochs: 7}
 """
 
 
-@pytest.mark.parametrize("flags", COMMANDS, ids=" ".join)
-@pytest.mark.parametrize("known", [True, False], ids=["", "of an earlier version"])
+@pytest.mark.parametrize(
+    ("flags", "known"), [*((flags, True) for flags in COMMANDS), *((flags, False) for flags in OF_AN_EARLIER_VERSION)]
+)
 def test_the_same_command_goes_on_and_what_it_leaves_out_can_be_pasted(flags, known, run, capfd, only_parsed):
-    Path("mine.yaml").write_text(BY_HAND)
+    Path("mine.yaml").write_text(MINE)
     base = ("--resume=auto", "--trainer.max_epochs=7")
     assert run("fit", *base, *flags) == 0
     if not known:

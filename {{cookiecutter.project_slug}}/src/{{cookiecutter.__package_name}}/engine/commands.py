@@ -478,7 +478,7 @@ class Commands(LightningCLI):
         if runs.is_rank_zero():
             self.lock = resume.Lock(self.run)
             note_launch(self.run, self.args)
-            self._say_who_shares(Path(config.run_root), config.name)
+            self._say_who_shares(self.run, Path(config.run_root), config.name)
 
     def _check_left_out(self) -> None:
         """Refuse a command that would mean another experiment as a fresh run than the run that it goes on with."""
@@ -502,11 +502,12 @@ class Commands(LightningCLI):
         if left_out and runs.is_rank_zero():
             print(f"resume: not typed, but as the run has it: {shlex.join(resume.as_flags(left_out))}")
 
-    def _say_who_shares(self, root: Path, name: str) -> None:
+    @staticmethod
+    def _say_who_shares(own: Run, root: Path, name: str) -> None:
         """Say that another launch trains under this name: which run is whose would be hard to tell."""
         launch = this_launch()
         for run in runs.runs_of(root, name):
-            if run.folder == self.run.folder or run.ended or not resume.Lock.is_held(run):
+            if run.folder == own.folder or run.ended or not resume.Lock.is_held(run):
                 continue
             other = next((work.identity for work in reversed(launches_of(run)) if work.identity), "")
             if other != launch.identity:

@@ -1,6 +1,7 @@
 """Ranks that learn of each other's faults before they wait for each other: a line on every host instead of a hang."""
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from torch import distributed
 
 from .mistakes import Mistake, RunFailed
 
+NODES = ("GROUP_RANK", "SLURM_NODEID", "NODE_RANK")  # of torchrun, SLURM, Lightning
+
 
 class Found(NamedTuple):
     """What a rank has to say.
@@ -16,12 +19,14 @@ class Found(NamedTuple):
     Args:
         rank: Its number.
         host: Where it runs.
+        node: The host's number, which a name may share with another (in containers).
         kind: What is wrong: Mistake, RunFailed, or the class of another error; nothing where all is well.
         text: Its text.
     """
 
     rank: int
     host: str
+    node: str
     kind: str
     text: str
 
@@ -51,7 +56,9 @@ def together() -> Iterator[None]:
         if error is not None:
             raise error
         return
-    found = Found(distributed.get_rank(), socket.gethostname(), _kind(error), " ".join(str(error or "").split()))
+    node = next((os.environ[name] for name in NODES if name in os.environ), "")
+    text = " ".join(str(error or "").split())
+    found = Found(distributed.get_rank(), socket.gethostname(), node, _kind(error), text)
     told: list[Found] = [found] * distributed.get_world_size()
     distributed.all_gather_object(told, found)
     wrong = [each for each in told if each.kind]
@@ -60,7 +67,7 @@ def together() -> Iterator[None]:
     if error is not None and not isinstance(error, Mistake | RunFailed):
         raise error
     is_mistake = all(each.kind == "Mistake" for each in wrong)
-    if found.rank != min(each.rank for each in told if each.host == found.host):
+    if found.rank != min(each.rank for each in told if (each.host, each.node) == (found.host, found.node)):
         raise SystemExit(2 if is_mistake else 1)
     raise (Mistake if is_mistake else RunFailed)(_said(wrong)) from error
 

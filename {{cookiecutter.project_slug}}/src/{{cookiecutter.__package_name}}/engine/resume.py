@@ -237,20 +237,23 @@ def check_left_out(run: Run, config: dict[str, Any], fresh: dict[str, Any], type
         Mistake: The command leaves out a flag that makes the run what it is.
     """
     measured = MEASURED if fresh.get("fast") else ()
+    began = _flags_that_began(run)
+    lacking = [flag for flag in began or [] if flag not in _pairs(as_kept(typed_now))]
     left_out, accepted = {}, {}
     for key, has, means in differences(config, fresh):
-        if not _is_silent(key, means) and key not in measured:
+        was_given = key in FOLLOW_THE_DATA and any(_sets(flag, [key]) for flag in lacking)
+        if key not in measured and (was_given or not _is_silent(key, means)):
             (accepted if _is_accepted(key) else left_out)[key] = has, means
     if not left_out:
         return {key: has for key, (has, _) in accepted.items()}
     parts = [key.removesuffix(".class_path") for key in left_out]  # a class is named with all of its arguments
-    typed = _flags_that_began(run)
-    flags = [part for flag in _to_add(typed, parts, typed_now) for part in flag]
-    changed = {key: both for key, both in left_out.items() if not any(_sets(flag, [key]) for flag in typed)}
-    if not typed:  # the run is of an earlier version of the project
+    if began is None:
         given = ((key, value) for key, value in flat(config) if value is not None or key in left_out)
         flags = as_flags({key: value for key, value in given if _is_of(key, parts)})
         changed = {}
+    else:
+        flags = [part for flag in _needed(lacking, parts) for part in flag]
+        changed = {key: both for key, both in left_out.items() if not any(_sets(flag, [key]) for flag in began)}
     said = []
     if flags:
         said.append(f"this command leaves out flags of {run}; add {shlex.join(flags)}")
@@ -270,9 +273,10 @@ def as_flags(settings: dict[str, Any]) -> list[str]:
     return [part for key in order for part in (as_typed(key), texts[key])]
 
 
-def _flags_that_began(run: Run) -> list[list[str]]:
-    """Return the flags that a run began with, each with its value if that stands apart."""
-    return [flag for work in launches_of(run)[:1] for flag in _pairs(work.command)]
+def _flags_that_began(run: Run) -> list[list[str]] | None:
+    """Return the flags that a run began with, each with its value if that stands apart; None of an earlier version."""
+    works = launches_of(run)
+    return _pairs(works[0].command) if works else None
 
 
 def _pairs(command: Sequence[str]) -> list[list[str]]:
@@ -285,13 +289,8 @@ def _pairs(command: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def _to_add(typed: list[list[str]], parts: list[str], typed_now: Sequence[str]) -> list[list[str]]:
-    """Return the flags of those that a run began with which make this command the same experiment.
-
-    With a config come all that came over it.
-    """
-    now = _pairs(as_kept(typed_now))
-    lacking = [flag for flag in typed if flag not in now]
+def _needed(lacking: list[list[str]], parts: list[str]) -> list[list[str]]:
+    """Return the flags that some settings follow from; with a config come all that came over it."""
     needed = [flag for flag in lacking if _sets(flag, parts)]
     return lacking if any(flag[0].startswith(("--config", "-c")) for flag in needed) else needed
 
