@@ -538,7 +538,7 @@ def restarted_among_others(arena: Arena) -> list[bool]:
             ended_run = arena.run(place, "fit", *BASE, f"--seed_everything={number}", **environment, **again)
             last = place / f"runs/run/version_{number}/checkpoints/last.ckpt"
             states.append((ended_run.code, training_state(last)))
-        wanted = [(0, arena.fit(arena.place(), f"--seed_everything={number}").state[0]) for number in (0, 1)]
+        wanted = [(0, arena.unbroken[0]), (0, arena.fit(arena.place(), "--seed_everything=1").state[0])]
         survived.append(states == wanted and len(list((place / "runs/run").iterdir())) == 2)
         more = arena.run(place, "fit", *BASE, "--seed_everything=0", **launches[0], **again)
         survived.append(more.code == 0 and "has ended" in more.output and "epoch" not in more.output)
@@ -572,10 +572,12 @@ def on_two_hosts(arena: Arena) -> list[bool]:
         return good and not any((places[0] / "runs").rglob("version_*"))
 
     survived = [said([arena.place(), arena.place()], "is not seen here")]
-    for lacking in (0, 1):
+    for lacking in arena.some([1, 0]):
         places = [arena.place(), arena.place()]
         (places[lacking] / "images").unlink()
         survived.append(said(places, "--data.root='images'"))
+    if arena.one_of_each:  # the project's own tests evaluate a run of two nodes
+        return survived
     place = arena.place()
     trained = hosts(arena.command, arena.project, [place, place], "fit", *nodes, timeout=600)
     survived.append([result.code for result in trained] == [0, 0])
