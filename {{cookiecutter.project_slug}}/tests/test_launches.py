@@ -255,7 +255,7 @@ def only_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "find", find)
 
 
-NETWORK = ("--model.network=SmallMLP", "--model.network.width=16", "--data.image_size=12", "--data.channels=3")
+NETWORK = ("--model.network=SmallMLP", "--data.image_size=12", "--data.channels=3")
 COMMANDS = [
     (),
     ("--model.optimizer", "SGD", "--model.optimizer.lr", "0.1", "--model.optimizer.weight_decay=0.2"),
