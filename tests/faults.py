@@ -106,6 +106,17 @@ SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
 }
 
 
+STOPPED = (
+    "accumulation of 2, validation twice an epoch, saves every 3 steps",
+    "plateau, early stopping, saves every 2 steps",
+    "two workers, SWA",
+    "several labels from a table, MixUp, sampling by the rarest label",
+    "numbers from a table, their logarithm, weights of samples, EMA",
+    "two ranks",
+    "two ranks with a worker each, weighted sampling, accumulation of 2, saves every 2 steps",
+)
+
+
 def draw(folder: Path) -> Path:
     """Draw 3 × 24 images, of which one class is rarer."""
     for label, name in enumerate(("blue", "green", "red")):
@@ -131,6 +142,8 @@ def tabulate(images: Path) -> None:
 def sabotage(fault: str) -> None:
     """Arm a fault in this process before its command starts: KIND N [VALUE], struck at the N-th hook of callbacks.
 
+    A number for KIND is a signal, and VALUE names the ranks that get it.
+
     ``brief`` in front of it makes the workers of loaders end with each epoch.
     """
     import lightning.pytorch.trainer.call as call
@@ -155,8 +168,8 @@ def sabotage(fault: str) -> None:
             Path(value).write_text(str(hooks))
         elif hooks == int(at) and kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif hooks == int(at) and kind == "interrupt":
-            os.kill(os.getpid(), signal.SIGINT)
+        elif hooks == int(at) and kind.isdecimal() and os.environ.get("RANK", "0") in value:
+            os.kill(os.getpid(), int(kind))
         elif hooks == int(at) and kind == "fill":
             fill(Path(value))
         real(*args, **kwargs)
@@ -502,11 +515,33 @@ def damaged_checkpoint(arena: Arena) -> list[bool]:
     return survived
 
 
-def interrupted(arena: Arena) -> list[bool]:
-    """Ctrl-C, then the same command again."""
+def stops(arena: Arena, setting: str, tries: int) -> list[bool]:
+    """Send a run SIGTERM, SIGINT or SIGHUP at random hooks, with several ranks one of them or all.
+
+    It saves and ends with 128 + the signal, or leaves nothing where nothing was trained; the same command with --resume
+    auto must end as the unbroken run did.
+    """
+    ranks, flags = SETTINGS[setting]
     place = arena.place()
-    stopped = arena.fit(place, fault="interrupt 100")
-    return [stopped.result.code != 0 and arena.fit(place, "--resume=auto").state == arena.unbroken]
+    whole = arena.fit(place, *flags, ranks=ranks, fault=f"count 0 {place}/hooks")
+    assert whole.result.code == 0, whole.result.output
+    hooks, survived = int((place / "hooks").read_text()), []
+    for _ in range(tries):
+        place, at = arena.place(), arena.random.randrange(1, hooks)
+        number = arena.random.choice((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        told = arena.random.choice(["0", "1", "01"]) if ranks > 1 else "0"
+        stopped = arena.fit(place, *flags, ranks=ranks, fault=f"{int(number)} {at} {told}")
+        where = f"{setting}: {number.name} to {told} at hook {at}: "
+        run = place / "runs/run/version_0"
+        is_saved = (run / "checkpoints/last.ckpt").is_file()
+        codes = {0: not (run / "unfinished.lock").exists(), 128 + number: is_saved or not (place / "runs").exists()}
+        ends_well = codes.get(stopped.result.code, False) and "Traceback" not in stopped.result.output
+        if not ends_well:
+            print(where, stopped.result.code, is_saved, stopped.result.output[-1500:])
+        resumed = arena.fit(place, *flags, "--resume=auto", ranks=ranks)
+        ends_well &= not list(place.rglob("*.unfinished"))
+        survived.append(ends_well and same(resumed.state, whole.state, where + resumed.result.output[-700:]))
+    return survived
 
 
 def restarted_by_a_scheduler(arena: Arena) -> list[bool]:
@@ -972,7 +1007,14 @@ ROWS = [
     Row("a kill with TensorBoard and wandb (offline)", "the same folder and run go on, no row twice", loggers),
     Row("`--resume auto` while the run is alive", "it is left alone", alive),
     Row("the newest checkpoint is damaged", "the one before is taken, which is said", damaged_checkpoint),
-    Row("Ctrl-C", "resumed as after a kill", interrupted),
+    *(
+        Row(
+            f"SIGTERM, SIGINT, SIGHUP at random hooks: {setting}",
+            "saved within a step, or nothing is left; 128 + the signal; resumed as after a kill",
+            lambda arena, setting=setting: stops(arena, setting, 1 if arena.one_of_each else 8),
+        )
+        for setting in STOPPED
+    ),
     Row("`max_time` ran out; SIGTERM", "`--resume auto` goes on; exit code 143", out_of_time),
     Row("a restart by torchrun or SLURM", "resumed without a flag", restarted_by_a_scheduler),
     Row("launches of one name, killed and started again", "each takes its own run", restarted_among_others),

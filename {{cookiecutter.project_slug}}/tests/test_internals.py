@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import signal
 from pathlib import Path
 
 import lightning
@@ -117,6 +118,47 @@ def test_a_validation_that_follows_a_batch_is_foreseen(shapes):
     trainer = Trainer(max_epochs=2, val_check_interval=4, num_sanity_val_steps=0, callbacks=[Watch()], **options)
     trainer.fit(Classifier(), ImageData(str(shapes), batch_size=8, num_workers=0))
     assert Watch.foreseen == Watch.validated == [4, 10]
+
+
+def test_lightning_handles_no_signal(shapes):
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    for alone in (False, True):
+        trainer = Trainer(max_steps=1, callbacks=[Watch()], **options)
+        if alone:
+            internals.leave_signals_alone(trainer)
+            assert trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor() is None
+        trainer.fit(Classifier(), ImageData(str(shapes), batch_size=8, num_workers=0))
+    assert seen[0] not in (signal.SIG_DFL, seen[1])
+    assert seen[1] == signal.getsignal(signal.SIGTERM)
+
+
+def test_a_run_that_was_saved_in_a_validation_begins_with_it(shapes, tmp_path):
+    class Saved(Callback):
+        validated = []
+
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.validated.append((trainer.global_step, batch_idx))
+            if self.validated == [(6, 0)]:
+                trainer.save_checkpoint(tmp_path / "a.ckpt")
+                raise InterruptedError
+
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+            internals.validation_is_due(checkpoint)
+
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    data = ImageData(str(shapes), batch_size=8, num_workers=0)
+    trainer = Trainer(max_epochs=2, num_sanity_val_steps=0, callbacks=[Saved()], **options)
+    with pytest.raises(InterruptedError):
+        trainer.fit(Classifier(), data)
+    trainer = Trainer(max_epochs=2, num_sanity_val_steps=0, callbacks=[Saved()], **options)
+    trainer.fit(Classifier(), data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert Saved.validated == [(6, 0), (6, 0), (6, 1), (12, 0), (12, 1)]
 
 
 def fused() -> tuple[nn.Parameter, torch.optim.Optimizer]:

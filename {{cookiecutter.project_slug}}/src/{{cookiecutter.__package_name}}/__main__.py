@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .engine import signals
+
 # What is heavy is imported in main, so that --help answers at once.
 
 HELP = """usage: python -m {package} COMMAND [FLAG ...]
@@ -44,8 +46,9 @@ def report(cli: Any) -> None:
         print(f"report:        {command}{needs}")
         return
     try:
+        signals.check()
         tool("report").main([str(cli.run)])
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
+    except (Exception, SystemExit, signals.Stopped) as error:
         reason = " ".join(f"{error!r}".split())[:200]
         print(f"report:        not written, {reason}; the run is whole, and this says more: {command}")
 
@@ -61,6 +64,7 @@ def run(args: list[str]) -> None:
         return
     cli = CLI(args)
     if args[0] == "fit":
+        signals.is_whole()
         report(cli)
 
 
@@ -71,10 +75,16 @@ def main(args: list[str] | None = None) -> int:
         listed = "".join(f"  {name:<10} {what}\n" for name, what in tools().items())
         print(HELP.format(package=__package__, tools=listed))
         return 0
-    from .engine.endings import exit_code, quiet
+    with signals.watched():
+        try:
+            from .engine.endings import exit_code, quiet
 
-    quiet()
-    return exit_code(lambda: run(given))
+            quiet()
+            return exit_code(lambda: run(given))
+        except BaseException as error:
+            if not signals.has_ended(error):
+                raise
+            return signals.exit_code(error)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from .signals import leave_to_the_main_process
+
 
 class Batch(NamedTuple):
     """What a data loader yields: the inputs, the targets, and the position of each sample in its split.
@@ -41,7 +43,8 @@ def collate(batch: Any) -> Any:
     return Batch(x, y, position, errors if any(errors) else (), weight)
 
 
-def one_thread(worker: int) -> None:
-    """Keep OpenCV's threads from fighting the loader's workers."""
+def set_up_worker(worker: int) -> None:
+    """Keep OpenCV's threads from fighting a loader's workers, and signals from ending one that is still needed."""
+    leave_to_the_main_process()
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)

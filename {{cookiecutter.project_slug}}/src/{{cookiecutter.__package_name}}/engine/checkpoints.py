@@ -39,8 +39,10 @@ class WholeFile(TorchCheckpointIO):
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
-        except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
+        except BaseException as error:
             unfinished.unlink(missing_ok=True)
+            if not isinstance(error, OSError | RuntimeError):  # torch wraps a full disk in a RuntimeError
+                raise
             raise RunFailed(
                 f"{path} could not be written ({str(error).splitlines()[0]}), so the run would go on unsaved and was "
                 f"stopped; {'the previous one is unharmed: ' if path.exists() else ''}make room and go on with "

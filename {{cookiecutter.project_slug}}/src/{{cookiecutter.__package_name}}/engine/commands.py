@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from . import PACKAGE, checkpoints, guard, loggers, resume, runs
+from . import PACKAGE, checkpoints, guard, loggers, resume, runs, signals
 from .configs import (
     CONFIGS,
     DEFAULTS,
@@ -31,7 +31,7 @@ from .configs import (
 )
 from .endings import is_refusal
 from .fast import Fast, NoProfiler
-from .internals import classes_start_afresh, is_compilers_failure
+from .internals import classes_start_afresh, is_compilers_failure, leave_signals_alone
 from .keepers import BestCheckpoint, LastCheckpoint
 from .launches import filled_in, launches_of, note_launch, this_launch
 from .loading import SplitData
@@ -39,6 +39,7 @@ from .metrics import MONITOR, direction
 from .mistakes import Mistake, not_compiled, said_by, shown
 from .parser import Maker, Parser, fail
 from .predictions import PredictionWriter
+from .preemption import StopOnSignal
 from .resume import Source
 from .runs import Run
 from .splits import Manifest
@@ -144,6 +145,9 @@ class Commands(LightningCLI):
                     args=args,
                     run=run,
                 )
+        except signals.Stopped as stop:
+            self._leave(stop)
+            raise
         except Exception as error:
             refusal = not_compiled(error) if is_compilers_failure(error) and self.model.hparams.compile else None
             self._leave(refusal or error)
@@ -196,12 +200,17 @@ class Commands(LightningCLI):
         known = LightningCLI.subcommands()
         return {self.command: known[self.command]} if self.command in known else known
 
-    def _leave(self, error: Exception) -> None:
-        """Leave nothing of a run that was refused before its first step, and of any other why it failed."""
+    def _leave(self, error: BaseException) -> None:
+        """Leave nothing of a run that was refused or stopped before its first step, and of any other why it failed."""
+        trainer, stopped = getattr(self, "trainer", None), isinstance(error, signals.Stopped)
+        if trainer is not None and signals.was_raised():  # the other ranks may wait for this one
+            getattr(trainer.strategy.launcher, "kill", lambda _: None)(signals.noted())
         if self.lock is None or self.run is None:
             return
-        trained = hasattr(self, "trainer") and self.trainer.global_step > 0
-        if trained or not is_refusal(error):
+        trained = trainer is not None and trainer.global_step > 0
+        if stopped and trained:
+            return
+        if trained or not (stopped or is_refusal(error)):
             runs.note_failure(self.run, error)
         elif self.source is None or self.run.folder != self.source.run.folder:
             runs.discard(self.run.folder)
@@ -473,11 +482,13 @@ class Commands(LightningCLI):
         if self.source is not None and self.source.step is not None:
             self.run = self.source.run
         else:
-            self.run = self._new_run(Path(config.run_root), config.name)
             self._trust_what_is_typed(config)
+        with signals.held_back():  # else a folder could be left that nobody knows of
+            self.run = self.run or self._new_run(Path(config.run_root), config.name)
+            if runs.is_rank_zero():
+                self.lock = resume.Lock(self.run)
+                note_launch(self.run, self.args)
         if runs.is_rank_zero():
-            self.lock = resume.Lock(self.run)
-            note_launch(self.run, self.args)
             self._say_who_shares(self.run, Path(config.run_root), config.name)
 
     def _check_left_out(self) -> None:
@@ -575,6 +586,8 @@ class Commands(LightningCLI):
             if self.own.fast and self.source is None:
                 extra.append(Fast(self.files.config))
             extra += [self.files, runs.Timing(self.run)]
+            if made.trainer.enable_checkpointing is not False:
+                extra.append(StopOnSignal())
         if self.subcommand in ("fit", "test") and self.run is not None:
             extra.append(loggers.TellLoggers(self.run))
         if self.subcommand in ("test", "predict") and self.run is not None:
@@ -589,6 +602,7 @@ class Commands(LightningCLI):
             if not is_refusal(error):
                 raise
             raise Mistake(f"{' '.join(str(error).split())} (a flag of --trainer)") from error
+        leave_signals_alone(trainer)
         if type(trainer.profiler) is PassThroughProfiler:
             trainer.profiler = NoProfiler()
         return trainer

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import signal
 import sys
 import traceback
 import warnings
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from .mistakes import Mistake, RunFailed, said_by, shown
 
@@ -27,6 +25,8 @@ NOISE = (  # what Lightning says that needs no answer here
     "litlogger",
     "loading a checkpoint outside the 'fit' stage",  # it holds the averaged weights
     "to estimate number of stepping batches",
+    "functional.all_gather is deprecated",  # Lightning's own
+    "ended before the epoch ended and your dataloader is not resumable",  # the sampler finds its place
     "The WeightAveraging state cannot be restored",  # the checkpoint has the averaged weights in place of the others
 )
 
@@ -46,7 +46,7 @@ def quiet() -> None:
 
 
 def exit_code(command: Callable[[], object]) -> int:
-    """Run a command; returns 0, 1 for a run that failed, 2 for a mistake in what was asked for, or 128 + a signal.
+    """Run a command; returns 0, 1 for a run that failed, or 2 for a mistake in what was asked for.
 
     Any other error is a fault in code and passes with its traceback: Python then ends with 1.
     """
@@ -54,11 +54,6 @@ def exit_code(command: Callable[[], object]) -> int:
         command()
     except RunFailed as error:
         return _said(error, 1)
-    except SIGTERMException:
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
     except torch.OutOfMemoryError as error:
         print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         return 1

@@ -121,9 +121,13 @@ def write(path: Path, content: str | bytes) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
     if path.is_dir() and not path.is_symlink():
         raise Mistake(f"{path} is a folder, so the file cannot be written; move it away.")
-    with made_anew(unfinished) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-    os.replace(unfinished, path)
+    try:
+        with made_anew(unfinished) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.replace(unfinished, path)
+    except BaseException:  # a signal, too
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def write_rows(path: Path, rows: Iterable[Sequence[Any]]) -> None:

@@ -94,6 +94,29 @@ def validates_after_this_batch(trainer: Trainer) -> bool:
     return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
+def leave_signals_alone(trainer: Trainer) -> None:
+    """Keep Lightning from handling signals (``_signal_connector``, ``_broadcast_sigterm_tensor``, lightning 2.6.6).
+
+    Its handlers save and broadcast from inside themselves, which hangs where a rank is somewhere else; and before each
+    batch of several ranks it asks the device whether one was told to end.
+    """
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = lambda: None
+    loop: Any = trainer.fit_loop.epoch_loop
+    loop._broadcast_sigterm_tensor = lambda: None
+
+
+def validation_is_due(checkpoint: dict[str, Any]) -> None:
+    """Have the run that goes on from a checkpoint begin with the validation in which it is saved.
+
+    Lightning does so where the progress says that a batch of it was begun and not ended (lightning 2.6.6).
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+    ended = progress["total"]["completed"]
+    progress["total"].update(ready=ended + 1, started=ended + 1, processed=ended, completed=ended)
+    progress["current"].update(ready=1, started=1, processed=0, completed=0)
+
+
 def allow_clipping(optimizer: Optimizer) -> None:
     """Let Lightning clip the gradients of a fused optimizer in mixed precision.
 

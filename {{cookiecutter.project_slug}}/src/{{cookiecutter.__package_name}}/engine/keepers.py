@@ -137,7 +137,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.saved_step = trainer.global_step
 
-    def _save(self, trainer: Trainer) -> None:
+    def save(self, trainer: Trainer) -> None:
+        """Save now."""
         if trainer.fast_dev_run:  # pyright: ignore
             return
         for logger in trainer.loggers:  # what is logged before a checkpoint is not logged again after a resume
@@ -150,14 +151,14 @@ class LastCheckpoint(Checkpoint):
         if self.every_n_train_steps and step % self.every_n_train_steps == 0 and step != self.saved_step:
             self.due = True
             if not validates_after_this_batch(trainer):
-                self._save(trainer)
+                self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.due:
-            self._save(trainer)
+            self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._save(trainer)
+        self.save(trainer)
 
 
 class EMAWeightAveraging(lightning_callbacks.EMAWeightAveraging):
@@ -204,6 +205,9 @@ class SWA(WeightAveraging):
         super().__init__(use_buffers=True, avg_fn=self._mean)
         self.start_epoch = start_epoch
         self.epoch, self.epoch_ended = 0, False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.epoch = trainer.current_epoch  # a run that goes on within an epoch does not start it
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epoch = trainer.current_epoch

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .batches import Batch as Batch
-from .batches import collate, one_thread
+from .batches import collate, set_up_worker
 from .mistakes import Mistake, require
 from .ranks import are_connected, together
 from .sampling import EpochSampler, TrainLoader, run_seed
@@ -360,7 +360,9 @@ class SplitData(LightningDataModule):
             )
         weights = self.draw_weights if training else None
         sampler = EpochSampler(dataset, self.batch_size if training else None, run_seed(), weights, ranks, rank)
-        options: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": one_thread} if self.num_workers else {}
+        options: dict[str, Any] = (
+            {"persistent_workers": True, "worker_init_fn": set_up_worker} if self.num_workers else {}
+        )
         if training and trainer is not None:
             progress = trainer.fit_loop.epoch_loop.batch_progress
             options["position"] = lambda: (trainer.current_epoch, progress.current.ready)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import distributed
 
+from . import signals
 from .mistakes import Mistake, RunFailed
 
 NODES = ("GROUP_RANK", "SLURM_NODEID", "NODE_RANK")  # of torchrun, SLURM, Lightning
@@ -20,8 +21,8 @@ class Found(NamedTuple):
         rank: Its number.
         host: Where it runs.
         node: The host's number, which a name may share with another (in containers).
-        kind: What is wrong: Mistake, RunFailed, or the class of another error; nothing where all is well.
-        text: Its text.
+        kind: What is wrong: Mistake, RunFailed, Stopped, or the class of another error; nothing where all is well.
+        text: Its text; of Stopped the signal.
     """
 
     rank: int
@@ -45,34 +46,38 @@ def together() -> Iterator[None]:
     Raises:
         Mistake: In another rank there is one.
         RunFailed: Another rank failed otherwise.
+        Stopped: A signal asked another rank to end.
         SystemExit: Another rank of this host says it.
     """
-    error: Exception | None = None
+    error: BaseException | None = None
     try:
         yield
-    except Exception as raised:
+    except (Exception, signals.Stopped) as raised:
         error = raised
     if not are_connected():
         if error is not None:
             raise error
         return
     node = next((os.environ[name] for name in NODES if name in os.environ), "")
-    text = " ".join(str(error or "").split())
+    text = str(int(error.signal)) if isinstance(error, signals.Stopped) else " ".join(str(error or "").split())
     found = Found(distributed.get_rank(), socket.gethostname(), node, _kind(error), text)
     told: list[Found] = [found] * distributed.get_world_size()
-    distributed.all_gather_object(told, found)
+    with signals.held_back():
+        distributed.all_gather_object(told, found)
     wrong = [each for each in told if each.kind]
     if not wrong:
         return
     if error is not None and not isinstance(error, Mistake | RunFailed):
         raise error
+    if stopped := [each for each in wrong if each.kind == "Stopped"]:
+        raise signals.Stopped(int(stopped[0].text))
     is_mistake = all(each.kind == "Mistake" for each in wrong)
     if found.rank != min(each.rank for each in told if (each.host, each.node) == (found.host, found.node)):
         raise SystemExit(2 if is_mistake else 1)
     raise (Mistake if is_mistake else RunFailed)(_said(wrong)) from error
 
 
-def _kind(error: Exception | None) -> str:
+def _kind(error: BaseException | None) -> str:
     known = next((kind.__name__ for kind in (Mistake, RunFailed) if isinstance(error, kind)), "")
     return known or (type(error).__name__ if error else "")
 

@@ -264,6 +264,8 @@ class Task(LightningModule):
         elif kept is not None and self.global_rank == 0:
             self.sums = kept.sum(0).to(self.device)
         self.resumed = {}
+        if self.hparams.freeze:  # a run that goes on within an epoch does not start it
+            self._freeze()
 
     def on_train_epoch_start(self) -> None:
         if self.hparams.freeze:

@@ -19,7 +19,6 @@ import csv
 import hashlib
 import io
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from tqdm import tqdm
 
 from ..cli import CLI
-from ..engine import PACKAGE, resume, runs
+from ..engine import PACKAGE, resume, runs, signals
 from ..engine.configs import differences, flat, read_config
 from ..engine.files import read_text, reading, write, write_rows
 from ..engine.metrics import MEASURED_IN_LOSS
@@ -305,10 +304,10 @@ class CrossValidation:
         if self.devices == 1:
             with contextlib.redirect_stdout(io.StringIO()):
                 CLI([*args, "--callbacks.progress_bar=null"], callbacks=[progress(bar)])
+            signals.check()  # one that came when the run had ended
             return
         # Lightning starts the whole command again for every rank, so that it cannot be this one.
-        code = subprocess.run([sys.executable, "-m", PACKAGE, *args, "--report=false"], check=False).returncode
-        if code:
+        if code := signals.run([sys.executable, "-m", PACKAGE, *args, "--report=false"]):
             raise RunFailed(f"a run ended with exit code {code}, so it has no score; mend it and start again.")
 
     def predict(self, scored: list[Scored], new: str) -> None:

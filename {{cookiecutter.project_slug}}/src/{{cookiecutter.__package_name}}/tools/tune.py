@@ -14,7 +14,6 @@ import fcntl
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 import warnings
@@ -31,7 +30,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from ..cli import CLI
-from ..engine import PACKAGE, resume, runs
+from ..engine import PACKAGE, resume, runs, signals
 from ..engine.configs import differences, flat, read_config
 from ..engine.files import opened, write
 from ..engine.metrics import direction
@@ -233,17 +232,16 @@ class Search:
             try:
                 if self.base.trainer.world_size > 1:  # Lightning starts the command again for every device
                     command = [sys.executable, "-m", PACKAGE, *args, "--report=false"]
-                    if subprocess.run(command, stdout=output, stderr=output, check=False).returncode:
+                    if signals.run(command, stdout=output, stderr=output):
                         raise SystemExit(2)
                     best = Run(runs.latest(folder.parent, folder.name).folder).best_validation
                     watch.scores += [best.value] if best else []
                 else:
                     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
                         CLI(args, callbacks=[watch])
-            except KeyboardInterrupt as end:
-                raise SystemExit(130) from end  # the study leaves the trial alone, and revive finds it
+                    signals.check()  # one that came when the trial had ended
             except SystemExit as end:
-                if end.code != 2:  # Lightning's answer to Ctrl-C or SIGTERM
+                if end.code != 2:
                     raise
                 output.seek(0)
                 raise Mistake(last_error(output.read())) from end
@@ -578,10 +576,10 @@ def main(args: list[str]) -> None:
     print(f"{search.options.study}: {search.wanted} trials of {options.space} in {search.folder}")
     try:
         search.run()
-    except (SystemExit, KeyboardInterrupt) as end:
+    except (SystemExit, signals.Stopped):
         search.let_go(ended=False)
         search.revive()
         print("interrupted; the same command goes on")
-        raise SystemExit(getattr(end, "code", 130)) from end
+        raise
     finally:
         report(search)
