@@ -558,7 +558,7 @@ def restarted_by_a_scheduler(arena: Arena) -> list[bool]:
 def restarted_among_others(arena: Arena) -> list[bool]:
     """Launches that share a name are killed and started again, the first one first: each takes its own run."""
     survived = []
-    known: list[tuple[dict[str, str], dict[str, str]]] = [
+    known: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({"RUN_ID": ""}, {}),
         ({"TORCHELASTIC_RUN_ID": ""}, {"TORCHELASTIC_RESTART_COUNT": "1"}),
         ({"SLURM_JOB_ID": ""}, {"SLURM_RESTART_COUNT": "1"}),
@@ -566,7 +566,9 @@ def restarted_among_others(arena: Arena) -> list[bool]:
     ]
     for launch, again in arena.some(known):
         place, states = arena.place(), []
-        launches = [{name: value or str(number) for name, value in launch.items()} for number in (1, 2)]
+        launches: list[dict[str, Any]] = [
+            {name: value or str(number) for name, value in launch.items()} for number in (1, 2)
+        ]
         for number, environment in enumerate(launches):
             arena.fit(place, f"--seed_everything={number}", fault="kill 100", **environment)
         for number, environment in enumerate(launches):
