@@ -30,7 +30,7 @@ OF_TABLES = """
     engine/tables.py
 """.split()
 TESTS_OF_IMAGES = """
-    data folders guard internals labels mistakes model pixels reading resume run schedules scores speed stop
+    data folders guard internals labels launches mistakes model pixels reading resume run schedules scores speed stop
     targets techniques weights
 """.split()
 OF_OTHER_DATA = {

@@ -155,10 +155,10 @@ class ImageFiles(SplitData):
         self.inferred = "\n".join([table.remark, *table.samples.remarks])
         return table.samples
 
-    def setup(self, stage: str) -> None:
+    def read_splits(self, stage: str) -> None:
         if stage == "fit":  # later the run's config names the folder
             self.find_root()
-        super().setup(stage)
+        super().read_splits(stage)
 
     def find_root(self) -> None:
         """Take the folder of the images from the table of labels, where there is one."""
@@ -170,7 +170,7 @@ class ImageFiles(SplitData):
         """Make what turns a decoded image into the network's input, a square of this side."""
         raise NotImplementedError
 
-    def prepare_data(self) -> None:
+    def fetch(self) -> None:
         if self.built_in:
             write_built_in(self.built_in, self.root)
 
