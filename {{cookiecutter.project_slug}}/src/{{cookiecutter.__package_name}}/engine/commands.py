@@ -39,6 +39,7 @@ from .resume import Source
 from .runs import Run
 from .splits import Manifest
 from .steps import is_out_of_time
+from .workers import lost
 
 
 class Addressed(argparse.ArgumentParser):
@@ -139,7 +140,7 @@ class Commands(LightningCLI):
                     run=run,
                 )
         except Exception as error:
-            refusal = not_compiled(error) if is_compilers_failure(error) and self.model.hparams.compile else None
+            refusal = not_compiled(error) if is_compilers_failure(error) and self.model.hparams.compile else lost(error)
             self._leave(refusal or error)
             if refusal is None:
                 raise
@@ -456,9 +457,10 @@ class Commands(LightningCLI):
         except (TypeError, ValueError) as error:
             if maker.raised is None or not said_by(error, "jsonargparse"):
                 raise
-        if maker.kind.__module__.startswith("lightning.pytorch.loggers.") and not isinstance(maker.raised, Mistake):
+        called = getattr(maker.kind, "called", None)
+        if called and not isinstance(maker.raised, Mistake):
             reason = " ".join(str(maker.raised).split())
-            raise Mistake(f"--trainer.logger={maker.kind.__name__} cannot be made: {reason}") from maker.raised
+            raise Mistake(f"--trainer.logger={called} cannot be made: {reason}") from maker.raised
         raise maker.raised
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

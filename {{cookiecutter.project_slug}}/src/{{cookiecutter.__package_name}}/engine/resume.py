@@ -1,6 +1,5 @@
 """``fit --resume auto``: which run goes on, from which checkpoint, and which changes it accepts."""
 
-import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from . import checkpoints
 from .configs import as_typed, differences, read_config
-from .files import opened, reading
+from .files import locked, opened, reading
 from .mistakes import Mistake
 from .runs import Run, is_rank_zero, runs_of
 
@@ -188,12 +187,8 @@ class Lock:
     def __init__(self, run: Run) -> None:
         self.path = run.lock
         self.file = opened(self.path, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released with the process, not inherited by workers
-        except OSError as error:
-            raise Mistake(
-                f"another process works on {run}, so its files would be mixed up; wait for it or stop it."
-            ) from error
+        if locked(self.file, self.path) is False:
+            raise Mistake(f"another process works on {run}, so its files would be mixed up; wait for it or stop it.")
         self.held.add(self.path.resolve())
         os.truncate(self.file, 0)
         os.write(self.file, _launch().encode())
@@ -213,9 +208,7 @@ class Lock:
         if run.lock.resolve() in cls.held:
             return True
         with os.fdopen(opened(run.lock, os.O_RDWR), "r+", encoding="utf-8") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if locked(file.fileno(), run.lock) is False:
                 return is_rank_zero() or file.read() != _launch()  # rank zero of this launch may be ahead
             return False
 
