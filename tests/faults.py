@@ -231,11 +231,11 @@ def cut_short(pattern: str) -> None:
         os.truncate(path, 200)
 
 
-def full_for(name: str) -> None:
-    """Lead this process's open files of some name to a full disk."""
-    for link in Path("/proc/self/fd").iterdir():
-        if link.exists() and name in link.resolve().name:
-            os.dup2(os.open("/dev/full", os.O_WRONLY), int(link.name))
+def full_for(pattern: str) -> None:
+    """Lead files to a full disk."""
+    for path in Path().glob(pattern):
+        path.unlink()
+        path.symlink_to("/dev/full")
 
 
 def other_image(path: str) -> None:
@@ -966,7 +966,9 @@ def little_shared_memory(arena: Arena) -> list[bool]:
         survived.append(said in done.result.output and "--shm-size" in done.result.output)
         if not survived[-1]:
             print(done.result.output[-2000:])
-    filled = arena.fit(place, *flags, "--data.num_workers=2", fault="shm 20; fill 60 /dev/shm")
+    filled = arena.fit(
+        place, *flags, "--data.num_workers=2", "--trainer.max_epochs=9", fault="shm 20; fill 50 /dev/shm"
+    )
     return [*survived, stopped(filled.result, "no room in shared memory")]
 
 
@@ -1002,7 +1004,9 @@ def silent_servers(arena: Arena) -> list[bool]:
     with silent_server() as silent:
         for address in arena.some(["http://10.255.255.1", "http://no-such-host.invalid", silent]):
             own: dict[str, Any] = {"WANDB_API_KEY": 40 * "0", "HOME": str(arena.folder)}
-            proxied = {"WANDB_BASE_URL": address} if address == silent else {"http_proxy": silent, "https_proxy": silent}
+            proxied = (
+                {"WANDB_BASE_URL": address} if address == silent else {"http_proxy": silent, "https_proxy": silent}
+            )
             begun = time.monotonic()
             done = arena.fit(arena.place(), "--trainer.logger=WandbLogger", **own, **proxied)
             seconds = time.monotonic() - begun
@@ -1014,7 +1018,7 @@ def silent_servers(arena: Arena) -> list[bool]:
 
 def full_for_a_logger(arena: Arena) -> list[bool]:
     """The disk is full for TensorBoard alone."""
-    done = arena.fit(arena.place(), "--trainer.logger=TensorBoardLogger", fault="full 60 events.out")
+    done = arena.fit(arena.place(), "--trainer.logger=TensorBoardLogger", fault="full 60 runs/run/*/events.out*")
     said = "note: TensorBoardLogger failed and is left out" in done.result.output
     return [same(done.state, arena.unbroken, done.result.output), said]
 
@@ -1022,7 +1026,9 @@ def full_for_a_logger(arena: Arena) -> list[bool]:
 def outputs(arena: Arena) -> list[bool]:
     """Nobody reads what a run says, or it has no room."""
     survived = []
-    for what in arena.some(["stdout-full", "stderr-full", "stdout-closed", "stderr-closed", "stderr-unread", "stdout-unread"]):
+    for what in arena.some(
+        ["stdout-full", "stderr-full", "stdout-closed", "stderr-closed", "stderr-unread", "stdout-unread"]
+    ):
         done = arena.fit(arena.place(), fault=f"output {what}")
         survived.append(same(done.state, arena.unbroken, what + done.result.output))
     return survived

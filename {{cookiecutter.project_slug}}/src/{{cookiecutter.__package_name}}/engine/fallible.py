@@ -56,9 +56,10 @@ def _forgiving(call: Callable[..., Any]) -> Callable[..., Any]:
     return tried
 
 
-def _fallible(name: str, kind: type[Logger]) -> type[Logger]:
-    """Derive a logger that is left out where it fails."""
-    make: Any = getattr(kind, "experiment").fget  # noqa: B009  (a property, of Lightning's)
+def _fallible(kind: type[Logger]) -> type[Logger]:
+    """Let a class that derives from a library's logger be left out where it fails."""
+    base: Any = kind.__base__
+    make = base.experiment.fget
 
     def experiment(self: Any) -> Any:
         if self.has_failed:
@@ -69,17 +70,36 @@ def _fallible(name: str, kind: type[Logger]) -> type[Logger]:
             _leave_out(self, error)
         return Nothing()
 
-    calls = {name: _forgiving(getattr(kind, name)) for name in CALLS if hasattr(kind, name)}
-    about = {"__module__": __name__, "__doc__": kind.__doc__, "called": kind.__name__, "has_failed": False}
-    about["experiment"] = property(experiment)
-    return type(name, (kind,), about | calls)
+    calls = {name: _forgiving(getattr(base, name)) for name in CALLS if hasattr(base, name)}
+    about = {"called": base.__name__, "has_failed": False, "experiment": property(experiment)}
+    for name, value in (about | calls).items():
+        setattr(kind, name, value)
+    return kind
 
 
 # Of other names than Lightning's, which are what a user types.
-TensorBoard = _fallible("TensorBoard", TensorBoardLogger)
-Wandb = _fallible("Wandb", WandbLogger)
-MLFlow = _fallible("MLFlow", MLFlowLogger)
-Comet = _fallible("Comet", CometLogger)
+
+
+@_fallible
+class TensorBoard(TensorBoardLogger):
+    """Lightning's TensorBoardLogger."""
+
+
+@_fallible
+class Wandb(WandbLogger):
+    """Lightning's WandbLogger."""
+
+
+@_fallible
+class MLFlow(MLFlowLogger):
+    """Lightning's MLFlowLogger."""
+
+
+@_fallible
+class Comet(CometLogger):
+    """Lightning's CometLogger."""
+
+
 FALLIBLE = {TensorBoardLogger: TensorBoard, WandbLogger: Wandb, MLFlowLogger: MLFlow, CometLogger: Comet}
 
 

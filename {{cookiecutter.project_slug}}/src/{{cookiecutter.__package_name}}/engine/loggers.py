@@ -178,6 +178,8 @@ def _spec(spec: dict[str, Any], kind: Any, run: Run, name: str, step: int | None
         elif takes_others:
             others[option] = value
     made = FALLIBLE.get(kind)
+    if made and takes_others:  # which jsonargparse no longer finds, where the base class hands them on
+        others |= {option: named.pop(option) for option in list(named) if option not in takes}
     path = f"{made.__module__}.{made.__name__}" if made else spec["class_path"]
     return [{"class_path": path, "init_args": named, "dict_kwargs": others}]
 

@@ -1,8 +1,11 @@
 """The processes that load batches: how many there is room for, and what is said where one is lost."""
 
+import contextlib
 import os
 import re
+import resource
 import signal
+import traceback
 from typing import Any
 
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -15,6 +18,7 @@ SHARED = "/dev/shm"  # where torch lays what a worker hands over
 AHEAD = 2  # batches that torch lets each worker load ahead
 IN_HAND = 2  # batches of a loader that are in use
 PAGE = 4096
+FILES = 24  # that a worker needs at most in the main process: four, and four for each tensor that is on its way
 said: set[str] = set()
 
 
@@ -33,6 +37,14 @@ def affordable(workers: int, batch_bytes: int, ranks: int) -> int:
         batch_bytes: What a batch takes, or one of each loader that works at the same time.
         ranks: Processes on this machine that each have as many.
     """
+    files = _files_to_open(workers * FILES)
+    if workers * FILES > files:
+        fewer = files // FILES
+        _say_once(
+            f"note: this process may open {files} more files and {workers} worker{'s' * (workers > 1)} would need "
+            f"{workers * FILES}, so {_that_load(fewer)}; ulimit -n {1024 + workers * FILES} gives more"
+        )
+        workers = fewer
     try:
         found = os.statvfs(SHARED)
     except OSError:  # not Linux
@@ -43,10 +55,27 @@ def affordable(workers: int, batch_bytes: int, ranks: int) -> int:
         needed = batch * (workers * AHEAD + IN_HAND)
         _say_once(
             f"note: {SHARED} has {free / 1e6:.0f} MB free and {workers} worker{'s' * (workers > 1)} would need "
-            f"{needed / 1e6:.0f} MB for batches, so {fitting or 'none'} load{'s' * (fitting < 2)} them, which changes "
-            f"the speed alone; docker run --shm-size {-(-2 * needed // 10**9)}g gives more"
+            f"{needed / 1e6:.0f} MB for batches, so {_that_load(fitting)}; "
+            f"docker run --shm-size {-(-2 * needed // 10**9)}g gives more"
         )
     return fitting
+
+
+def _that_load(workers: int) -> str:
+    return f"{workers or 'none'} load{'s' * (workers < 2)} them, which changes the speed alone"
+
+
+def _files_to_open(needed: int) -> int:
+    """Return how many files this process may still open; raises its limit where that is too low and may be raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = 2**20
+    soft, hard = (unlimited if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
+    taken = len(os.listdir("/dev/fd")) + 16  # those, and some for what else a step opens
+    if taken + needed > soft:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, taken + needed), hard))
+            soft = min(hard, taken + needed)
+    return max(0, soft - taken)
 
 
 def _say_once(text: str) -> None:
@@ -55,13 +84,21 @@ def _say_once(text: str) -> None:
         said.add(text)
 
 
+def _is_of_a_worker(error: BaseException) -> bool:
+    """Tell whether torch says that a worker ended, or met its end while it took a batch from it."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker (pid")
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, OSError | EOFError) and any(frame.name == "_try_get_data" for frame in frames)
+
+
 def lost(error: BaseException) -> RunFailed | None:
     """Word that a worker ended by itself; None for any other error."""
-    found = re.match(r"DataLoader worker \(pid\S* [\d, ]+\) (.*)", str(error), re.DOTALL)
-    if found is None or not isinstance(error, RuntimeError):
+    if not _is_of_a_worker(error):
         return None
-    by_signal = re.match(r"is killed by signal: ([^.]+)", found[1])
-    by_code = re.search(r"exit code (\d+)", found[1])
+    text = f"{error.__cause__} {error}"  # the first knows the signal
+    by_signal = re.search(r"is killed by signal: ([^.]+)", text)
+    by_code = re.search(r"exit code (\d+)", text)
     reason, remedy = "ended unexpectedly", "with --data.num_workers 0 its own words are seen"
     if by_signal and by_signal[1] == signal.strsignal(signal.SIGKILL):
         reason = "was killed, most often because the machine's memory ran out"
