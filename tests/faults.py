@@ -977,7 +977,7 @@ def lost_workers(arena: Arena) -> list[bool]:
     survived = []
     for at in arena.some([60, 100, 20]):
         done = arena.fit(arena.place(), "--data.num_workers=2", fault=f"orphan {at}")
-        survived.append(stopped(done.result, "was killed, most often because"))
+        survived.append(stopped(done.result, "was lost, most often because"))
     return survived
 
 

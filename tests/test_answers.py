@@ -20,9 +20,9 @@ YOURS = """
     __init__ __main__ augment callbacks cli combinations data losses metrics model networks optim
 """.split()
 ENGINE = """
-    __init__ batches cells checkpoints commands configs delimited endings factories fast faults files guard internals
-    keepers loading loggers metrics mistakes optimizers parser per_sample predictions resume rules runs sampling schema
-    scores splits stages steps submission targets task watching weights
+    __init__ batches cells checkpoints commands configs delimited endings factories fallible fast faults files guard
+    internals keepers loading loggers metrics mistakes optimizers output parser per_sample predictions resume rules runs
+    sampling schema scores splits stages steps submission targets task watching weights workers
 """.split()
 ENGINE_OF = {
     "images": """
@@ -32,7 +32,7 @@ ENGINE_OF = {
         arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling summaries table_files tables
     """.split(),
 }
-TEST_FILES = "conftest sandbox suites test_loggers test_losses".split()
+TEST_FILES = "conftest sandbox suites test_loggers test_losses test_shortages".split()
 TEST_FILES_OF = {
     "images": """
         test_data test_folders test_guard test_internals test_labels test_mistakes test_model test_pixels test_reading

@@ -39,7 +39,7 @@ from .resume import Source
 from .runs import Run
 from .splits import Manifest
 from .steps import is_out_of_time
-from .workers import lost
+from .workers import shortage
 
 
 class Addressed(argparse.ArgumentParser):
@@ -140,7 +140,9 @@ class Commands(LightningCLI):
                     run=run,
                 )
         except Exception as error:
-            refusal = not_compiled(error) if is_compilers_failure(error) and self.model.hparams.compile else lost(error)
+            refusal = (
+                not_compiled(error) if is_compilers_failure(error) and self.model.hparams.compile else shortage(error)
+            )
             self._leave(refusal or error)
             if refusal is None:
                 raise

@@ -1,6 +1,7 @@
-"""The processes that load batches: how many there is room for, and what is said where one is lost."""
+"""What a machine has too little of: room for the processes that load batches, memory, files, disk."""
 
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -99,15 +100,38 @@ def lost(error: BaseException) -> RunFailed | None:
     text = f"{error.__cause__} {error}"  # the first knows the signal
     by_signal = re.search(r"is killed by signal: ([^.]+)", text)
     by_code = re.search(r"exit code (\d+)", text)
-    reason, remedy = "ended unexpectedly", "with --data.num_workers 0 its own words are seen"
-    if by_signal and by_signal[1] == signal.strsignal(signal.SIGKILL):
-        reason = "was killed, most often because the machine's memory ran out"
-        remedy = "lower --data.num_workers or --data.batch_size, or give the machine more memory"
-    elif by_signal:
+    reason = "was lost, most often because the machine's memory ran out"
+    remedy = "lower --data.num_workers or --data.batch_size; with --data.num_workers 0 its own words are seen"
+    if by_signal and by_signal[1] != signal.strsignal(signal.SIGKILL):
         reason = f"was ended by a signal ({by_signal[1]})"
     elif by_code and int(by_code[1]) > 1:
         reason, remedy = f"could not hand over a batch ({os.strerror(int(by_code[1]))})", ROOM
     return RunFailed(f"a process that loads batches {reason}, so the run was stopped; {remedy}.")
 
 
+def shortage(error: BaseException) -> RunFailed | None:
+    """Word that the machine lacks something; None for an error of any other kind."""
+    if failed := lost(error):
+        return failed
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)):
+        return RunFailed(
+            f"the machine's memory does not hold what was asked for ({' '.join(str(error).split())[:200]}), so the run "
+            "was stopped; lower --data.batch_size or --data.num_workers, or give the machine more memory."
+        )
+    if isinstance(error, OSError) and error.errno in SCARCE:
+        place = f": {error.filename}" if error.filename else ""
+        return RunFailed(f"{error.strerror}{place}, so the run was stopped; {SCARCE[error.errno]}.")
+    return None
+
+
+MAKE_ROOM = "make room, and start it again"
+SCARCE = {
+    errno.EMFILE: "allow more open files (ulimit -n 4096)",
+    errno.ENFILE: "allow the machine more open files, or end other programs",
+    errno.ENOSPC: MAKE_ROOM,
+    errno.EDQUOT: MAKE_ROOM,
+    errno.EIO: "look after the disk, and start it again",
+    errno.ESTALE: "see that the network's file system is there, and start it again",
+    errno.EROFS: "give a folder that can be written",
+}
 ROOM = "lower --data.num_workers, or give more room (docker run --shm-size, ulimit -n)"
