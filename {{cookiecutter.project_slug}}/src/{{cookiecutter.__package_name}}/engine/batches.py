@@ -69,7 +69,7 @@ def one_thread(worker: int) -> None:
     """Keep OpenCV's threads from fighting the loader's workers."""
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)
-    if "lightning" in sys.modules:  # forked: to import it would take ten seconds
+    if get_worker_info() and "lightning" in sys.modules:  # forked: to import it would take ten seconds
         from .internals import end_where_handing_over_fails
 
         end_where_handing_over_fails()

@@ -109,7 +109,12 @@ class Cache:
         """Return some of the images, in the order of ``paths``; None unless the cache holds them all."""
         known = np.array(self.paths, dtype=object)
         rows = np.searchsorted(known, np.array(paths, dtype=object)).clip(max=len(known) - 1)
-        return Pixels(self.file, rows) if (known[rows] == paths).all() else None
+        if not (known[rows] == paths).all():
+            return None
+        try:
+            return Pixels(self.file, rows)
+        except (OSError, ValueError):  # removed since: they are decoded again
+            return None
 
     def is_whole(self) -> bool:
         """Tell whether the file is there, as it was written."""
