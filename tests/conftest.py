@@ -239,7 +239,7 @@ class Command:
 
 def hosts(command: Command, project: Path, folders: Sequence[Path], *args: object, timeout: float) -> list[Result]:
     """Run a command on hosts of one rank each, as torchrun would, each in a folder of its own."""
-    port, started = _free_port(), []
+    port, started = free_port(), []
     for rank, folder in enumerate(folders):
         node = {"GROUP_RANK": str(rank), "GROUP_WORLD_SIZE": str(len(folders)), "LOCAL_RANK": "0"}
         environment = _torchruns_environment(rank, len(folders), port) | node | {"LOCAL_WORLD_SIZE": "1"}

@@ -8,6 +8,9 @@ only if every promise holds.
 """
 
 import argparse
+import ctypes
+import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -16,8 +19,10 @@ import os
 import pickle
 import random
 import re
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -146,7 +151,8 @@ def sabotage(fault: str) -> None:
 
     A number for KIND is a signal, and VALUE names the ranks that get it.
 
-    ``brief`` in front of it makes the workers of loaders end with each epoch.
+    ``brief`` in front of it makes the workers of loaders end with each epoch; what is wrong from the start on stands
+    before a semicolon.
     """
     import lightning.pytorch.trainer.call as call
 
@@ -160,7 +166,13 @@ def sabotage(fault: str) -> None:
         if not fault:
             return
 
-    kind, at, value = [*fault.split(" "), ""][:3]
+    if "; " in fault:
+        first, fault = fault.split("; ")
+        sabotage(first)
+    kind, at, value = [*fault.split(" "), "", ""][:3]
+    if kind in GROUND:
+        GROUND[kind](at)
+        return
     hooks, real = 0, call._call_callback_hooks
 
     def struck(*args: Any, **kwargs: Any) -> None:
@@ -174,6 +186,8 @@ def sabotage(fault: str) -> None:
             os.kill(os.getpid(), int(kind))
         elif hooks == int(at) and kind == "fill":
             fill(Path(value))
+        elif hooks == int(at) and kind in STRIKES:
+            STRIKES[kind](value)
         real(*args, **kwargs)
 
     call._call_callback_hooks = struck
@@ -187,6 +201,73 @@ def sabotage(fault: str) -> None:
             return result * float("nan") if steps == int(at) and torch.is_grad_enabled() else result
 
         torch.nn.functional.cross_entropy = broken
+
+
+def small_shared_memory(megabytes: str) -> None:
+    """Give this process a /dev/shm of its own."""
+    if ctypes.CDLL(None, use_errno=True).unshare(0x20000):  # CLONE_NEWNS
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "faults", "/dev/shm"], check=True)
+
+
+def no_locks(_: str) -> None:
+    """Let this process meet a file system without locks."""
+
+    def lockf(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    fcntl.lockf = lockf
+
+
+def few_files(number: str) -> None:
+    """Let this process open few files."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (int(number), int(number)))
+
+
+def lost_output(what: str) -> None:
+    """Close an output of this process, or lead it to a full disk or to a pipe that nobody reads."""
+    name, _, how = what.partition("-")
+    number = {"stdout": 1, "stderr": 2}[name]
+    if how == "closed":
+        os.close(number)
+        setattr(sys, name, None)
+        return
+    other = os.open("/dev/full", os.O_WRONLY)
+    if how == "unread":
+        read, other = os.pipe()
+        os.close(read)
+    os.dup2(other, number)
+
+
+def cut_short(pattern: str) -> None:
+    """Cut files short."""
+    for path in Path().glob(pattern):
+        os.truncate(path, 200)
+
+
+def full_for(pattern: str) -> None:
+    """Lead files to a full disk."""
+    for path in Path().glob(pattern):
+        path.unlink()
+        path.symlink_to("/dev/full")
+
+
+def other_image(path: str) -> None:
+    """Put another image in the place of one, as a copy program does."""
+    Image.new("RGB", (12, 12)).save(f"{path}.new.png")
+    os.replace(f"{path}.new.png", path)
+
+
+# What is wrong from the start of a command on, and what strikes at a hook.
+GROUND = {"shm": small_shared_memory, "unlocked": no_locks, "files": few_files, "output": lost_output}
+STRIKES: dict[str, Callable[[str], object]] = {
+    "cut": cut_short,
+    "remove": lambda pattern: [path.unlink() for path in Path().glob(pattern)],
+    "full": full_for,
+    "replace": other_image,
+    "orphan": lambda _: multiprocessing.active_children()[-1].kill(),
+}
 
 
 def fill(folder: Path) -> None:
@@ -1083,6 +1164,142 @@ def out_of_time(arena: Arena) -> list[bool]:
     return [went_on and first.run == second.run, ended == 128 + signal.SIGTERM and lock.exists()]
 
 
+def stopped(done: Result, words: str, code: int = 1) -> bool:
+    """Tell whether a run ended in one line that holds some words."""
+    good = done.code == code and len(done.errors) == 1 and words in done.errors[0] and "Traceback" not in done.output
+    if not good:
+        print(words, done.code, done.output[-3000:])
+    return good
+
+
+def without_locks(arena: Arena) -> list[bool]:
+    """The file system has no locks: a run, its cache, and going on after a kill."""
+    place = arena.place()
+    killed = arena.fit(place, fault="kill 100")
+    assert killed.result.code
+    shutil.rmtree(place / "data")
+    resumed = arena.fit(place, "--resume=auto", fault="unlocked")
+    notes = resumed.result.output.count("note: there are no locks")
+    return [same(resumed.state, arena.unbroken, resumed.result.output), notes == 2]
+
+
+def large_images(place: Path) -> None:
+    """Draw images whose batches do not go unnoticed."""
+    for number in range(60):
+        pixels = np.random.default_rng(number).integers(0, 255, (160, 160, 3), dtype=np.uint8)
+        path = place / "large" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def little_shared_memory(arena: Arena) -> list[bool]:
+    """/dev/shm holds fewer batches than the workers load ahead, or is filled by others; no run hangs."""
+    place = arena.place()
+    large_images(place)
+    flags = ("--data.root=large", "--data.image_size=160", "--trainer.max_epochs=2", "--name=run")
+    wanted, survived = arena.fit(place, *flags), []
+    assert wanted.result.code == 0, wanted.result.output
+    for megabytes, said in arena.some([("1", "so none load"), ("9", "so 2 load")]):
+        done = arena.fit(place, *flags, "--data.num_workers=4", fault=f"shm {megabytes}")
+        survived.append(same(done.state, wanted.state, done.result.output))
+        survived.append(said in done.result.output and "--shm-size" in done.result.output)
+        if not survived[-1]:
+            print(done.result.output[-2000:])
+    filled = arena.fit(
+        place, *flags, "--data.num_workers=2", "--trainer.max_epochs=9", fault="shm 20; fill 50 /dev/shm"
+    )
+    return [*survived, stopped(filled.result, "no room in shared memory")]
+
+
+def lost_workers(arena: Arena) -> list[bool]:
+    """A loader's worker is killed, as by a machine without memory."""
+    survived = []
+    for at in arena.some([60, 100, 20]):
+        done = arena.fit(arena.place(), "--data.num_workers=2", fault=f"orphan {at}")
+        survived.append(stopped(done.result, "was lost, most often because"))
+    return survived
+
+
+def damaged_cache(arena: Arena) -> list[bool]:
+    """The cache is cut short or removed while a run reads it."""
+    survived = []
+    for workers in arena.some([2, 0]):
+        done = arena.fit(arena.place(), f"--data.num_workers={workers}", fault="cut 60 data/cache/*.npy")
+        survived.append(stopped(done.result, "cut short"))
+    removed = arena.fit(arena.place(), fault="remove 60 data/cache/*.npy")
+    return [*survived, same(removed.state, arena.unbroken, removed.result.output)]
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """Open a port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def silent_servers(arena: Arena) -> list[bool]:
+    """The server of a logger does not answer: the run goes on without, soon."""
+    survived = []
+    with silent_server() as silent:
+        for address in arena.some(["http://10.255.255.1", "http://no-such-host.invalid", silent]):
+            own: dict[str, Any] = {"WANDB_API_KEY": 40 * "0", "HOME": str(arena.folder)}
+            proxied = (
+                {"WANDB_BASE_URL": address} if address == silent else {"http_proxy": silent, "https_proxy": silent}
+            )
+            begun = time.monotonic()
+            done = arena.fit(arena.place(), "--trainer.logger=WandbLogger", **own, **proxied)
+            seconds = time.monotonic() - begun
+            print(address, f"{seconds:.1f} s")
+            survived.append(same(done.state, arena.unbroken, done.result.output))
+            survived.append("does not answer" in done.result.output and any((done.run / "wandb").glob("offline-run-*")))
+    return survived
+
+
+def full_for_a_logger(arena: Arena) -> list[bool]:
+    """The disk is full for TensorBoard alone."""
+    done = arena.fit(arena.place(), "--trainer.logger=TensorBoardLogger", fault="full 60 runs/run/*/events.out*")
+    said = "note: TensorBoardLogger failed and is left out" in done.result.output
+    return [same(done.state, arena.unbroken, done.result.output), said]
+
+
+def outputs(arena: Arena) -> list[bool]:
+    """Nobody reads what a run says, or it has no room."""
+    survived = []
+    for what in arena.some(
+        ["stdout-full", "stderr-full", "stdout-closed", "stderr-closed", "stderr-unread", "stdout-unread"]
+    ):
+        done = arena.fit(arena.place(), fault=f"output {what}")
+        survived.append(same(done.state, arena.unbroken, what + done.result.output))
+    return survived
+
+
+def few_open_files(arena: Arena) -> list[bool]:
+    """A process may open 64 files."""
+    survived = []
+    for workers in arena.some([0, 8, 3]):
+        done = arena.fit(arena.place(), f"--data.num_workers={workers}", fault="files 64")
+        survived.append(same(done.state, arena.unbroken, done.result.output))
+    return survived
+
+
+def replaced_images(arena: Arena) -> list[bool]:
+    """An image is replaced while a run reads it: it stops, and with the old one in its place it goes on."""
+    place = arena.place()
+    (place / "images").unlink()
+    draw(place / "images")
+    image = place / "images/red/00.png"
+    before, times = image.read_bytes(), (image.stat().st_atime, image.stat().st_mtime)
+    done = arena.fit(place, "--data.cache_gb=0", fault=f"replace 100 {image}")
+    last = place / "runs/run/version_0/checkpoints/last.ckpt"
+    survived = [stopped(done.result, "1 of 64 images were replaced"), _readable(last)]
+    other = arena.fit(place, "--data.cache_gb=0", "--resume=auto")
+    survived.append(stopped(other.result, "began with", code=2))
+    image.write_bytes(before)
+    os.utime(image, times)
+    resumed = arena.fit(place, "--data.cache_gb=0", "--resume=auto")
+    return [*survived, same(resumed.state, arena.unbroken, resumed.result.output)]
+
+
 @dataclass
 class Row:
     """A line of the scorecard."""
@@ -1184,6 +1401,23 @@ ROWS = [
         changed_on_resume,
     ),
     Row("images or classes changed on resume", "refused", changed_data),
+    Row("a file system without locks", "the run goes on, which is said", without_locks),
+    Row(
+        "`/dev/shm` of 1 and 9 MB with 4 workers; filled by others during a run",
+        "fewer workers with a line and the same weights; one line, exit code 1, no hang",
+        little_shared_memory,
+    ),
+    Row("a loader's worker is killed", "one line, exit code 1, no hang", lost_workers),
+    Row("the cache is cut short or removed while it is read", "one line, exit code 1; nothing happens", damaged_cache),
+    Row("a logger's server does not answer", "one line, offline, the run goes on within 15 s", silent_servers),
+    Row("the disk is full for a logger", "one line, the run goes on without it", full_for_a_logger),
+    Row("stdout or stderr closed, full or unread", "the run goes on to its end", outputs),
+    Row("64 open files (`ulimit -n 64`)", "fewer workers with a line and the same weights", few_open_files),
+    Row(
+        "images replaced during a run",
+        "one line at the epoch's end, exit code 1, the checkpoint before is kept",
+        replaced_images,
+    ),
     Row("hostile checkpoints, for every command", "refused in one line, nothing is run", hostile_checkpoints),
     Row("hostile configs of runs, by hand", "refused in one line, nothing is run or imported", hostile_configs),
     Row("a run's files, damaged in any way", "read as far as they say something, or refused in one line", damaged_runs),

@@ -1,6 +1,8 @@
 """The data's promises: those of every data module (suites.py), and what is said here of splits, images and draws."""
 
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -57,7 +59,7 @@ def test_a_data_set_is_handed_to_workers_without_its_pixels(name, shapes, monkey
     monkeypatch.setitem(PIPELINES, "own", own)
     data = ready(shapes, augment=name)
     again = pickle.loads(pickle.dumps(data.train))
-    assert len(pickle.dumps(data.train)) < 100 * len(data.train) < data.train.decoded.images.nbytes
+    assert len(pickle.dumps(data.train)) < 100 * len(data.train) < len(data.train) * data.train.decoded.size
     assert all(map(torch.equal, again[3, 7][:3], data.train[3, 7][:3]))
     assert all(map(torch.equal, again.__getitems__([1, 2])[:3], data.train.__getitems__([1, 2])[:3]))
 
@@ -72,6 +74,22 @@ def test_what_else_workers_are_handed_can_be(shapes):
         start(0)
         expected = loader.dataset.__getitems__([0, 1])[:3]
         assert all(map(torch.equal, collate(dataset.__getitems__([0, 1]))[:3], expected))
+
+
+@pytest.mark.parametrize("change", ["another size", "another time", "removed"])
+def test_images_that_are_replaced_during_training_are_named(change, shapes, tmp_path):
+    root = shutil.copytree(shapes, tmp_path / "copied")
+    kept, data = ready(root), ready(root, cache_gb=0)
+    assert data.changed() == ""
+    image = root / "left/003.png"
+    if change == "removed":
+        image.unlink()
+    elif change == "another time":
+        os.utime(image, (0, 0))
+    else:
+        image.write_bytes(image.read_bytes() + b"more")
+    assert data.changed() == f"1 of 72 images were replaced, changed or removed ({image})"
+    assert kept.changed() == ""  # it reads the cache
 
 
 def test_a_worker_imports_no_lightning():

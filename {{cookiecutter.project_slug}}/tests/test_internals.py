@@ -2,8 +2,10 @@
 
 import argparse
 import inspect
+import os
 import signal
 from datetime import timedelta
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 import lightning
@@ -29,6 +31,17 @@ def test_each_entry_is_looked_at_here():
     }
     assert entries
     assert [name for name in entries if f"internals.{name}(" not in Path(__file__).read_text()] == []
+
+
+def test_a_queue_asks_what_to_do_where_it_cannot_hand_over(monkeypatch):
+    name = "_on_queue_feeder_error"
+    monkeypatch.setattr(Queue, name, inspect.getattr_static(Queue, name))
+    internals.end_where_handing_over_fails()
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    Queue._on_queue_feeder_error(OSError(24, "Too many open files"), None)
+    Queue._on_queue_feeder_error(TypeError("cannot pickle"), None)
+    assert ended == [24, 1]
 
 
 def test_a_checkpoint_names_lightnings_instantiator_under_the_key_that_lightning_reads(monkeypatch):

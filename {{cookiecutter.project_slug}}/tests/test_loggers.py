@@ -1,6 +1,7 @@
 """A logger is told what the run settles and no more than it takes; keys and passwords stay out of a run's files."""
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from project_package.engine import loggers, runs
+from project_package.engine.fallible import FALLIBLE
 from project_package.engine.mistakes import Mistake
 from project_package.engine.runs import Run
 
@@ -54,10 +56,10 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def told(kind: type, run: Run, **given: Any) -> dict[str, Any]:
     """Return what a logger's constructor gets."""
-    path = f"{kind.__module__}.{kind.__qualname__}"
-    spec = {"class_path": path, "init_args": given}
+    spec = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": given}
     first, *others = loggers.specs([spec], run, "small/version_0", step=3)
-    assert first["class_path"] == path
+    made = FALLIBLE.get(kind, kind)
+    assert first["class_path"] == f"{made.__module__}.{made.__qualname__}"
     assert [other["class_path"].rpartition(".")[2] for other in others] == ["MetricsFile"]
     return first["init_args"] | first["dict_kwargs"]
 
@@ -85,7 +87,8 @@ def test_ones_own_logger_is_told_what_it_takes(run_here):
     assert told(Rooted, run_here) == {"root_dir": folder}
 
 
-def test_mlflow_goes_on_where_it_was(run_here):
+def test_mlflow_goes_on_where_it_was(run_here, monkeypatch):
+    monkeypatch.setattr(loggers, "why_no_answer", lambda _: "")
     first = told(lightning_loggers.MLFlowLogger, run_here)
     assert first["tracking_uri"] == f"sqlite:///{run_here.folder}/mlflow.db"
     assert (first["run_id"], first["run_name"]) == (None, "small/version_0")
@@ -95,6 +98,24 @@ def test_mlflow_goes_on_where_it_was(run_here):
     assert (server["run_name"], "artifact_location" in server) == ("mine", False)
     with pytest.raises(Mistake, match="MLFLOW_TRACKING_URI"):  # its own store never was
         told(lightning_loggers.MLFlowLogger, run_here)
+
+
+def test_a_server_that_does_not_answer_is_left_out_or_written_to_later(run_here, monkeypatch, capsys):
+    pytest.importorskip("wandb")
+    monkeypatch.setattr(loggers, "why_no_answer", lambda address: f"{address} is silent")
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "0")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    told(lightning_loggers.WandbLogger, run_here, project="mine")
+    assert os.environ["WANDB_MODE"] == "offline"
+    server = {
+        "class_path": "lightning.pytorch.loggers.MLFlowLogger",
+        "init_args": {"tracking_uri": "http://me:x@server"},
+    }
+    (only,) = loggers.specs([server], run_here, "small/version_0")
+    assert only["class_path"].endswith("MetricsFile")
+    wandb, mlflow = capsys.readouterr().out.splitlines()
+    assert wandb.startswith("wandb: api.wandb.ai does not answer (https://api.wandb.ai is silent), logging offline")
+    assert mlflow.startswith("mlflow: server does not answer")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What makes a run fast changes nothing else: the cache, fetching in batches, known hashes, ``--fast``."""
 
+import os
 import pickle
 import shutil
 import sys
@@ -22,6 +23,7 @@ from project_package.engine.decoding import decode
 from project_package.engine.fast import Setting, choose
 from project_package.engine.faults import NumericalFaults
 from project_package.engine.images import Decoding
+from project_package.engine.mistakes import RunFailed
 from project_package.engine.optimizers import make_optimizer
 from project_package.engine.sampling import EpochSampler
 from project_package.model import Classifier
@@ -49,12 +51,27 @@ def test_with_the_cache_or_without_images_are_the_same_bytes(shapes):
     assert len(files()) == 1
 
 
-def test_workers_and_other_processes_get_the_map_and_not_its_bytes(shapes):
+def test_workers_and_other_processes_open_the_file_and_get_none_of_its_bytes(shapes):
     train = ready(shapes).train
     sent = pickle.dumps(train.decoded)
-    assert len(sent) < train.decoded.images.nbytes / 10
+    assert len(sent) < len(train) * train.decoded.size / 10
     assert np.array_equal(pickle.loads(sent)[3], train.decoded[3])
     assert all(map(torch.equal, batches(ready(shapes)), batches(ready(shapes, num_workers=2))))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_cache_that_is_cut_short_while_it_is_read_is_one_line_and_a_removed_one_is_read_on(workers, shapes):
+    data = ready(shapes, num_workers=workers)
+    before = batches(data)
+    (file,) = files()
+    content = file.read_bytes()
+    file.unlink()
+    assert all(map(torch.equal, batches(data), before))
+    file.write_bytes(content)
+    data = ready(shapes, num_workers=workers)
+    os.truncate(next(iter(files())), 200)
+    with pytest.raises(RunFailed, match="it was cut short"):
+        batches(data)
 
 
 @pytest.mark.parametrize("damage", ["a byte", "its end", "all"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .engine import signals
+from .engine.output import begin_in_utf8, outlive_output
 
 # What is heavy is imported in main, so that --help answers at once.
 
@@ -70,6 +71,9 @@ def run(args: list[str]) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run a command; returns the exit code."""
+    outlive_output()
+    if args is None:
+        begin_in_utf8()
     given = sys.argv[1:] if args is None else args
     if not given or given[0] in ("-h", "--help"):
         listed = "".join(f"  {name:<10} {what}\n" for name, what in tools().items())

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import default_collate, get_worker_info
 
+from .mistakes import RunFailed
 from .signals import leave_to_the_main_process
 
 
@@ -31,7 +32,29 @@ class Batch(NamedTuple):
 
 
 def collate(batch: Any) -> Any:
-    """Collate the samples of a data set that does not fetch whole batches."""
+    """Collate the samples of a data set that does not fetch whole batches; a worker lays them into shared memory.
+
+    Raises:
+        RunFailed: There is no room for them. (torch would lose a batch that finds none on its way, and wait for ever.)
+    """
+    if get_worker_info() is None:
+        return _collated(batch)
+    try:
+        batch = _collated(batch)
+        for part in batch if isinstance(batch, Batch) else ():
+            if isinstance(part, Tensor):
+                part.share_memory_()
+    except RuntimeError as error:
+        if "shared memory" not in str(error) and "open files" not in str(error):
+            raise
+        raise RunFailed(
+            f"a batch found no room in shared memory ({str(error).rpartition('>: ')[2]}), so the run was stopped; "
+            "lower --data.num_workers, or give more room (docker run --shm-size, ulimit -n)."
+        ) from error
+    return batch
+
+
+def _collated(batch: Any) -> Any:
     if isinstance(batch, Batch):
         return batch
     if not isinstance(batch[0], Batch):
@@ -48,3 +71,7 @@ def set_up_worker(worker: int) -> None:
     leave_to_the_main_process()
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)
+    if get_worker_info() and "lightning" in sys.modules:  # forked: to import it would take ten seconds
+        from .internals import end_where_handing_over_fails
+
+        end_where_handing_over_fails()

@@ -1,16 +1,18 @@
-"""A cache of decoded images: uint8 pixels in one memory-mapped file that workers, ranks and runs share.
+"""A cache of decoded images: uint8 pixels in one file that workers, ranks and runs share.
 
 It holds the very bytes that decoding gives, so that a run with it equals a run without. Its name follows from the
 paths, sizes and times of change of the images, their side and channels: other images make another file.
 """
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import os
+import secrets
 import shutil
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from .contents import file_stats
+from .files import locked
 from .images import Decoding, read
+from .mistakes import RunFailed
 
 VERSION = 2  # raise it when decode gives other pixels
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n"  # of https://bford.info/cachedir: backups leave it out
@@ -29,7 +33,10 @@ PORTION = 32  # images that a thread decodes at a time
 
 
 class Pixels:
-    """Decoded images by position; every process that is handed them maps the file anew.
+    """Decoded images by position; every process that is handed them opens the file anew.
+
+    They are read, not mapped: a file that is cut short under a memory map kills the process without a word. From the
+    page cache that takes as long, and holds no memory.
 
     Args:
         file: Holds the images of the cache as uint8, (M, size, size, channels).
@@ -38,13 +45,44 @@ class Pixels:
 
     def __init__(self, file: Path, rows: np.ndarray) -> None:
         self.file, self.rows = file, rows
-        self.images = np.load(file, mmap_mode="r")
+        self.descriptor = os.open(file, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+        (_, *self.shape), self.start = header(file)
+        self.size = int(np.prod(self.shape))
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.images[self.rows[index]]
+        try:
+            found = os.pread(self.descriptor, self.size, self.start + int(self.rows[index]) * self.size)
+        except OSError as error:
+            raise self._lost(str(error.strerror)) from error
+        if len(found) < self.size:
+            raise self._lost("it was cut short")
+        return np.frombuffer(found, np.uint8).reshape(self.shape)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # pickled as an array, the map would travel with all its bytes
+    def _lost(self, reason: str) -> RunFailed:
+        return RunFailed(
+            f"the cache of decoded images {self.file} cannot be read any more ({reason}), so the run was stopped; "
+            "remove it, and start again: it will be made anew."
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a descriptor is of one process
         return Pixels, (self.file, self.rows)
+
+
+def header(file: Path) -> tuple[tuple[int, ...], int]:
+    """Return the shape of the images of a cache, and where in the file they begin.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no such file, or not as long as it says.
+    """
+    with file.open("rb") as opened:
+        np.lib.format.read_magic(opened)
+        shape, _, kind = np.lib.format.read_array_header_1_0(opened)
+        start = opened.tell()
+        if kind != np.uint8 or os.fstat(opened.fileno()).st_size < start + int(np.prod(shape)):
+            raise ValueError(f"{file} is cut short")
+    return shape, start
 
 
 class Cache:
@@ -71,12 +109,17 @@ class Cache:
         """Return some of the images, in the order of ``paths``; None unless the cache holds them all."""
         known = np.array(self.paths, dtype=object)
         rows = np.searchsorted(known, np.array(paths, dtype=object)).clip(max=len(known) - 1)
-        return Pixels(self.file, rows) if (known[rows] == paths).all() else None
+        if not (known[rows] == paths).all():
+            return None
+        try:
+            return Pixels(self.file, rows)
+        except (OSError, ValueError):  # removed since: they are decoded again
+            return None
 
     def is_whole(self) -> bool:
         """Tell whether the file is there, as it was written."""
         try:
-            whole = self.file.stat().st_mtime_ns == STAMP and np.load(self.file, mmap_mode="r").shape == self.shape
+            whole = self.file.stat().st_mtime_ns == STAMP and header(self.file)[0] == self.shape
         except (OSError, ValueError):
             return False
         if whole:
@@ -104,8 +147,12 @@ class Cache:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             (self.file.parent / "CACHEDIR.TAG").write_text(TAG)
-            with open(os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
-                fcntl.lockf(file, fcntl.LOCK_EX)
+            with contextlib.ExitStack() as stack:
+                file = stack.enter_context(open(os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644), "r+b"))
+                if locked(file.fileno(), unfinished, wait=True) is None:  # each process makes a file of its own
+                    unfinished.unlink(missing_ok=True)
+                    unfinished = unfinished.with_name(f"{unfinished.name}-{secrets.token_hex(4)}")
+                    file = stack.enter_context(unfinished.open("x+b"))
                 if self.is_whole():
                     return True
                 if not self._make_room(budget_gb):
@@ -148,14 +195,16 @@ class Cache:
         np.lib.format.write_array_header_1_0(file, header)
         file.flush()
         end = file.tell() + int(np.prod(self.shape))
-        # Take the blocks now: a disk that fills up under a memory map kills the process.
+        # Take the blocks now: better no room before the work than after it.
         getattr(os, "posix_fallocate", lambda number, start, length: os.truncate(number, length))(file.fileno(), 0, end)
-        images = np.memmap(file, np.uint8, "r+", file.tell(), self.shape)
+        start, size = file.tell(), int(np.prod(self.shape[1:]))
 
         def decode_from(first: int) -> int:
             portion = self.paths[first : first + PORTION]
             for row, path in enumerate(portion, first):
-                images[row] = read(self.root / path, self.decoding)
+                pixels = np.ascontiguousarray(read(self.root / path, self.decoding))
+                if os.pwrite(file.fileno(), pixels, start + row * size) < size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return len(portion)
 
         pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding Python's lock
@@ -166,7 +215,6 @@ class Cache:
                     bar.update(done)
         finally:
             pool.shutdown(cancel_futures=True)
-        images.flush()
         os.fsync(file.fileno())
         taken, seconds = end / 1e6, time.monotonic() - began
         print(f"cache: {count} images decoded into {self.file} ({taken:.1f} MB, {seconds:.1f} s)")

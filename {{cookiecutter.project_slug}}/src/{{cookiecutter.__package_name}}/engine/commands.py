@@ -44,6 +44,7 @@ from .resume import Source
 from .runs import Run
 from .splits import Manifest
 from .steps import is_out_of_time
+from .workers import shortage
 
 
 class Addressed(argparse.ArgumentParser):
@@ -153,7 +154,7 @@ class Commands(LightningCLI):
             raise
         except Exception as error:
             refusal = not_compiled(error) if is_compilers_failure(error) and self.model.hparams.compile else None
-            refusal = refusal or ranks.lost(error, getattr(self, "trainer", None))
+            refusal = refusal or shortage(error) or ranks.lost(error, getattr(self, "trainer", None))
             self._leave(refusal or error)
             if refusal is None:
                 raise
@@ -578,9 +579,10 @@ class Commands(LightningCLI):
         except (TypeError, ValueError) as error:
             if maker.raised is None or not said_by(error, "jsonargparse"):
                 raise
-        if maker.kind.__module__.startswith("lightning.pytorch.loggers.") and not isinstance(maker.raised, Mistake):
+        called = getattr(maker.kind, "called", None)
+        if called and not isinstance(maker.raised, Mistake):
             reason = " ".join(str(maker.raised).split())
-            raise Mistake(f"--trainer.logger={maker.kind.__name__} cannot be made: {reason}") from maker.raised
+            raise Mistake(f"--trainer.logger={called} cannot be made: {reason}") from maker.raised
         raise maker.raised
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -1,6 +1,7 @@
-"""Numbers that go wrong during training: noticed without waiting for the device, stopped before they are saved."""
+"""What goes wrong during training, stopped before it is saved: numbers, without waiting for the device, and data."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +114,48 @@ class NumericalFaults(Callback):
             f", so the run was stopped; {kept}. Lower the rate, warm up or clip gradients (--config stabilise), or "
             "look at these samples."
         )
+
+
+class ChangedData(Callback):
+    """Stops a run whose data is replaced while it is read, before a checkpoint is overwritten with what it learned.
+
+    Looked at after each epoch and each validation, by the first rank for all, for a hundredth of the time at most
+    (a million files take a second or two); in any case before the run ends.
+    """
+
+    SHARE = 0.01
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.next = 0.0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.check(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.next = 0.0
+        self.check(trainer)
+
+    def check(self, trainer: Trainer) -> None:
+        """Look, on every rank.
+
+        Raises:
+            RunFailed: Samples are others than before training.
+        """
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        if not hasattr(data, "changed"):  # a script's own
+            return
+        change, began = "", time.monotonic()
+        if trainer.is_global_zero and began >= self.next:
+            change = data.changed()
+            now = time.monotonic()
+            self.next = now + (now - began) / self.SHARE
+        change = trainer.strategy.broadcast(change)
+        if change:
+            raise RunFailed(
+                f"{change} since the run began, so the numbers would be of two data sets and the run was stopped; "
+                "put the old data back and go on with --resume auto, or start a new run."
+            )

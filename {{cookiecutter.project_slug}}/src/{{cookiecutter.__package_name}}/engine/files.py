@@ -6,6 +6,7 @@ What is gone is told from what cannot be read.
 import contextlib
 import csv
 import errno
+import fcntl
 import io
 import os
 import stat
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .mistakes import Mistake
+from .mistakes import Mistake, RunFailed
 
 LARGEST = 2**30  # bytes of a file that is read whole: the manifest of some 20 million images
 
@@ -110,10 +111,57 @@ def opened(path: Path, flags: int) -> int:
     raise Mistake(f"{path} is no plain file, so what is written there would go elsewhere; remove it.")
 
 
+def locked(file: int, path: Path, wait: bool = False) -> bool | None:
+    """Lock an open file until it is closed or its process ends; workers do not inherit that.
+
+    Where the file system has no locks, as some network's, it goes on without, and says so.
+
+    Args:
+        file: Its descriptor.
+        path: The file.
+        wait: Whether to wait for whoever holds it.
+
+    Returns:
+        Whether it is held now, and not by another process; None where there are no locks.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        if path.parent not in WITHOUT_LOCKS:
+            WITHOUT_LOCKS.add(path.parent)
+            print(
+                f"note: there are no locks in {path.parent} ({error.strerror}), so it goes on without; see that no "
+                "two processes work there at one time",
+                flush=True,
+            )
+        return None
+    return True
+
+
+WITHOUT_LOCKS: set[Path] = set()  # folders of which that was said
+
+
 def append(path: Path, text: str) -> None:
-    """Write at the end of a file."""
-    with os.fdopen(opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8", newline="") as file:
-        file.write(text)
+    """Write at the end of a file, all of it or nothing.
+
+    Raises:
+        RunFailed: There is no room.
+    """
+    file = opened(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    size, rest = os.fstat(file).st_size, memoryview(text.encode())
+    try:
+        while rest:
+            rest = rest[os.write(file, rest) :]
+    except OSError as error:
+        os.ftruncate(file, size)
+        raise RunFailed(
+            f"{path} could not be written ({error.strerror}), so the run was stopped; make room, and go on with "
+            "--resume auto."
+        ) from error
+    finally:
+        os.close(file)
 
 
 def write(path: Path, content: str | bytes) -> None:

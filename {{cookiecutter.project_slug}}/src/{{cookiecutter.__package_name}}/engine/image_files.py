@@ -21,7 +21,7 @@ from .images import Decoding, Fit, ImageDataset, check_colour, grid
 from .labels import Asked, Table, read_labels
 from .loading import Plain, SplitData
 from .looks import check_colours, look_at, remarks, settled
-from .mistakes import Mistake, require
+from .mistakes import Mistake, require, some
 from .splits import Samples
 from .targets import Task
 
@@ -121,6 +121,7 @@ class ImageFiles(SplitData):
         self.cache_gb, self.cache_root = cache_gb, Path(cache_root)
         self.cache: Cache | None = None
         self.seen: tuple[list[str], np.ndarray] | None = None
+        self.read_anew: tuple[list[str], np.ndarray] | None = None  # files that training reads in every epoch
         self.predict_root = predict_root
         self.outside = outside
         check_path("--data.labels", labels)
@@ -249,8 +250,24 @@ class ImageFiles(SplitData):
 
     def fingerprint_of(self, samples: Samples) -> str:
         """Return a hash of the paths, classes and sizes of the images: a run goes on only with those it began with."""
-        found, self.seen = fingerprint(samples, self._stats(samples.keys)), None
-        return found
+        stats = self._stats(samples.keys)
+        self.read_anew = (samples.keys, stats) if self.cache is None else None
+        self.seen = None
+        return fingerprint(samples, stats)
+
+    def changed(self) -> str:
+        """Say which files have another size or time of change; of a cache none are read any more."""
+        if self.read_anew is None:
+            return ""
+        keys, before = self.read_anew
+        now = file_stats(self.root, keys)
+        # Whole seconds: some network's file systems forget the rest.
+        is_other = (now[:, 0] != before[:, 0]) | (now[:, 1] // 10**9 != before[:, 1] // 10**9)
+        others = np.flatnonzero(is_other).tolist()
+        if not others:
+            return ""
+        names = some([str(self.root / keys[i]) for i in others[:5]])
+        return f"{len(others)} of {len(keys)} images were replaced, changed or removed ({names})"
 
     def dataset(self, keys: list[str], targets: np.ndarray, weights: np.ndarray | None = None) -> ImageDataset:
         """Make the data set of some images; they come from the cache if there is one and it holds them."""

@@ -5,6 +5,8 @@ still there, for a rename would go wrong in silence.
 """
 
 import contextlib
+import multiprocessing.queues
+import os
 import re
 from collections.abc import Collection, Iterator
 from datetime import timedelta
@@ -166,6 +168,19 @@ def finds_unused_parameters(strategy: Any) -> bool:
 def synchronises_batch_norm(strategy: Any) -> bool:
     """Tell whether BatchNorm counts over all devices (``_layer_sync``, lightning 2.6.6)."""
     return getattr(strategy, "_layer_sync", None) is not None
+
+
+def end_where_handing_over_fails() -> None:
+    """Let a loader's worker end with an error's number where it cannot hand over a batch.
+
+    What fails in a queue's thread is printed and dropped (``_on_queue_feeder_error``, Python 3.11 to 3.13): the run
+    would wait for that batch for ever.
+    """
+
+    def end(error: Exception, _: object) -> None:
+        os._exit(getattr(error, "errno", None) or 1)
+
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end)  # pyright: ignore
 
 
 def is_compilers_failure(error: BaseException) -> bool:

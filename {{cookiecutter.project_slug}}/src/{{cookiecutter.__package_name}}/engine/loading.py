@@ -19,6 +19,7 @@ from .schema import Schema
 from .splits import Manifest, Samples, check_conflicts, draw_splits, group, stratified_part
 from .targets import AskedTask, Correction, Target, Task
 from .together import are_connected, together
+from .workers import affordable, bytes_of_sample
 
 # The splits that each command reads.
 READ_BY = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ()}
@@ -108,6 +109,7 @@ class SplitData(LightningDataModule):
         self.grouped: tuple[list[str], np.ndarray] | None = None  # the keys, and the group that the data gives each
         self.fingerprint = ""  # of the whole data set; known after setup("fit")
         self.unfetched: Exception | None = None  # why the data is not on this host
+        self.workers: int | None = None  # those that have room for their batches; known with the first loader
 
     def samples(self) -> Samples:
         """List the samples of the data set."""
@@ -178,6 +180,10 @@ class SplitData(LightningDataModule):
 
     def fingerprint_of(self, samples: Samples) -> str:
         """Return a hash of the data set: a run goes on only with the one that it began with."""
+        return ""
+
+    def changed(self) -> str:
+        """Say which samples are others than they were before training; nothing where none are, or memory holds them."""
         return ""
 
     def before_reading(self, training: bool) -> None:
@@ -371,9 +377,9 @@ class SplitData(LightningDataModule):
             )
         weights = self.draw_weights if training else None
         sampler = EpochSampler(dataset, self.batch_size if training else None, run_seed(), weights, ranks, rank)
-        options: dict[str, Any] = (
-            {"persistent_workers": True, "worker_init_fn": set_up_worker} if self.num_workers else {}
-        )
+        if self.workers is None:
+            self.workers = self._affordable(dataset, ranks)
+        options: dict[str, Any] = {"persistent_workers": True, "worker_init_fn": set_up_worker} if self.workers else {}
         if training and trainer is not None:
             progress = trainer.fit_loop.epoch_loop.batch_progress
             options["position"] = lambda: (trainer.current_epoch, progress.current.ready)
@@ -381,11 +387,19 @@ class SplitData(LightningDataModule):
             dataset,
             batch_size=self.device_batch if training else max(1, self.batch_size // ranks),
             sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
             **options,
         )
+
+    def _affordable(self, dataset: Dataset[Batch], ranks: int) -> int:
+        """Return how many of the workers that are asked for have room for their batches."""
+        if not self.num_workers or not len(dataset):  # pyright: ignore[reportArgumentType]
+            return self.num_workers
+        samples = max(1, self.batch_size // ranks) + (self.device_batch if self.stage == "fit" else 0)
+        here = ranks // (self.trainer.num_nodes if self.trainer is not None else 1)
+        return affordable(self.num_workers, samples * bytes_of_sample(dataset), max(1, here))
 
     def samples_of(self, epoch: int, batch_idx: int) -> list[str]:
         """Return the keys of a training batch, over all ranks; none where overfit_batches has taken over the order."""

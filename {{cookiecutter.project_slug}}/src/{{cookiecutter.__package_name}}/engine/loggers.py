@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from .configs import flat, read_config
+from .fallible import COMET, FALLIBLE, host_of, wandb_address, why_no_answer
 from .files import append, csv_text, plain_table, read_text, reading, write
 from .keepers import BestCheckpoint
 from .mistakes import Mistake
@@ -158,22 +159,29 @@ def specs(wanted: Any, run: Run, name: str, step: int | None = None) -> list[dic
         module, _, attribute = spec["class_path"].rpartition(".")
         kind = getattr(importlib.import_module(module), attribute)
         if kind not in (CSVLogger, MetricsFile):  # metrics.csv is there anyway
-            found.append(_spec(spec, kind, run, name, step))
+            found += _spec(spec, kind, run, name, step)
     own = f"{MetricsFile.__module__}.{MetricsFile.__qualname__}"
     return [*found, {"class_path": own, "init_args": {"file": str(run.metrics)}}]
 
 
-def _spec(spec: dict[str, Any], kind: Any, run: Run, name: str, step: int | None) -> dict[str, Any]:
-    """Add to the options of a logger what the run settles, as far as its constructor takes it."""
+def _spec(spec: dict[str, Any], kind: Any, run: Run, name: str, step: int | None) -> list[dict[str, Any]]:
+    """Add to the options of a logger what the run settles, as far as its constructor takes it; none if it cannot be."""
     named, others = dict(spec.get("init_args") or {}), dict(spec.get("dict_kwargs") or {})
     tell = next((tell for base, tell in TELL.items() if isinstance(kind, type) and issubclass(kind, base)), _folder)
     takes, takes_others = _parameters(kind)
-    for option, value in tell(Told(run, name, step, named | others)).items():
+    told = tell(Told(run, name, step, named | others))
+    if told is None:
+        return []
+    for option, value in told.items():
         if option in takes or option in named:
             named[option] = value
         elif takes_others:
             others[option] = value
-    return {"class_path": spec["class_path"], "init_args": named, "dict_kwargs": others}
+    made = FALLIBLE.get(kind)
+    if made and takes_others:  # which jsonargparse no longer finds, where the base class hands them on
+        others |= {option: named.pop(option) for option in list(named) if option not in takes}
+    path = f"{made.__module__}.{made.__name__}" if made else spec["class_path"]
+    return [{"class_path": path, "init_args": named, "dict_kwargs": others}]
 
 
 def _parameters(kind: Any) -> tuple[set[str], bool]:
@@ -206,6 +214,9 @@ def _wandb(told: Told) -> dict[str, Any]:
         # In the environment and before wandb is imported: it no longer reads what the logger's own `offline` sets.
         later = "run `wandb login`, then `wandb sync` on the run's wandb folder"
         _stay_offline("wandb", ("WANDB_MODE", "offline"), told.given.get("offline"), _has_wandb_key(), later)
+        if (address := wandb_address()) and os.environ.get("WANDB_MODE", "online") == "online":
+            later = "`wandb sync` on the run's wandb folder sends it later"
+            _offline_without_answer("wandb", ("WANDB_MODE", "offline"), address, later)
         options["id"] = _identity(told.run.wandb_id, told.given.get("id") or told.given.get("version"), size=4)
         options["name"] = told.given.get("name") or told.name
     return options
@@ -220,6 +231,10 @@ def _comet(told: Told) -> dict[str, Any]:
         archives = told.run.comet
         later = f"set COMET_API_KEY, then `comet upload {archives}/*/*.zip`"
         _stay_offline("comet", ("COMET_START_ONLINE", "false"), offline, has_key, later)
+        if os.environ.get("COMET_START_ONLINE") != "false":
+            address = os.environ.get("COMET_URL_OVERRIDE") or COMET
+            sent = f"`comet upload {archives}/*/*.zip` sends it later"
+            _offline_without_answer("comet", ("COMET_START_ONLINE", "false"), address, sent)
         # A folder for each launch: after seed_everything all give their archive one name, over the one before.
         options["offline_directory"] = str(made(archives / str(len([*archives.glob("*")]))))
         options["experiment_key"] = _identity(told.run.comet_id, told.given.get("experiment_key"), size=16)
@@ -228,13 +243,16 @@ def _comet(told: Told) -> dict[str, Any]:
     return options
 
 
-def _mlflow(told: Told) -> dict[str, Any]:
+def _mlflow(told: Told) -> dict[str, Any] | None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     options: dict[str, Any] = {"run_name": told.given.get("run_name") or told.name}
     file, store = told.run.mlflow_id, told.run.mlflow_store
     known = _known(file) if file.exists() else None  # TellLoggers wrote it
     options["run_id"] = told.given.get("run_id") or known
-    if told.given.get("tracking_uri"):
+    if address := told.given.get("tracking_uri"):
+        if is_rank_zero() and (reason := why_no_answer(address)):
+            print(f"mlflow: {host_of(address)} does not answer ({reason}), so the run is not logged there")
+            return None
         return options
     if not is_rank_zero():
         return options | {"tracking_uri": "http://localhost"}  # never asked: opening the store would make it here, too
@@ -249,7 +267,7 @@ def _mlflow(told: Told) -> dict[str, Any]:
 
 
 # What each logger is told; those that derive from one are told the same, and any other one the run's folder.
-TELL: dict[type[Logger], Callable[[Told], dict[str, Any]]] = {
+TELL: dict[type[Logger], Callable[[Told], dict[str, Any] | None]] = {
     TensorBoardLogger: _tensorboard,
     WandbLogger: _wandb,
     CometLogger: _comet,
@@ -277,6 +295,13 @@ def _stay_offline(service: str, variable: tuple[str, str], asked: Any, has_key: 
     elif name not in os.environ and not has_key:
         print(f"{service}: no API key found, logging offline; {later}.")
         os.environ[name] = value
+
+
+def _offline_without_answer(service: str, variable: tuple[str, str], address: str, later: str) -> None:
+    """Keep a service offline whose server does not answer: its own patience would hold up the run for minutes."""
+    if reason := why_no_answer(address):
+        print(f"{service}: {host_of(address)} does not answer ({reason}), logging offline; {later}.")
+        os.environ[variable[0]] = variable[1]
 
 
 def _has_wandb_key() -> bool:
@@ -312,8 +337,8 @@ class TellLoggers(Callback):
         if not trainer.is_global_zero:
             return
         for logger in trainer.loggers:
-            if isinstance(logger, MLFlowLogger):
-                write(self.run.mlflow_id, f"{logger.run_id}\n")
+            if isinstance(logger, MLFlowLogger) and (run_id := logger.run_id):
+                write(self.run.mlflow_id, f"{run_id}\n")
             if stage == "fit":
                 logger.log_hyperparams(_new_to(logger, read_config(self.run.config)))
 
@@ -331,6 +356,9 @@ def _new_to(logger: Any, config: dict[str, Any]) -> dict[str, Any]:
     """Leave out what MLflow was told before a resume: it takes no other value, and would refuse the whole."""
     if not isinstance(logger, MLFlowLogger):
         return config
-    known = logger.experiment.get_run(str(logger.run_id)).data.params
+    try:
+        known = logger.experiment.get_run(str(logger.run_id)).data.params
+    except Exception:  # of a server that is gone: the logger will say so
+        return config
     settings = {key.replace(".", "/"): value for key, value in flat(config)}
     return {key: value for key, value in settings.items() if key not in known}

@@ -147,8 +147,9 @@ class Maker:
         except ModuleNotFoundError as error:
             self.raised, self.kind = error, kind
             if error.name is None or error.name.split(".")[0] != PACKAGE:
+                called = getattr(kind, "called", kind.__name__)
                 self.raised = Mistake(
-                    f"{kind.__name__} needs the package {missing_package(error)}, which is not installed; install it "
+                    f"{called} needs the package {missing_package(error)}, which is not installed; install it "
                     f"beside the project: pip install '{missing_package(error)}'."
                 )
             raise self.raised from error

@@ -1,6 +1,5 @@
 """``fit --resume auto``: which run goes on, from which checkpoint, and which changes it accepts."""
 
-import fcntl
 import json
 import os
 import shlex
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from . import checkpoints
 from .configs import as_typed, differences, flat, named_configs, read_config, typed_settings
-from .files import opened, reading
+from .files import locked, opened, reading
 from .launches import as_kept, is_counted_restart, is_of_another_task, launches_of, this_launch
 from .mistakes import Mistake, RunFailed, shown
 from .runs import Run, is_rank_zero, runs_of
@@ -341,12 +340,8 @@ class Lock:
     def __init__(self, run: Run) -> None:
         self.path = run.lock
         self.file = opened(self.path, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released with the process, not inherited by workers
-        except OSError as error:
-            raise Mistake(
-                f"another process works on {run}, so its files would be mixed up; wait for it or stop it."
-            ) from error
+        if locked(self.file, self.path) is False:
+            raise Mistake(f"another process works on {run}, so its files would be mixed up; wait for it or stop it.")
         self.held.add(self.path.resolve())
         os.truncate(self.file, 0)
         os.write(self.file, _address().encode())
@@ -366,9 +361,7 @@ class Lock:
         if run.lock.resolve() in cls.held:
             return True
         with os.fdopen(opened(run.lock, os.O_RDWR), "r+", encoding="utf-8") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if locked(file.fileno(), run.lock) is False:
                 return is_rank_zero() or file.read() != _address()  # rank zero of this launch may be ahead
             return False
 

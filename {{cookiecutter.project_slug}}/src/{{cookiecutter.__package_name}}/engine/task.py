@@ -21,7 +21,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from . import checkpoints, guard
 from .factories import recipe, written
-from .faults import NumericalFaults
+from .faults import ChangedData, NumericalFaults
 from .internals import INSTANTIATE, INSTANTIATOR, classes_start_afresh, skip_overflow_on_device
 from .loading import Batch
 from .metrics import MONITOR
@@ -368,7 +368,7 @@ class Task(LightningModule):
         return [optimizer], configs
 
     def configure_callbacks(self) -> list[Callback]:
-        return [NumericalFaults(), StepPlateau(), LogMeans()]
+        return [NumericalFaults(), ChangedData(), StepPlateau(), LogMeans()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.fitting and hasattr(self, "horizon"):

@@ -10,7 +10,6 @@ figures as PNG beside the trials. Needs the extra ``tune``.
 
 import argparse
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -32,7 +31,7 @@ from tqdm import tqdm
 from ..cli import CLI
 from ..engine import PACKAGE, resume, runs, signals
 from ..engine.configs import differences, flat, read_config
-from ..engine.files import opened, write
+from ..engine.files import locked, opened, write
 from ..engine.metrics import direction
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.parser import Options
@@ -113,7 +112,7 @@ class Search:
     def alone(self) -> Iterator[None]:
         """Let other workers wait."""
         with os.fdopen(opened(runs.made(self.folder) / ".lock", os.O_RDWR | os.O_CREAT), "r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX)
+            locked(file.fileno(), self.folder / ".lock", wait=True)
             yield
 
     def open(self) -> None:
