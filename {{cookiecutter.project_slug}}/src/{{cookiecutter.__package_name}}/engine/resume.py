@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from . import checkpoints
+from . import checkpoints, remote
 from .configs import as_typed, differences, read_config
 from .files import opened, reading
 from .mistakes import Mistake
@@ -98,7 +98,7 @@ class Source(NamedTuple):
     step: int | None = None
 
 
-def find(root: Path, name: str, kind_of: Callable[[Run], type]) -> Source | None:
+def find(root: str | Path, name: str, kind_of: Callable[[Run], type]) -> Source | None:
     """Return the newest run of a name that neither ended nor runs, its newest readable checkpoint, and the step.
 
     ``last.ckpt`` comes before ``best.ckpt``. What is passed over is said. A scheduler that starts a command again means
@@ -106,7 +106,10 @@ def find(root: Path, name: str, kind_of: Callable[[Run], type]) -> Source | None
     """
     found = runs_of(root, name)
     for run in found[:1] if implied() else found:
-        if run.ended or not run.config.is_file() or Lock.is_held(run):
+        if run.ended:
+            continue
+        remote.fetch(run.folder)
+        if not run.config.is_file() or Lock.is_held(run):
             continue
         for path in _kept(run):
             if not path.is_file():
@@ -197,13 +200,20 @@ class Lock:
         self.held.add(self.path.resolve())
         os.truncate(self.file, 0)
         os.write(self.file, _launch().encode())
+        self.copy = remote.copy_of(run.folder)
+        if self.copy is not None:
+            self.copy.claim(_launch())
 
     def run_ended(self) -> None:
         """The run needs no resume."""
+        if self.copy is not None:
+            self.copy.end()
         self.path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let other processes go on with the run."""
+        if self.copy is not None:
+            self.copy.release()
         self.held.discard(self.path.resolve())
         os.close(self.file)
 
@@ -211,6 +221,9 @@ class Lock:
     def is_held(cls, run: Run) -> bool:
         """Tell whether a process of another launch works on a run."""
         if run.lock.resolve() in cls.held:
+            return True
+        copy = remote.copy_of(run.folder)
+        if copy is not None and copy.is_worked_on(_launch()):
             return True
         with os.fdopen(opened(run.lock, os.O_RDWR), "r+", encoding="utf-8") as file:
             try:
