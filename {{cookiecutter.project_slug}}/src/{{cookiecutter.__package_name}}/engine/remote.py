@@ -43,7 +43,8 @@ LOCK, FAILURE, LAUNCHES, METRICS = "unfinished.lock", "failure.txt", "launches.j
 RECORD = ".stored.json"  # of a copy: what the store holds of it
 TOKEN = ".token"  # of a copy: by what the lock knew the last process that worked on it here
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
-PAUSES, LONGEST = (1.0, 3.0, 9.0), 30.0  # seconds between attempts; after which there is no other
+PAUSES = (1.0, 3.0, 9.0)  # seconds between attempts
+LONGEST, HURRIED = 30.0, 5.0  # seconds after which there is no other; when a signal has asked the command to end
 PATIENCE = 1800.0  # seconds for which a training goes on without the store
 BEAT, WATCH = 10.0, 25.0  # seconds after which a lock is written again; for which another process watches it
 OLD = 900.0  # seconds after which a lock is that of no process; stores admit no clock that is further off
@@ -162,7 +163,7 @@ class Store:
             RunFailed: It cannot be reached.
             FileExistsError: What was to be made is there.
         """
-        until = time.monotonic() + LONGEST
+        began = time.monotonic()
         for pause in (*(PAUSES if pauses is None else pauses), None):
             try:
                 return act()
@@ -180,7 +181,7 @@ class Store:
                         f"{asked} does not admit you ({reason}), so no run could be kept; give keys as the store's own "
                         "tools read them (environment variables, or their file in your home)."
                     ) from error
-                if pause is None or time.monotonic() > until or signals.noted():
+                if pause is None or time.monotonic() - began > (HURRIED if signals.noted() else LONGEST):
                     raise RunFailed(f"{asked} cannot be reached ({reason}); try again when it can.") from error
                 time.sleep(pause)
         raise AssertionError
@@ -584,8 +585,9 @@ class Copy:
             return
         self.let_go.set()
         try:
-            self.put(everything=True, pauses=())
-            self.store.ask(lambda: self.store.files.pipe_file(f"{self.place}/{LOCK}", b""), pauses=())
+            self.put(everything=True, pauses=PAUSES[:1])
+            self._check_lock(PAUSES[:1])
+            self.store.ask(lambda: self.store.files.pipe_file(f"{self.place}/{LOCK}", b"\n"), pauses=PAUSES[:1])
         except (Mistake, RunFailed) as error:
             print(self._failed(error) if not isinstance(error, TakenOver) else error, flush=True)
         self._has_let_go()
