@@ -57,16 +57,18 @@ def report(cli: Any) -> None:
 def run(args: list[str]) -> None:
     """Run a command."""
     from .cli import CLI
+    from .engine import remote
     from .engine.configs import below_flags
 
     args = below_flags(args)
-    if args[0] in tools():
-        tool(args[0]).main(args[1:])
-        return
-    cli = CLI(args)
-    if args[0] == "fit":
-        signals.is_whole()
-        report(cli)
+    with remote.kept():
+        if args[0] in tools():
+            tool(args[0]).main(args[1:])
+            return
+        cli = CLI(args)
+        if args[0] == "fit":
+            signals.is_whole()
+            report(cli)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -64,7 +64,8 @@ def read(path: str | Path, kind: type, to_go_on: bool = False) -> dict[str, Any]
     """
     given, path = path, Path(path)
     if not path.is_file():
-        raise Mistake(f"checkpoint {str(given)!r} is not a local file, so there is nothing to load; give its path.")
+        way = "download it, or name its run: --run_root and --name" if "://" in str(given) else "give its path"
+        raise Mistake(f"checkpoint {str(given)!r} is not a local file, so there is nothing to load; {way}.")
     try:
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):

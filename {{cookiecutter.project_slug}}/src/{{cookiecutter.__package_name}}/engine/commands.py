@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from . import PACKAGE, checkpoints, guard, loggers, ranks, resume, runs, signals
+from . import PACKAGE, checkpoints, guard, loggers, ranks, remote, resume, runs, signals
 from .configs import (
     CONFIGS,
     DEFAULTS,
@@ -223,7 +223,7 @@ class Commands(LightningCLI):
     def _find_source(self, args: list[str]) -> Source | None:
         """Find what a command starts from; its run's config then takes the place of the project's defaults."""
         command, asked, self.args = self.command, self.asked, args
-        root, name, choice = Path(asked.run_root), asked.name, asked.ckpt_path
+        root, name, choice = asked.run_root, asked.name, asked.ckpt_path
         if choice is None and command in ("validate", "test", "predict"):
             choice = "best"
         source = None
@@ -254,7 +254,7 @@ class Commands(LightningCLI):
                 print(f"changed by flags: {runs.masked_command(args[1:])}")
         return source
 
-    def _find_unfinished(self, root: Path, name: str, before: list[Run] | None) -> Source | None:
+    def _find_unfinished(self, root: str, name: str, before: list[Run] | None) -> Source | None:
         """Choose the run and checkpoint to resume from: rank zero's choice where Lightning started this rank.
 
         Args:
@@ -281,15 +281,15 @@ class Commands(LightningCLI):
         os.environ["RUN_RESUMED"] = "\n".join(map(str, source or ()))
         if source is None and self.asked.resume == "same":
             raise Mistake(
-                f"--resume same goes on with a run as it stands, and no unfinished one in {root / name} has a "
+                f"--resume same goes on with a run as it stands, and no unfinished one in {root}/{name} has a "
                 "checkpoint; --resume auto begins a fresh one."
             )
         if runs.is_rank_zero():
-            self._say_which(root / name, source, before)
+            self._say_which(f"{root}/{name}", source, before)
         return source
 
     @staticmethod
-    def _say_which(folder: Path, source: Source | None, before: list[Run] | None) -> None:
+    def _say_which(folder: str, source: Source | None, before: list[Run] | None) -> None:
         """Say of which launch the run is that goes on, or that there is none."""
         mine = this_launch().identity
         if source is None:
@@ -301,7 +301,8 @@ class Commands(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         about = "The run's name: a folder below run_root; {VARIABLE} stands for the environment's value."
         parser.add_argument("--name", type=str, default="default", help=about)
-        parser.add_argument("--run_root", type=str, default="runs", help="Where runs are kept.")
+        about = "Where runs are kept: a folder, or s3://BUCKET/FOLDER, gs://."
+        parser.add_argument("--run_root", type=str, default="runs", help=about)
         parser.add_argument(
             "--monitor", type=str, default=MONITOR, help="The metric of best checkpoint, early stopping and plateau."
         )
@@ -487,14 +488,19 @@ class Commands(LightningCLI):
         if self.source is not None and self.source.step is not None:
             self.run = self.source.run
         else:
+            if remote.is_remote(config.run_root) and config.run_root != self.asked.run_root:
+                raise Mistake(
+                    f"--run_root={config.run_root} is in the run's config, which may be anybody's, so nothing was put "
+                    "there; type it if the new run is to be kept there, or give a folder: --run_root runs."
+                )
             self._trust_what_is_typed(config)
         with signals.held_back():  # else a folder could be left that nobody knows of
-            self.run = self.run or self._new_run(Path(config.run_root), config.name)
+            self.run = self.run or self._new_run(config.run_root, config.name)
             if runs.is_rank_zero():
                 self.lock = resume.Lock(self.run)
                 note_launch(self.run, self.args)
         if runs.is_rank_zero():
-            self._say_who_shares(self.run, Path(config.run_root), config.name)
+            self._say_who_shares(self.run, config.run_root, config.name)
 
     def _check_left_out(self) -> None:
         """Refuse a command that would mean another experiment as a fresh run than the run that it goes on with."""
@@ -519,7 +525,7 @@ class Commands(LightningCLI):
             print(f"resume: not typed, but as the run has it: {shlex.join(resume.as_flags(left_out))}")
 
     @staticmethod
-    def _say_who_shares(own: Run, root: Path, name: str) -> None:
+    def _say_who_shares(own: Run, root: str, name: str) -> None:
         """Say that another launch trains under this name: which run is whose would be hard to tell."""
         launch = this_launch()
         for run in runs.runs_of(root, name):
@@ -547,14 +553,14 @@ class Commands(LightningCLI):
             )
 
     @staticmethod
-    def _new_run(root: Path, name: str) -> Run:
+    def _new_run(root: str, name: str) -> Run:
         # Only rank zero numbers a run; ranks that Lightning launches find the folder in the environment, those of
         # torchrun get what they need from rank zero through Lightning's broadcasts.
         if runs.is_rank_zero():
             run = runs.new_run(root, name)
             os.environ["RUN_FOLDER"] = str(run)
             return run
-        return Run(os.environ.get("RUN_FOLDER", root / name / "of_rank_zero"))
+        return Run(os.environ.get("RUN_FOLDER", Path(root, name, "of_rank_zero")))
 
     def _settle_in(self, run: Run, config: Any, as_given: Any) -> None:
         """Hand the run's folder to everything that writes."""
@@ -563,6 +569,7 @@ class Commands(LightningCLI):
         config.trainer.default_root_dir = str(run)
         for checkpoint in (config.callbacks.best, config.callbacks.last):
             if checkpoint is not None:
+                remote.check_inside(run.folder, checkpoint.init_args.dirpath)
                 checkpoint.init_args.dirpath = checkpoint.init_args.dirpath or str(run.checkpoints)
         if step is not None and runs.is_rank_zero():
             loggers.forget(run.metrics, step)
@@ -592,8 +599,9 @@ class Commands(LightningCLI):
             if self.own.fast and self.source is None:
                 extra.append(Fast(self.files.config))
             extra += [self.files, runs.Timing(self.run)]
+            copy = remote.copy_of(self.run.folder)
             if made.trainer.enable_checkpointing is not False:
-                extra.append(StopOnSignal())
+                extra += [StopOnSignal()] if copy is None else [StopOnSignal(), remote.Upload(copy)]
         if self.subcommand in ("fit", "test") and self.run is not None:
             extra.append(loggers.TellLoggers(self.run))
         if self.subcommand in ("test", "predict") and self.run is not None:
@@ -674,6 +682,8 @@ class Commands(LightningCLI):
             return
         if not is_out_of_time(self.trainer):
             self.lock.run_ended()
+        elif self.lock.copy is not None:
+            self.lock.copy.finish()
         print()
         callbacks = self.trainer.checkpoint_callbacks
         best = next((callback for callback in callbacks if isinstance(callback, BestCheckpoint)), None)
@@ -690,7 +700,10 @@ class Commands(LightningCLI):
         if path is not None:
             has_test = self.datamodule.manifest.splits["test"][0]
             command = "test" if has_test else f"predict {' '.join(self.data_module.to_predict)}"
-            print(f"next:          python -m {PACKAGE} {command} --ckpt_path {os.path.relpath(path)}")
+            of_run = f"--ckpt_path {os.path.relpath(path)}"
+            if self.lock.copy is not None:
+                of_run = f"--run_root {self.own.run_root} --name {self.own.name} --ckpt_path {Path(path).stem}"
+            print(f"next:          python -m {PACKAGE} {command} {of_run}")
 
 
 def refuse_finders(callbacks: Sequence[Callback]) -> None:

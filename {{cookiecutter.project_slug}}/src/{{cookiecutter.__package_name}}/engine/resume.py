@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from . import checkpoints
+from . import checkpoints, remote
 from .configs import as_typed, differences, flat, named_configs, read_config, typed_settings
 from .files import locked, opened, reading
 from .launches import as_kept, is_counted_restart, is_of_another_task, launches_of, this_launch
@@ -109,7 +109,7 @@ class Source(NamedTuple):
     step: int | None = None
 
 
-def of_this_launch(root: Path, name: str, command: Sequence[str]) -> list[Run] | None:
+def of_this_launch(root: str | Path, name: str, command: Sequence[str]) -> list[Run] | None:
     """Return the runs of a name that this launch has worked on, the newest first; None where it begins just now.
 
     Of a job that trains several runs those of this very command count, if there are any. A launch that nobody has
@@ -130,7 +130,7 @@ def is_by(run: Run, command: Sequence[str]) -> bool:
     return bool(mine) and any((work.identity, work.command) == (mine, kept) for work in launches_of(run))
 
 
-def others_of(root: Path, name: str) -> list[Run]:
+def others_of(root: str | Path, name: str) -> list[Run]:
     """Return the runs of a name that somebody who starts a command by hand may mean, the newest first."""
     return [run for run in runs_of(root, name) if not is_of_another_task(run)]
 
@@ -142,7 +142,10 @@ def find(candidates: Iterable[Run], kind_of: Callable[[Run], type]) -> Source | 
     model.
     """
     for run in candidates:
-        if run.ended or not run.config.is_file() or Lock.is_held(run):
+        if run.ended:
+            continue
+        remote.fetch(run.folder)
+        if not run.config.is_file() or Lock.is_held(run):
             continue
         for path in _kept(run):
             if not path.is_file():
@@ -345,13 +348,20 @@ class Lock:
         self.held.add(self.path.resolve())
         os.truncate(self.file, 0)
         os.write(self.file, _address().encode())
+        self.copy = remote.copy_of(run.folder)
+        if self.copy is not None:
+            self.copy.claim(_address())
 
     def run_ended(self) -> None:
         """The run needs no resume."""
+        if self.copy is not None:
+            self.copy.end()
         self.path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let other processes go on with the run."""
+        if self.copy is not None:
+            self.copy.release()
         self.held.discard(self.path.resolve())
         os.close(self.file)
 
@@ -359,6 +369,9 @@ class Lock:
     def is_held(cls, run: Run) -> bool:
         """Tell whether a process of another launch works on a run."""
         if run.lock.resolve() in cls.held:
+            return True
+        copy = remote.copy_of(run.folder)
+        if copy is not None and copy.is_worked_on(_address()):
             return True
         with os.fdopen(opened(run.lock, os.O_RDWR), "r+", encoding="utf-8") as file:
             if locked(file.fileno(), run.lock) is False:

@@ -24,7 +24,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from . import PACKAGE
+from . import PACKAGE, remote
 from .files import append, read_text, reading, write
 from .mistakes import Mistake, RunFailed
 from .steps import is_log_point
@@ -112,9 +112,10 @@ class Run:
         return str(self.folder)
 
 
-def runs_of(root: Path, name: str) -> list[Run]:
-    """Return the runs of a name, the newest first."""
-    return sorted(map(Run, (root / name).glob("version_*")), key=lambda run: run.number, reverse=True)
+def runs_of(root: str | Path, name: str) -> list[Run]:
+    """Return the runs of a name, the newest first; of those in a store ``remote.fetch`` brings the files."""
+    found = remote.store(str(root)).runs(name) if remote.is_remote(root) else Path(root, name).glob("version_*")
+    return sorted(map(Run, found), key=lambda run: run.number, reverse=True)
 
 
 def made(folder: Path) -> Path:
@@ -136,16 +137,19 @@ def _unwritable(folder: Path, error: OSError) -> Mistake:
     )
 
 
-def new_run(root: Path, name: str) -> Run:
+def new_run(root: str | Path, name: str) -> Run:
     """Create and return ``root/name/version_N`` with the next free N.
 
     Raises:
         Mistake: The folder cannot be written.
     """
-    base = made(root / name)
+    base = made(remote.local(root) / name)
     try:
         while True:
-            run = base / f"version_{max((Run(path).number for path in base.iterdir()), default=-1) + 1}"
+            number = max((Run(path).number for path in base.iterdir()), default=-1) + 1
+            if remote.is_remote(root):
+                number = remote.store(str(root)).claim(name, number)
+            run = base / f"version_{number}"
             try:
                 run.mkdir()
             except FileExistsError:  # a run that started at the same moment took it
@@ -157,13 +161,15 @@ def new_run(root: Path, name: str) -> Run:
 
 def discard(folder: Path) -> None:
     """Remove the folder of a run that never trained, and the folders that are empty without it."""
+    if copy := remote.copy_of(folder):
+        copy.discard()
     shutil.rmtree(folder, ignore_errors=True)
     for above in (folder.parent, folder.parent.parent):
         if above.is_dir() and not any(above.iterdir()):
             above.rmdir()
 
 
-def latest(root: Path, name: str, file: str = "config") -> Run:
+def latest(root: str | Path, name: str, file: str = "config") -> Run:
     """Return the newest run of a name that holds a file of Run's.
 
     Raises:
@@ -172,9 +178,10 @@ def latest(root: Path, name: str, file: str = "config") -> Run:
     """
     other = {"best": "last", "last": "best"}.get(file)
     for run in runs_of(root, name):
+        remote.fetch(run.folder, *([file] if other else ["best", "last"]))
         if getattr(run, file).is_file():
             return run
-        if other is not None and getattr(run, other).is_file():
+        if other is not None and remote.is_there(getattr(run, other)):
             reason = "no validation has run in it, or it keeps none" if file == "best" else "it keeps none"
             raise Mistake(
                 f"the newest run, {run}, has no {file} checkpoint ({reason}), so there is nothing to start from; take "
@@ -182,7 +189,7 @@ def latest(root: Path, name: str, file: str = "config") -> Run:
             )
     lacking = getattr(Run(""), file)
     raise Mistake(
-        f"no run in {root / name} holds {lacking}, so there is nothing to start from; "
+        f"no run in {root}/{name} holds {lacking}, so there is nothing to start from; "
         "train one with fit, or name it with --name, --run_root or --ckpt_path FILE."
     )
 

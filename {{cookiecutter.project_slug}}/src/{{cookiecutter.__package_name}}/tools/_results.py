@@ -29,7 +29,7 @@ def add_run_options(parser: Options) -> None:
     """Add --name and --run_root, which choose the newest run where none is given."""
     defaults = {"name": "default", "run_root": "runs"} | read_config(CONFIGS / "base.yaml")
     parser.add_argument("--name", default=defaults["name"], help="where no RUN is given: the newest of this name")
-    parser.add_argument("--run_root", type=Path, default=defaults["run_root"], help="where runs are kept")
+    parser.add_argument("--run_root", default=defaults["run_root"], help="where runs are kept")
 
 
 def not_by_torchrun(command: str) -> None:

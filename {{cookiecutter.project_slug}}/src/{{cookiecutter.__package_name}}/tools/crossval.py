@@ -31,7 +31,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from tqdm import tqdm
 
 from ..cli import CLI
-from ..engine import PACKAGE, resume, runs, signals
+from ..engine import PACKAGE, remote, resume, runs, signals
 from ..engine.configs import differences, flat, read_config
 from ..engine.files import read_text, reading, write, write_rows
 from ..engine.metrics import MEASURED_IN_LOSS
@@ -147,6 +147,7 @@ class CrossValidation:
         """Draw the folds, or give each seed the same splits."""
         kind, number = ("seed", self.options.seeds) if self.options.seeds else ("fold", self.options.folds)
         self.name = f"{self.config.name}/{kind}s_{number}"
+        remote.refuse(self.config.run_root, "crossval")
         self.folder = Path(self.config.run_root, self.name)
         data.prepare_data()
         data.setup("fit")

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ..cli import CLI
-from ..engine import runs
+from ..engine import remote, runs
 from ..engine.mistakes import Mistake, require
 from ..engine.parser import Options
 from ._page import Section, check_packages, figure, figures, png, write_page
@@ -127,6 +127,7 @@ def main(args: list[str]) -> None:
         )
     if "unmixed_epochs" in cli.model.hparams:  # of images
         cli.model.hparams.unmixed_epochs = 0
+    remote.refuse(cli.config.run_root, "lr-range")
     folder = Path(cli.config.run_root, cli.config.name)
     with tqdm(total=options.steps, desc="lr-range", unit="step") as bar:
         test = RangeTest(np.geomspace(options.min_rate, options.max_rate, options.steps), bar)

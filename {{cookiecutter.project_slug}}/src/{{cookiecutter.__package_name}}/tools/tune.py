@@ -29,7 +29,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from ..cli import CLI
-from ..engine import PACKAGE, resume, runs, signals
+from ..engine import PACKAGE, remote, resume, runs, signals
 from ..engine.configs import differences, flat, read_config
 from ..engine.files import locked, opened, write
 from ..engine.metrics import direction
@@ -104,6 +104,7 @@ class Search:
         self.as_grid = options.sampler == "grid"
         size = grid_size(self.space) if self.as_grid else options.trials or 32
         self.wanted = min(size, options.trials or size)
+        remote.refuse(self.base.config.run_root, "tune")
         self.folder = Path(self.base.config.run_root) / options.study
         self.lock: resume.Lock | None = None
         self.mine: set[int] = set()  # trials of this worker
