@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from project_package.engine import fallible, files, loggers, output, resume, runs, workers
-from project_package.engine.batches import Batch, collate, one_thread
+from project_package.engine.batches import Batch, collate, set_up_worker
 from project_package.engine.files import append, locked
 from project_package.engine.mistakes import RunFailed
 from project_package.engine.workers import affordable, lost, shortage
@@ -128,7 +128,7 @@ def test_a_batch_that_cannot_be_handed_over_is_not_waited_for():
         2,
         num_workers=1,
         collate_fn=lambda batch: Unpicklable(),
-        worker_init_fn=one_thread,
+        worker_init_fn=set_up_worker,
         multiprocessing_context="fork",
     )
     with pytest.raises(RuntimeError) as raised:
