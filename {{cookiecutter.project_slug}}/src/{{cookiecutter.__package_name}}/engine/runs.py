@@ -158,8 +158,9 @@ def discard(folder: Path) -> None:
     """Remove the folder of a run that never trained, and the folders that are empty without it."""
     shutil.rmtree(folder, ignore_errors=True)
     for above in (folder.parent, folder.parent.parent):
-        if above.is_dir() and not any(above.iterdir()):
-            above.rmdir()
+        with contextlib.suppress(OSError):  # a volume may be mounted there
+            if above.is_dir() and not any(above.iterdir()):
+                above.rmdir()
 
 
 def latest(root: Path, name: str, file: str = "config") -> Run:
