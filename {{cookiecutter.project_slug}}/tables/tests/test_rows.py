@@ -333,7 +333,7 @@ def test_a_run_does_not_go_on_to_learn_something_else(trained, run, capsys):
     [
         ("--data.categories=[shop]",),
         ("--model.network=TabM", "--model.network.numbers=periodic", "--seed_everything=3"),
-        ("--config=tabular", "--trainer.max_epochs=1"),
+        ("--config=stabilise", "--model.schedule=Cosine"),
     ],
 )
 def test_a_flag_that_is_left_out_is_named_and_can_be_pasted(flags, run, capfd):

@@ -529,7 +529,10 @@ class Commands(LightningCLI):
         """Say that another launch trains under this name: which run is whose would be hard to tell."""
         launch = this_launch()
         for run in runs.runs_of(root, name):
-            if run.folder == own.folder or run.ended or not resume.Lock.is_held(run):
+            is_held = False
+            with contextlib.suppress(OSError, Mistake):  # it may end just now; whatever lies there is not this run's
+                is_held = run.folder != own.folder and not run.ended and resume.Lock.is_held(run)
+            if not is_held:
                 continue
             other = next((work.identity for work in reversed(launches_of(run)) if work.identity), "")
             if other != launch.identity:

@@ -165,8 +165,9 @@ def discard(folder: Path) -> None:
         copy.discard()
     shutil.rmtree(folder, ignore_errors=True)
     for above in (folder.parent, folder.parent.parent):
-        if above.is_dir() and not any(above.iterdir()):
-            above.rmdir()
+        with contextlib.suppress(OSError):  # a volume may be mounted there
+            if above.is_dir() and not any(above.iterdir()):
+                above.rmdir()
 
 
 def latest(root: str | Path, name: str, file: str = "config") -> Run:
