@@ -481,7 +481,7 @@ class Commands(LightningCLI):
         if self.subcommand == "fit" and self.run is not None:
             if self.own.fast and self.source is None:
                 extra.append(Fast(self.files.config))
-            extra += [self.files, runs.Timing(self.run)]
+            extra += [self.files, runs.Timing(self.run), ranks.SameSums()]
             if made.trainer.enable_checkpointing is not False:
                 extra.append(StopOnSignal())
         if self.subcommand in ("fit", "test") and self.run is not None:
