@@ -88,6 +88,7 @@ SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
         ("--data.num_workers=2", "--callbacks.last.every_n_train_steps=4", "--data.augment=medium"),
     ),
     "two ranks": (2, DDP),
+    "four ranks": (4, ("--trainer.devices=4", "--trainer.strategy=ddp")),
     "several labels from a table, MixUp, sampling by the rarest label": (
         1,
         (

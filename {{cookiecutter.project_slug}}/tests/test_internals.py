@@ -250,15 +250,27 @@ def test_how_long_ranks_wait(kind):
     assert "self._timeout" in inspect.getsource(kind)
 
 
-def test_the_store_of_all_ranks():
+@pytest.fixture
+def one_rank():
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        store = internals.default_store()
-        store.set("key", "value")
-        assert store.check(["key"])
-        assert not store.check(["other"])
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_the_store_of_all_ranks(one_rank):
+    store = internals.default_store()
+    store.set("key", "value")
+    assert store.check(["key"])
+    assert not store.check(["other"])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_gradients_are_grouped_from_the_first_step_on_as_in_all_others(kept, one_rank):
+    model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))
+    if kept:
+        internals.keep_order_of_sums(model)
+    model(torch.ones(4, 2)).sum().backward()
+    assert model.reducer._rebuild_buckets() is not kept
 
 
 def test_whether_batch_norm_is_synchronised():

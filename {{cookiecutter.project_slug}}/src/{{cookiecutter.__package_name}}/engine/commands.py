@@ -601,7 +601,7 @@ class Commands(LightningCLI):
         if self.subcommand == "fit" and self.run is not None:
             if self.own.fast and self.source is None:
                 extra.append(Fast(self.files.config))
-            extra += [self.files, runs.Timing(self.run)]
+            extra += [self.files, runs.Timing(self.run), ranks.SameSums()]
             copy = remote.copy_of(self.run.folder)
             if made.trainer.enable_checkpointing is not False:
                 extra += [StopOnSignal()] if copy is None else [StopOnSignal(), remote.Upload(copy)]

@@ -215,3 +215,13 @@ def set_timeout(strategy: Any, timeout: timedelta) -> None:
 def default_store() -> Any:
     """Return the key-value store of all ranks (``_get_default_store``, torch 2.15); rank zero has it."""
     return distributed_c10d._get_default_store()
+
+
+def keep_order_of_sums(model: Any) -> None:
+    """Let DDP group its gradients from the first step on as in all others; before the first forward pass.
+
+    It groups them anew after the first step of a launch (``_rebuild_buckets``, torch 2.15). The sum of three numbers
+    depends on the order, so the first step of a run that goes on would differ from the unbroken one in the last bit.
+    """
+    model.reducer._push_all_rebuilt_params()
+    model.reducer._rebuild_buckets()

@@ -15,13 +15,15 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from jsonargparse.typing import register_type
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import StrategyRegistry
 from torch.distributed.constants import default_pg_timeout
+from torch.nn.parallel import DistributedDataParallel
 
-from .internals import class_of_strategy, default_store, set_timeout, timeout_of
+from .internals import class_of_strategy, default_store, keep_order_of_sums, set_timeout, timeout_of
 from .mistakes import Mistake, RunFailed
 from .runs import is_rank_zero
 
@@ -103,6 +105,20 @@ def limit_waiting(trainer: Trainer, settings: Mapping[str, Any]) -> None:
             f"{trainer.world_size} ranks: one that does not answer for {timeout} ends the run "
             f"({flag} {timeout.total_seconds():.0f})"
         )
+
+
+class SameSums(Callback):
+    """Sums gradients in one order in every step, where a run that goes on is promised the same bits on three ranks.
+
+    (Two have no order. The price is that sums begin when the whole gradient is there; so on GPUs only with
+    --trainer.deterministic true, without which two runs differ anyway.)
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model = trainer.strategy.model
+        is_exact = trainer.strategy.root_device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+        if trainer.world_size > 2 and is_exact and isinstance(model, DistributedDataParallel):
+            keep_order_of_sums(model)
 
 
 def lost(error: BaseException, trainer: Trainer | None) -> RunFailed | None:
