@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def state(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
-def write(file: Path, lines: list[list[object]]) -> Path:
+def write(file: Path, lines: Sequence[Sequence[object]]) -> Path:
     with file.open("w", newline="") as opened:
         csv.writer(opened).writerows(lines)
     return file
