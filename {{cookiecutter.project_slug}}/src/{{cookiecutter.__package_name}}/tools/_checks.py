@@ -125,9 +125,10 @@ class Checks:
 
     def _find_rows(self, table: Path, of_keys: bool = True) -> None:
         """Number the rows of a table of labels, and say which images no row names."""
-        chunks = list(open_table("--data.labels", table).chunks())
-        numbers = [number for chunk in chunks for number in chunk.numbers]
-        self.last = max([*numbers, *(number for chunk in chunks for number, _ in chunk.wrong)], default=0)
+        numbers: list[int] = []
+        for chunk in open_table("--data.labels", table).chunks():
+            numbers += chunk.numbers
+            self.last = max([self.last, *chunk.numbers[-1:], *(number for number, _ in chunk.wrong)])
         self.of_list = f"rows of {in_line(str(table))}"
         if not of_keys:
             rows = (each.where.removeprefix("row ") for each in self.found.found if each.where.startswith("row "))
