@@ -236,6 +236,19 @@ class Command:
         return Result(next((code for code in codes if code), 0), output)
 
 
+def hosts(command: Command, project: Path, folders: Sequence[Path], *args: object, timeout: float) -> list[Result]:
+    """Run a command on hosts of one rank each, as torchrun would, each in a folder of its own."""
+    port, started = _free_port(), []
+    for rank, folder in enumerate(folders):
+        node = {"GROUP_RANK": str(rank), "GROUP_WORLD_SIZE": str(len(folders)), "LOCAL_RANK": "0"}
+        environment = _torchruns_environment(rank, len(folders), port) | node | {"LOCAL_WORLD_SIZE": "1"}
+        started.append(command.start(project, folder, *args, environment=environment))
+    deadline = time.monotonic() + timeout
+    for [(process, _)] in started:
+        process.join(max(0, deadline - time.monotonic()))
+    return [command.end(each) for each in started]
+
+
 @pytest.fixture(scope="session")
 def command() -> Command:
     """Run a command of a project."""

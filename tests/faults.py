@@ -36,7 +36,7 @@ import numpy as np
 import torch
 import yaml
 from bakes import fuzz
-from conftest import HUNG, TEMPLATE, Command, Result, bake, rows
+from conftest import HUNG, TEMPLATE, Command, Result, bake, hosts, rows
 from PIL import Image
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 
@@ -555,6 +555,76 @@ def restarted_by_a_scheduler(arena: Arena) -> list[bool]:
     return survived
 
 
+def restarted_among_others(arena: Arena) -> list[bool]:
+    """Launches that share a name are killed and started again, the first one first: each takes its own run."""
+    survived = []
+    known: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"RUN_ID": ""}, {}),
+        ({"TORCHELASTIC_RUN_ID": ""}, {"TORCHELASTIC_RESTART_COUNT": "1"}),
+        ({"SLURM_JOB_ID": ""}, {"SLURM_RESTART_COUNT": "1"}),
+        ({"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": ""}, {"SLURM_RESTART_COUNT": "1"}),
+    ]
+    for launch, again in arena.some(known):
+        place, states = arena.place(), []
+        launches: list[dict[str, Any]] = [
+            {name: value or str(number) for name, value in launch.items()} for number in (1, 2)
+        ]
+        for number, environment in enumerate(launches):
+            arena.fit(place, f"--seed_everything={number}", fault="kill 100", **environment)
+        for number, environment in enumerate(launches):
+            ended_run = arena.run(place, "fit", *BASE, f"--seed_everything={number}", **environment, **again)
+            last = place / f"runs/run/version_{number}/checkpoints/last.ckpt"
+            states.append((ended_run.code, training_state(last)))
+        wanted = [(0, arena.unbroken[0]), (0, arena.fit(arena.place(), "--seed_everything=1").state[0])]
+        survived.append(states == wanted and len(list((place / "runs/run").iterdir())) == 2)
+        more = arena.run(place, "fit", *BASE, "--seed_everything=0", **launches[0], **again)
+        survived.append(more.code == 0 and "has ended" in more.output and "epoch" not in more.output)
+        if not all(survived[-2:]):
+            print(launch, states, wanted, more.output[-500:])
+    return survived
+
+
+def left_out_on_resume(arena: Arena) -> list[bool]:
+    """A flag that the run has and the command has not is named, and can be pasted."""
+    place = arena.place()
+    others = ("--seed_everything=3", "--model.optimizer.lr=0.01", "--callbacks.averaging=SWA")
+    arena.fit(place, *others, fault="kill 100")
+    survived = []
+    for flag in others:
+        rest = [other for other in others if other != flag]
+        survived += arena.refused(place, ("fit", *BASE, *rest, "--resume=auto"), words=f"add {flag};")
+    whole = arena.fit(arena.place(), *others).state
+    return [*survived, arena.fit(place, "--resume=same").state == whole != ("", "", "")]
+
+
+def on_two_hosts(arena: Arena) -> list[bool]:
+    """Two hosts without a shared disk, or of which one lacks the data: said on both, by no hang."""
+    nodes = (*BASE, "--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp")
+
+    def said(places: list[Path], words: str) -> bool:
+        done = hosts(arena.command, arena.project, places, "fit", *nodes, timeout=300)
+        good = all(in_one_line(result) and words in result.errors[0] for result in done)
+        if not good:
+            print([(result.code, result.output[-600:]) for result in done])
+        return good and not any((places[0] / "runs").rglob("version_*"))
+
+    survived = [said([arena.place(), arena.place()], "is not seen here")]
+    for lacking in arena.some([1, 0]):
+        places = [arena.place(), arena.place()]
+        (places[lacking] / "images").unlink()
+        survived.append(said(places, "--data.root='images'"))
+    if arena.one_of_each:  # the project's own tests evaluate a run of two nodes
+        return survived
+    place = arena.place()
+    trained = hosts(arena.command, arena.project, [place, place], "fit", *nodes, timeout=600)
+    survived.append([result.code for result in trained] == [0, 0])
+    tested = arena.command(arena.project, place, "test", "--name=run", timeout=300)
+    survived.append(tested.code == 0 and "--trainer.num_nodes 2" in tested.output)
+    if not all(survived):
+        print(survived, [result.output[-600:] for result in trained], tested.output[-600:])
+    return survived
+
+
 def changed_on_resume(arena: Arena) -> list[bool]:
     """What would make another experiment of a run is refused; what changes its length or its machine is not."""
     place = arena.place()
@@ -949,6 +1019,15 @@ ROWS = [
     ),
     Row("`max_time` ran out; SIGTERM", "`--resume auto` goes on; exit code 143", out_of_time),
     Row("a restart by torchrun or SLURM", "resumed without a flag", restarted_by_a_scheduler),
+    Row("launches of one name, killed and started again", "each takes its own run", restarted_among_others),
+    Row(
+        "flags left out on resume", "named, as they can be pasted; `--resume same` takes the run's", left_out_on_resume
+    ),
+    Row(
+        "two hosts: no shared disk, or data on one alone; `test` on one of them",
+        "exit code 2 and one line on both, no hang; `test` runs where it is started",
+        on_two_hosts,
+    ),
     Row(
         "flags changed on resume",
         "another experiment is refused, another length or machine accepted",

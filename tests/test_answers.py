@@ -21,8 +21,9 @@ YOURS = """
 """.split()
 ENGINE = """
     __init__ batches cells checkpoints commands configs delimited endings factories fast faults files guard internals
-    keepers loading loggers metrics mistakes optimizers parser per_sample predictions preemption remote resume rules runs
-    sampling schema scores signals splits stages steps submission targets task watching weights
+    keepers launches loading loggers metrics mistakes optimizers parser per_sample predictions preemption ranks remote
+    resume rules runs sampling schema scores signals splits stages steps submission targets task watching
+    weights
 """.split()
 ENGINE_OF = {
     "images": """
@@ -35,8 +36,9 @@ ENGINE_OF = {
 TEST_FILES = "conftest sandbox suites test_loggers test_losses".split()
 TEST_FILES_OF = {
     "images": """
-        test_data test_folders test_guard test_internals test_labels test_mistakes test_model test_pixels test_reading
-        test_remote test_resume test_run test_schedules test_scores test_speed test_stop test_targets test_techniques test_weights
+        test_data test_folders test_guard test_internals test_labels test_launches test_mistakes test_model test_pixels
+        test_reading test_remote test_resume test_run test_schedules test_scores test_speed test_stop test_targets
+        test_techniques test_weights
     """.split(),
     "table": "test_augment test_encoding test_model test_networks test_rows test_tables".split(),
 }

@@ -220,6 +220,7 @@ def test_the_home_folder_is_written_out(run, monkeypatch, capfd):
 LINKS = [
     *("predictions.csv", ".predictions.csv.unfinished", "test_predictions.csv", "confusion_matrix.csv"),
     *("failure.txt", ".config.yaml.unfinished", "environment.txt", ".manifest.json.unfinished", "unfinished.lock"),
+    "launches.jsonl",
 ]
 
 
@@ -441,7 +442,10 @@ def test_what_a_run_holds_does_not_fill_the_memory(kind, tmp_path):
             read(place)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "manifest.json", "environment.txt", "metrics.csv", "timing.csv"])
+FILES = ["config.yaml", "manifest.json", "environment.txt", "metrics.csv", "timing.csv", "launches.jsonl"]
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", ["pipe", "huge"])
 def test_a_run_with_such_a_file_goes_on_or_is_refused(name, kind, trained, run, capfd):
     (trained / "unfinished.lock").touch()

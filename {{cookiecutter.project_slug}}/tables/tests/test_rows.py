@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -324,6 +326,27 @@ def test_a_run_does_not_go_on_to_learn_something_else(trained, run, capsys):
     ):
         assert run("fit", flag, "--resume=auto") == 2
         assert f"{flag.partition('=')[0]}=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--data.categories=[shop]",),
+        ("--model.network=TabM", "--model.network.numbers=periodic", "--seed_everything=3"),
+        ("--config=tabular", "--trainer.max_epochs=1"),
+    ],
+)
+def test_a_flag_that_is_left_out_is_named_and_can_be_pasted(flags, run, capfd):
+    short = ("--resume=auto", "--trainer.max_steps=1", "--callbacks.last.every_n_train_steps=1")
+    assert run("fit", *short, *flags) == 0
+    (RUN / "unfinished.lock").touch()
+    assert run("fit", *short) == 2
+    found = re.search(r"leaves out flags of .*; add (.*); or go on", capfd.readouterr().err)
+    assert found is not None
+    for added in (shlex.split(found.group(1)), flags, ("--resume=same",)):
+        (RUN / "unfinished.lock").touch()
+        assert run("fit", *short, *added) == 0
+    assert [path.name for path in RUN.parent.iterdir()] == [RUN.name]
 
 
 def test_one_word_for_a_missing_cell_means_the_same_in_new_rows(run, goods, tmp_path, capfd):

@@ -1,8 +1,11 @@
 """The command line: LightningCLI with the run's folder, packaged configs, and errors in one line."""
 
 import argparse
+import contextlib
+import io
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
@@ -30,9 +33,10 @@ from .endings import is_refusal
 from .fast import Fast, NoProfiler
 from .internals import classes_start_afresh, is_compilers_failure, leave_signals_alone
 from .keepers import BestCheckpoint, LastCheckpoint
+from .launches import filled_in, launches_of, note_launch, this_launch
 from .loading import SplitData
 from .metrics import MONITOR, direction
-from .mistakes import Mistake, not_compiled, said_by
+from .mistakes import Mistake, not_compiled, said_by, shown
 from .parser import Maker, Parser, fail
 from .predictions import PredictionWriter
 from .preemption import StopOnSignal
@@ -56,7 +60,9 @@ class Addressed(argparse.ArgumentParser):
 
     def read(self, args: list[str]) -> argparse.Namespace:
         """Return the values of flags and configs, the later over the earlier."""
-        return self.parse_known_args([f"--config={CONFIGS / 'base.yaml'}", *args])[0]
+        found = self.parse_known_args([f"--config={CONFIGS / 'base.yaml'}", *args])[0]
+        found.name = filled_in(found.name)
+        return found
 
     def error(self, message: str) -> NoReturn:
         fail(message)
@@ -211,13 +217,15 @@ class Commands(LightningCLI):
 
     def _find_source(self, args: list[str]) -> Source | None:
         """Find what a command starts from; its run's config then takes the place of the project's defaults."""
-        command, asked = self.command, self.asked
+        command, asked, self.args = self.command, self.asked, args
         root, name, choice = asked.run_root, asked.name, asked.ckpt_path
         if choice is None and command in ("validate", "test", "predict"):
             choice = "best"
         source = None
-        if command == "fit" and (resume.implied() or (asked.resume == "auto" and choice is None)):
-            source = self._find_unfinished(root, name)
+        if command == "fit":
+            before = resume.of_this_launch(root, name, args)
+            if before is not None or (asked.resume in ("auto", "same") and choice is None):
+                source = self._find_unfinished(root, name, before)
         if source is None:
             if choice is None:
                 return None
@@ -241,20 +249,53 @@ class Commands(LightningCLI):
                 print(f"changed by flags: {runs.masked_command(args[1:])}")
         return source
 
-    def _find_unfinished(self, root: str, name: str) -> Source | None:
-        """Choose the run and checkpoint to resume from: rank zero's choice where Lightning started this rank."""
+    def _find_unfinished(self, root: str, name: str, before: list[Run] | None) -> Source | None:
+        """Choose the run and checkpoint to resume from: rank zero's choice where Lightning started this rank.
+
+        Args:
+            root: Where runs are kept.
+            name: The run's name.
+            before: The runs of this launch, where it was started again.
+
+        Raises:
+            Mistake: There is none, and a fresh one is not what was asked for.
+            SystemExit: This launch's run has ended.
+        """
         launched_by_lightning = not runs.is_rank_zero() and "TORCHELASTIC_RUN_ID" not in os.environ
         if launched_by_lightning and "RUN_RESUMED" in os.environ:
             chosen = os.environ["RUN_RESUMED"].split("\n")
             return Source(Run(chosen[0]), Path(chosen[1]), int(chosen[2])) if len(chosen) == 3 else None
-        source = resume.find(root, name, self._model_of)
+        if before:
+            if before[0].ended and resume.is_by(before[0], self.args) and not self.callbacks:  # else a tool's
+                if runs.is_rank_zero():
+                    print(f"{before[0]}, the run of this launch ({shown(this_launch().identity)}), has ended")
+                raise SystemExit(0)
+            resume.wait_for(before)
+        candidates = resume.others_of(root, name) if before is None else before
+        source = resume.find(candidates, self._model_of)
         os.environ["RUN_RESUMED"] = "\n".join(map(str, source or ()))
-        if source is None and runs.is_rank_zero():
-            print(f"resume: no unfinished run in {root}/{name} has a checkpoint, so a fresh one begins")
+        if source is None and self.asked.resume == "same":
+            raise Mistake(
+                f"--resume same goes on with a run as it stands, and no unfinished one in {root}/{name} has a "
+                "checkpoint; --resume auto begins a fresh one."
+            )
+        if runs.is_rank_zero():
+            self._say_which(f"{root}/{name}", source, before)
         return source
 
+    @staticmethod
+    def _say_which(folder: str, source: Source | None, before: list[Run] | None) -> None:
+        """Say of which launch the run is that goes on, or that there is none."""
+        mine = this_launch().identity
+        if source is None:
+            whose = f" of this launch ({shown(mine)})" if before is not None and mine else ""
+            print(f"resume: no unfinished run{whose} in {folder} has a checkpoint, so a fresh one begins")
+        elif before is None and (works := launches_of(source.run)) and works[0].identity not in ("", mine):
+            print(f"resume: {source.run} was begun by {shown(works[0].identity)}")
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", type=str, default="default", help="The run's name: a folder below run_root.")
+        about = "The run's name: a folder below run_root; {VARIABLE} stands for the environment's value."
+        parser.add_argument("--name", type=str, default="default", help=about)
         parser.add_argument(
             "--run_root", type=str, default="runs", help="Where runs are kept: a folder, or s3://BUCKET/FOLDER, gs://."
         )
@@ -269,9 +310,10 @@ class Commands(LightningCLI):
         )
         parser.add_argument(
             "--resume",
-            type=Literal["auto"] | None,
+            type=Literal["auto", "same"] | None,
             default=None,
-            help="auto: fit goes on with the newest run of this name that did not end, if there is one.",
+            help="auto: fit goes on with the newest run of this name that did not end, if there is one and it is what "
+            "this command would begin; same: with its config as it stands.",
         )
         parser.add_argument(
             "--report",
@@ -300,8 +342,11 @@ class Commands(LightningCLI):
             parser.set_defaults(_shown_defaults())
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if self.source is not None and self.command != "fit":
+            args = [*args[:2], *self._of_this_machine(), *args[2:]]
         with classes_start_afresh(self.typed):
             self.config = parser.parse_args(args)
+        self._settle(self.own)
         try:
             parser.validate(self.config, skip_unset=False)  # a null, too, must be of the type that is asked for
         except (TypeError, KeyError) as error:
@@ -320,6 +365,26 @@ class Commands(LightningCLI):
             if "outside" in self.own.data and "data.outside" not in self.typed:  # a run's folder may be anybody's
                 self.own.data.outside = False
             self._say_places()
+
+    def _settle(self, own: Any) -> None:
+        """Give what stands for another value that value: a variable in the name, true for a seed that was chosen."""
+        own.name = filled_in(own.name)
+        if own.seed_everything is True and self.source is not None and self.source.step is not None:
+            own.seed_everything = read_config(self.source.run.config).get("seed_everything", True)
+
+    def _of_this_machine(self) -> list[str]:
+        """Return the flags of the machine as the project has them: a run may have been trained on another one."""
+        assert self.source is not None
+        of_project = {
+            key: value for path in DEFAULTS for key, value in (read_config(path).get("trainer") or {}).items()
+        }
+        of_run = read_config(self.source.run.config).get("trainer") or {}
+        here = {f"trainer.{key}": of_project.get(key, value) for key, value in resume.PLACE.items()}
+        there = {f"trainer.{key}": value for key, value in of_run.items() if key in resume.PLACE}
+        others = {key: value for key, value in there.items() if value != here[key] and key not in self.typed}
+        if others and runs.is_rank_zero():
+            print(f"not as the run was trained, but on this machine as it is: {shlex.join(resume.as_flags(others))}")
+        return resume.as_flags(here)
 
     def _say_places(self) -> None:
         """Say which folders a run's config names, before they are read."""
@@ -414,6 +479,8 @@ class Commands(LightningCLI):
             changes = resume.check_changes(self.source.run.config, self.plain())
             if changes and runs.is_rank_zero():
                 print(f"resume: changed since the run began: {', '.join(changes)}")
+            if self.source.step is not None and self.asked.ckpt_path is None and config.resume != "same":
+                self._check_left_out()
         if self.source is not None and self.source.step is not None:
             self.run = self.source.run
         else:
@@ -427,6 +494,48 @@ class Commands(LightningCLI):
             self.run = self.run or self._new_run(config.run_root, config.name)
             if runs.is_rank_zero():
                 self.lock = resume.Lock(self.run)
+                note_launch(self.run, self.args)
+        if runs.is_rank_zero():
+            if not remote.is_remote(config.run_root):  # where it would take a while to know
+                self._say_who_shares(self.run, Path(config.run_root), config.name)
+
+    def _check_left_out(self) -> None:
+        """Refuse a command that would mean another experiment as a fresh run than the run that it goes on with."""
+        assert self.source is not None
+        run = self.source.run
+        defaults = [f"--config={file}" for file in defaults_of(self._task_of(run))]
+        said = io.StringIO()
+        try:
+            with classes_start_afresh(self.typed), contextlib.redirect_stderr(said):
+                whole = self.parser.parse_args([self.command, *defaults, *self.args[1:]])
+        except SystemExit as end:
+            reason = said.getvalue().strip().removeprefix("error: ")
+            raise Mistake(
+                f"without the config of {run} this command is refused ({reason}), so it is not the one that began it; "
+                "add its flags, or go on with the run's config as it stands: --resume same."
+            ) from end
+        fresh = whole[self.command]
+        self._settle(fresh)
+        resume.as_the_run_has_it(run.config, fresh.data)
+        left_out = resume.check_left_out(run, self.plain(), self.plain(fresh), self.args)
+        if left_out and runs.is_rank_zero():
+            print(f"resume: not typed, but as the run has it: {shlex.join(resume.as_flags(left_out))}")
+
+    @staticmethod
+    def _say_who_shares(own: Run, root: Path, name: str) -> None:
+        """Say that another launch trains under this name: which run is whose would be hard to tell."""
+        launch = this_launch()
+        for run in runs.runs_of(root, name):
+            if run.folder == own.folder or run.ended or not resume.Lock.is_held(run):
+                continue
+            other = next((work.identity for work in reversed(launches_of(run)) if work.identity), "")
+            if other != launch.identity:
+                remedy = f"--name '{name}-{launch.placeholder}'" if launch.variable else "another --name"
+                print(
+                    f"note: {run}, which {shown(other) or 'another process'} trains, has the same name as this run, so "
+                    f"which is whose only {run.launches.name} in them tells; {remedy} keeps them apart."
+                )
+                return
 
     @staticmethod
     def _trust_what_is_typed(config: Any) -> None:
@@ -513,17 +622,26 @@ class Commands(LightningCLI):
         if self.source is not None:
             self.model.resumed = {"from": str(self.source.checkpoint)}  # so that it does not load its first weights
         if self.trainer.global_rank == 0:
-            self.datamodule.prepare_data()
-            self.datamodule.setup("fit")
-            target = self.datamodule.target
-            if self._model_for(target.task) is not type(self.model):
-                raise Mistake(
-                    f"--model is a {type(self.model).__name__}, and the data has {target}, so it could not be "
-                    f"trained; give --data.task {target.task}."
-                )
-            print(self.datamodule.summary(), flush=True)
-            if self.source is None:
-                self._say_defaults()
+            try:
+                self._look_at_data()
+            except Exception as error:
+                environment: Any = getattr(self.trainer.strategy, "cluster_environment", None)
+                if self.trainer.num_nodes == 1 or environment is None or not environment.creates_processes_externally:
+                    raise
+                self.datamodule.unfetched = error  # other hosts wait for this one; all hear of it in its setup
+
+    def _look_at_data(self) -> None:
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        target = self.datamodule.target
+        if self._model_for(target.task) is not type(self.model):
+            raise Mistake(
+                f"--model is a {type(self.model).__name__}, and the data has {target}, so it could not be trained; "
+                f"give --data.task {target.task}."
+            )
+        print(self.datamodule.summary(), flush=True)
+        if self.source is None:
+            self._say_defaults()
 
     def _say_defaults(self) -> None:
         """Say what the task changes of the project's defaults."""

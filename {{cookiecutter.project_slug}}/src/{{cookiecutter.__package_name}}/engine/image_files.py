@@ -155,17 +155,17 @@ class ImageFiles(SplitData):
         self.inferred = "\n".join([table.remark, *table.samples.remarks])
         return table.samples
 
-    def setup(self, stage: str) -> None:
+    def read_splits(self, stage: str) -> None:
         if self.labels is not None and stage == "fit":  # later the run's config names the folder
             self.table = read_labels(self.labels)
             self.root = self.table.root
-        super().setup(stage)
+        super().read_splits(stage)
 
     def make_view(self, size: int) -> View:
         """Make what turns a decoded image into the network's input, a square of this side."""
         raise NotImplementedError
 
-    def prepare_data(self) -> None:
+    def fetch(self) -> None:
         if self.built_in:
             write_built_in(self.built_in, self.root)
 

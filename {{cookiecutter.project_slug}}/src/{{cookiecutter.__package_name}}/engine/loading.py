@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from .batches import Batch as Batch
 from .batches import collate, set_up_worker
 from .mistakes import Mistake, require
+from .ranks import are_connected, together
 from .sampling import EpochSampler, TrainLoader, run_seed
 from .schema import Schema
 from .splits import Manifest, Samples, check_conflicts, draw_splits, group, stratified_part
@@ -106,6 +107,7 @@ class SplitData(LightningDataModule):
         self.settled: dict[str, Any] = {}  # arguments that followed the data, as a run's config keeps them
         self.grouped: tuple[list[str], np.ndarray] | None = None  # the keys, and the group that the data gives each
         self.fingerprint = ""  # of the whole data set; known after setup("fit")
+        self.unfetched: Exception | None = None  # why the data is not on this host
 
     def samples(self) -> Samples:
         """List the samples of the data set."""
@@ -245,7 +247,25 @@ class SplitData(LightningDataModule):
             given = np.array([of_key.get(key, -1 - i) for i, key in enumerate(keys)])
         return group(keys, self.group_pattern, self.same(keys), given)
 
+    def fetch(self) -> None:
+        """Bring the data to this host, once."""
+
+    def prepare_data(self) -> None:
+        try:
+            self.fetch()
+        except Exception as error:
+            if not are_connected():
+                raise
+            self.unfetched = error  # the other ranks wait; they hear of it in setup
+
     def setup(self, stage: str) -> None:
+        with together():  # a host may lack the data
+            if self.unfetched is not None:
+                raise self.unfetched
+            self.read_splits(stage)
+
+    def read_splits(self, stage: str) -> None:
+        """Read what a command needs of the data."""
         samples, self.stage = None, stage
         if self.manifest is None:
             if self.manifest_path is not None:

@@ -1,15 +1,19 @@
 """``fit --resume auto``: which run goes on, from which checkpoint, and which changes it accepts."""
 
 import fcntl
+import json
 import os
-from collections.abc import Callable
+import shlex
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from . import checkpoints, remote
-from .configs import as_typed, differences, read_config
+from .configs import as_typed, differences, flat, named_configs, read_config, typed_settings
 from .files import opened, reading
-from .mistakes import Mistake
+from .launches import as_kept, is_counted_restart, is_of_another_task, launches_of, this_launch
+from .mistakes import Mistake, RunFailed, shown
 from .runs import Run, is_rank_zero, runs_of
 
 # Anything else that differs from the run's config would make another experiment of it.
@@ -76,12 +80,20 @@ FOLLOW_THE_DATA = (
     "data.weight_column",
 )
 
+# On what a run was trained, and what a command elsewhere has unless it says otherwise.
+PLACE: dict[str, Any] = {
+    "accelerator": "auto",
+    "devices": "auto",
+    "num_nodes": 1,
+    "plugins": None,
+    "strategy": "auto",
+    "sync_batchnorm": False,
+}
+# What --fast true chose when a run began.
+MEASURED = ("model.channels_last", "model.compile", "trainer.benchmark", "trainer.precision")
+PATIENCE = 60  # seconds that a process of this launch gets to end
+
 COMPLETED = ("categories", "drop", "numbers")  # of these the run's config has more columns than were given
-
-
-def implied() -> bool:
-    """Tell whether a scheduler has started this command again: torchrun after a failure, SLURM after a requeue."""
-    return any(int(os.environ.get(name) or 0) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
 
 
 class Source(NamedTuple):
@@ -98,14 +110,39 @@ class Source(NamedTuple):
     step: int | None = None
 
 
-def find(root: str | Path, name: str, kind_of: Callable[[Run], type]) -> Source | None:
-    """Return the newest run of a name that neither ended nor runs, its newest readable checkpoint, and the step.
+def of_this_launch(root: str | Path, name: str, command: Sequence[str]) -> list[Run] | None:
+    """Return the runs of a name that this launch has worked on, the newest first; None where it begins just now.
 
-    ``last.ckpt`` comes before ``best.ckpt``. What is passed over is said. A scheduler that starts a command again means
-    the newest run and no other. ``kind_of`` returns the class of a run's model.
+    Of a job that trains several runs those of this very command count, if there are any. A launch that nobody has
+    named (torchrun without --rdzv-id) may have worked on the newest run and on no other.
     """
-    found = runs_of(root, name)
-    for run in found[:1] if implied() else found:
+    launch, found = this_launch(), runs_of(root, name)
+    if not launch.identity:
+        return found[:1] if is_counted_restart() else None
+    of_launch = [run for run in found if any(work.identity == launch.identity for work in launches_of(run))]
+    if not is_counted_restart() and (launch.is_counted or not of_launch):
+        return None
+    return [run for run in of_launch if is_by(run, command)] or of_launch
+
+
+def is_by(run: Run, command: Sequence[str]) -> bool:
+    """Tell whether this launch has worked on a run by a command."""
+    mine, kept = this_launch().identity, as_kept(command)
+    return bool(mine) and any((work.identity, work.command) == (mine, kept) for work in launches_of(run))
+
+
+def others_of(root: str | Path, name: str) -> list[Run]:
+    """Return the runs of a name that somebody who starts a command by hand may mean, the newest first."""
+    return [run for run in runs_of(root, name) if not is_of_another_task(run)]
+
+
+def find(candidates: Iterable[Run], kind_of: Callable[[Run], type]) -> Source | None:
+    """Return the first run that neither ended nor runs, its newest readable checkpoint, and the step.
+
+    ``last.ckpt`` comes before ``best.ckpt``. What is passed over is said. ``kind_of`` returns the class of a run's
+    model.
+    """
+    for run in candidates:
         if run.ended:
             continue
         remote.fetch(run.folder)
@@ -124,6 +161,26 @@ def find(root: str | Path, name: str, kind_of: Callable[[Run], type]) -> Source 
                 continue
             return Source(run, path, content["global_step"])
     return None
+
+
+def wait_for(candidates: Sequence[Run]) -> None:
+    """Wait until no process of before works on this launch's newest run: one that is to end may take a while.
+
+    Raises:
+        RunFailed: One still does.
+    """
+    if not this_launch().identity:
+        return
+    for waited in range(PATIENCE):
+        if not candidates or candidates[0].ended or not Lock.is_held(candidates[0]):
+            return
+        if not waited and is_rank_zero():
+            print(f"resume: waits up to {PATIENCE} s for the process that works on {candidates[0]}", flush=True)
+        time.sleep(1)
+    raise RunFailed(
+        f"another process of this launch ({shown(this_launch().identity)}) still works on {candidates[0]}, so both "
+        "would write into it; start it again when that one has ended."
+    )
 
 
 def _kept(run: Run) -> list[Path]:
@@ -147,9 +204,9 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
     for key, old, new in differences(read_config(config_file), config):
         if old is None and not new:  # a setting that the version of the run did not have
             continue
-        if key in SILENT or (new in (None, "auto") and key in FOLLOW_THE_DATA):
+        if _is_silent(key, new):
             continue
-        if key.startswith(REFUSED) or not any(key == part or key.startswith(f"{part}.") for part in ACCEPTED):
+        if not _is_accepted(key):
             raise Mistake(
                 f"{as_typed(key)}={new} differs from the run's {old}, so the run would no longer be one experiment; "
                 "leave it out, or start a new run from these weights: --model.weights CHECKPOINT."
@@ -157,6 +214,102 @@ def check_changes(config_file: Path, config: dict[str, Any]) -> list[str]:
         part = ".".join(key.split(".")[:2])
         accepted.append(f"{key} {old} → {new}" if key == part else part)
     return list(dict.fromkeys(accepted))
+
+
+def _is_silent(key: str, new: Any) -> bool:
+    return key in SILENT or (new in (None, "auto") and key in FOLLOW_THE_DATA)
+
+
+def _is_accepted(key: str) -> bool:
+    return not key.startswith(REFUSED) and any(key == part or key.startswith(f"{part}.") for part in ACCEPTED)
+
+
+def check_left_out(run: Run, config: dict[str, Any], fresh: dict[str, Any], typed_now: Sequence[str]) -> dict[str, Any]:
+    """Compare what a run goes on with and what the same command would mean as a fresh run.
+
+    Args:
+        run: The run.
+        config: What it goes on with: its own config, and the flags of this command over it.
+        fresh: The config of this command alone: the project's defaults, and the flags over them.
+        typed_now: The command.
+
+    Returns:
+        Settings of the run's length and machine that this command leaves out.
+
+    Raises:
+        Mistake: The command leaves out a flag that makes the run what it is.
+    """
+    measured = MEASURED if fresh.get("fast") else ()
+    began = _flags_that_began(run)
+    lacking = [flag for flag in began or [] if flag not in _pairs(as_kept(typed_now))]
+    left_out, accepted = {}, {}
+    for key, has, means in differences(config, fresh):
+        was_given = key in FOLLOW_THE_DATA and any(_sets(flag, [key]) for flag in lacking)
+        if key not in measured and (was_given or not _is_silent(key, means)):
+            (accepted if _is_accepted(key) else left_out)[key] = has, means
+    if not left_out:
+        return {key: has for key, (has, _) in accepted.items()}
+    parts = [key.removesuffix(".class_path") for key in left_out]  # a class is named with all of its arguments
+    if began is None:
+        given = ((key, value) for key, value in flat(config) if value is not None or key in left_out)
+        flags = as_flags({key: value for key, value in given if _is_of(key, parts)})
+        changed = {}
+    else:
+        flags = [part for flag in _needed(lacking, parts) for part in flag]
+        changed = {key: both for key, both in left_out.items() if not any(_sets(flag, [key]) for flag in began)}
+    said = []
+    if flags:
+        said.append(f"this command leaves out flags of {run}; add {shlex.join(flags)}")
+    if changed:
+        was = ", ".join(f"{as_typed(key)} {has} → {means}" for key, (has, means) in changed.items())
+        said.append(f"the project's defaults are not what they were when {run} began ({was})")
+    raise Mistake(
+        f"as a new run it would be another experiment: {', and '.join(said)}; or go on with the run's config as it "
+        "stands: --resume same."
+    )
+
+
+def as_flags(settings: dict[str, Any]) -> list[str]:
+    """Return settings as flags, a class before its arguments."""
+    order = sorted(settings, key=as_typed)
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    return [part for key in order for part in (as_typed(key), texts[key])]
+
+
+def _flags_that_began(run: Run) -> list[list[str]] | None:
+    """Return the flags that a run began with, each with its value if that stands apart; None of an earlier version."""
+    works = launches_of(run)
+    return _pairs(works[0].command) if works else None
+
+
+def _pairs(command: Sequence[str]) -> list[list[str]]:
+    found: list[list[str]] = []
+    for arg in command[1:]:
+        if arg.startswith(("--", "-c")) or not found:
+            found.append([arg])
+        else:
+            found[-1].append(arg)
+    return found
+
+
+def _needed(lacking: list[list[str]], parts: list[str]) -> list[list[str]]:
+    """Return the flags that some settings follow from; with a config come all that came over it."""
+    needed = [flag for flag in lacking if _sets(flag, parts)]
+    return lacking if any(flag[0].startswith(("--config", "-c")) for flag in needed) else needed
+
+
+def _sets(flag: list[str], parts: Collection[str]) -> bool:
+    """Tell whether a flag, or the config that it names, says something of a setting or of what it is a part of."""
+    try:
+        typed = typed_settings(named_configs(flag))
+    except Mistake:  # a config of the user's that is no longer there
+        return False
+    return any(_is_of(key, parts) or _is_of(part, [key]) for key in typed for part in parts)
+
+
+def _is_of(key: str, parts: Collection[str]) -> bool:
+    flag = f"{as_typed(key)}."
+    return any(flag.startswith(f"{as_typed(part)}.") for part in parts)
 
 
 def as_the_run_has_it(config_file: Path, data: Any) -> None:
@@ -199,10 +352,10 @@ class Lock:
             ) from error
         self.held.add(self.path.resolve())
         os.truncate(self.file, 0)
-        os.write(self.file, _launch().encode())
+        os.write(self.file, _address().encode())
         self.copy = remote.copy_of(run.folder)
         if self.copy is not None:
-            self.copy.claim(_launch())
+            self.copy.claim(_address())
 
     def run_ended(self) -> None:
         """The run needs no resume."""
@@ -223,17 +376,17 @@ class Lock:
         if run.lock.resolve() in cls.held:
             return True
         copy = remote.copy_of(run.folder)
-        if copy is not None and copy.is_worked_on(_launch()):
+        if copy is not None and copy.is_worked_on(_address()):
             return True
         with os.fdopen(opened(run.lock, os.O_RDWR), "r+", encoding="utf-8") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                return is_rank_zero() or file.read() != _launch()  # rank zero of this launch may be ahead
+                return is_rank_zero() or file.read() != _address()  # rank zero of this launch may be ahead
             return False
 
 
-def _launch() -> str:
-    names = ["SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"]
-    names += ["MASTER_ADDR", "MASTER_PORT"] if "TORCHELASTIC_RUN_ID" in os.environ else []
-    return " ".join(os.environ.get(name, "-") for name in names)
+def _address() -> str:
+    """Return what the ranks of a launch have in common, and no other launch has."""
+    names = ("MASTER_ADDR", "MASTER_PORT") if "TORCHELASTIC_RUN_ID" in os.environ else ()
+    return " ".join([this_launch().identity or "-", *(os.environ.get(name, "-") for name in names)])

@@ -2,9 +2,13 @@
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import re
+import secrets
+import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -20,9 +24,10 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from . import remote
+from . import PACKAGE, remote
 from .files import append, read_text, reading, write
 from .mistakes import Mistake, RunFailed
+from .ranks import are_connected, together
 from .steps import is_log_point
 
 PACKAGES = ("lightning", "torch", "torchvision", "torchmetrics", "albumentations", "numpy", "pillow", "pyarrow")
@@ -35,6 +40,7 @@ def is_rank_zero() -> bool:
 
 
 BEST, LAST = "best.ckpt", "last.ckpt"
+PATIENCE = 10  # seconds that a shared disk may take to show one host what another has written
 
 
 class Run:
@@ -53,6 +59,7 @@ class Run:
         self.timing = self.folder / "timing.csv"
         self.failure = self.folder / "failure.txt"
         self.lock = self.folder / "unfinished.lock"
+        self.launches = self.folder / "launches.jsonl"
         self.wandb_id = self.folder / "wandb_id.txt"
         self.comet_id = self.folder / "comet_id.txt"
         self.comet = self.folder / "comet"
@@ -208,7 +215,12 @@ def masked(text: str) -> str:
 
 
 def masked_command(args: Sequence[str]) -> str:
-    """Return a command line without keys and passwords; one that is quoted may hold spaces."""
+    """Return a command line without keys and passwords."""
+    return " ".join(masked_args(args))
+
+
+def masked_args(args: Sequence[str]) -> list[str]:
+    """Return the arguments of a command without keys and passwords; one that is quoted may hold spaces."""
     shown, is_secret = [], False
     for arg in args:
         flag = re.match(rf"(?i)(-[\w.-]*(?:{SECRET}))(=|$)", arg)
@@ -219,7 +231,27 @@ def masked_command(args: Sequence[str]) -> str:
         else:
             shown.append(masked(arg))
         is_secret = flag is not None and not flag.group(2)
-    return " ".join(shown)
+    return shown
+
+
+def without(flag: str, args: Sequence[str]) -> list[str]:
+    """Return a command line without a flag and its value."""
+    kept = [arg for i, arg in enumerate(args) if arg != flag and (i == 0 or args[i - 1] != flag)]
+    return [arg for arg in kept if not arg.startswith(f"{flag}=")]
+
+
+def command_to_go_on() -> str:
+    """Return the command that goes on with what this process does, to be pasted, without keys and passwords."""
+    command, *flags = sys.argv[1:] or [""]
+    if command == "fit":
+        rest = without("--resume", flags)
+        from_another = without("--ckpt_path", rest)  # a run that began with another's checkpoint and config
+        flags = [*from_another, "--resume", "auto" if from_another == rest else "same"]
+    start, local, nodes = "python", os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("GROUP_WORLD_SIZE", "1")
+    if local and "TORCHELASTIC_RUN_ID" in os.environ:
+        of_nodes = "" if nodes == "1" else f" --nnodes {nodes} …"  # the rest is the cluster's
+        start = f"torchrun{of_nodes} --nproc-per-node {local}"
+    return f"{start} -m {PACKAGE} {shlex.join(masked_args([command, *flags]))}"
 
 
 def without_secrets(settings: Any, name: str = "") -> tuple[Any, list[str]]:
@@ -282,9 +314,8 @@ class RunFiles(Callback):
         self.plain, self.checkpoint = plain, checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        chosen = trainer.strategy.broadcast(self.checkpoint)
-        if chosen != self.checkpoint:
-            raise RunFailed(f"rank 0 goes on from {chosen}, this rank from {self.checkpoint}; start the run again.")
+        if are_connected():
+            self._check_shared(trainer)
         if not trainer.is_global_zero or stage != "fit":
             return
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
@@ -308,9 +339,46 @@ class RunFiles(Callback):
             data.manifest.save(self.run.manifest)
         write(self.run.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
+    def _check_shared(self, trainer: Trainer) -> None:
+        """Refuse a host that does not see the run's folder, and a rank that chose another checkpoint.
+
+        Raises:
+            Mistake: There is such a host.
+            RunFailed: There is such a rank.
+        """
+        mark = self.run.folder / f".seen-{secrets.token_hex(8)}"
+        with together():
+            if trainer.is_global_zero:
+                write(mark, "")
+        mark, checkpoint, host = trainer.strategy.broadcast((mark, self.checkpoint, socket.gethostname()))
+        try:
+            with together():
+                if not _is_seen(mark):
+                    raise Mistake(
+                        f"{str(mark.parent)!r}, the run's folder of rank 0 on {host}, is not seen here, so no "
+                        "checkpoint could be read; give every host the same disk, and --run_root FOLDER on it."
+                    )
+                if checkpoint != self.checkpoint:
+                    raise RunFailed(
+                        f"goes on from {self.checkpoint or 'nothing'}, rank 0 from {checkpoint or 'nothing'}, so they "
+                        "would train two runs; start the run again."
+                    )
+        finally:
+            if trainer.is_global_zero:
+                mark.unlink(missing_ok=True)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero and self.run.last.is_file():
-            print(f"{self.run} is unfinished; the same command with --resume auto goes on with it")
+            print(f"{self.run} is unfinished; to go on with it: {command_to_go_on()}")
+
+
+def _is_seen(path: Path) -> bool:
+    """Tell whether a file that another host has just written is there; a shared disk may show it later."""
+    for _ in range(PATIENCE):
+        if path.parent.is_dir() and path.name in os.listdir(path.parent):  # which asks the server, not a cache
+            return True
+        time.sleep(1)
+    return False
 
 
 class Timing(Callback):

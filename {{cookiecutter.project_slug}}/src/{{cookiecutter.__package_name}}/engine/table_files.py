@@ -142,15 +142,15 @@ class TableFiles(SplitData):
         """Read the table."""
         return read_table(_there(self.asked))
 
-    def prepare_data(self) -> None:
+    def fetch(self) -> None:
         _there(self.asked)
 
-    def setup(self, stage: str) -> None:
+    def read_splits(self, stage: str) -> None:
         if self.manifest is None and stage != "predict":
             self.read = self.table()
             self.row_of = {key: row for row, key in enumerate(self.read.samples.keys)}
             self.twins = same_rows(self.read.columns, self.read.samples.targets) if stage == "fit" else []
-        super().setup(stage)
+        super().read_splits(stage)
         if self.read is not None and stage == "fit" and self.correction == "smote":
             self._oversample()
         self.read = None  # its columns are in x_NF now
