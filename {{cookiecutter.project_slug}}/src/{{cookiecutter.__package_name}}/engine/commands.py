@@ -495,9 +495,8 @@ class Commands(LightningCLI):
             if runs.is_rank_zero():
                 self.lock = resume.Lock(self.run)
                 note_launch(self.run, self.args)
-        if runs.is_rank_zero():
-            if not remote.is_remote(config.run_root):  # where it would take a while to know
-                self._say_who_shares(self.run, Path(config.run_root), config.name)
+        if runs.is_rank_zero() and not remote.is_remote(config.run_root):  # where it would take a while to know
+            self._say_who_shares(self.run, Path(config.run_root), config.name)
 
     def _check_left_out(self) -> None:
         """Refuse a command that would mean another experiment as a fresh run than the run that it goes on with."""
