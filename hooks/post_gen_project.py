@@ -30,8 +30,8 @@ OF_TABLES = """
     engine/tables.py
 """.split()
 TESTS_OF_IMAGES = """
-    data folders guard internals labels launches mistakes model pixels reading resume run schedules scores speed stop
-    targets techniques weights
+    data folders guard internals labels launches mistakes model pixels reading remote resume run schedules scores
+    speed stop targets techniques weights
 """.split()
 OF_OTHER_DATA = {
     **{f"{PACKAGE}/{path}": IS_TABLE for path in OF_IMAGES},

@@ -499,7 +499,7 @@ class Commands(LightningCLI):
             if runs.is_rank_zero():
                 self.lock = resume.Lock(self.run)
                 note_launch(self.run, self.args)
-        if runs.is_rank_zero():
+        if runs.is_rank_zero() and not remote.is_remote(config.run_root):  # where it would take a while to know
             self._say_who_shares(self.run, config.run_root, config.name)
 
     def _check_left_out(self) -> None:
