@@ -4,9 +4,20 @@ import subprocess
 from contextlib import contextmanager
 
 import pytest
-from faults import ROWS, Arena, contract, kills, kills_inside_a_save
+from faults import (
+    ROWS,
+    Arena,
+    contract,
+    few_open_files,
+    kills,
+    kills_inside_a_save,
+    silent_servers,
+    without_locks,
+)
 
-SLOW = [row for row in ROWS if "kill -9" in row.fault or row.ours is contract]
+# Of the last three the project's own tests have a quick form, in test_shortages.py.
+SLOW_ONES = (contract, few_open_files, silent_servers, without_locks)
+SLOW = [row for row in ROWS if "kill -9" in row.fault or row.ours in SLOW_ONES]
 SETTINGS = (
     "one-cycle, EMA, MixUp, weighted sampling",
     "two workers that end with each epoch, saves every 4 steps",

@@ -203,7 +203,7 @@ class Cache:
             portion = self.paths[first : first + PORTION]
             for row, path in enumerate(portion, first):
                 pixels = np.ascontiguousarray(read(self.root / path, self.decoding))
-                if os.pwrite(file.fileno(), pixels, start + row * size) < size:
+                if os.pwrite(file.fileno(), pixels.data, start + row * size) < size:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return len(portion)
 

@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from .mistakes import Mistake, RunFailed, said_by, shown
+from .workers import shortage
 
 NOISE = (  # what Lightning says that needs no answer here
     "does not have many workers",  # small images load faster without
@@ -58,6 +59,8 @@ def exit_code(command: Callable[[], object]) -> int:
         print(f"error: {str(error).splitlines()[0]} {OUT_OF_MEMORY}", file=sys.stderr)
         return 1
     except Exception as error:
+        if failed := shortage(error):
+            return _said(failed, 1)
         if not is_refusal(error):
             raise
         return _said(error, 2)
