@@ -150,7 +150,7 @@ def tabulate(images: Path) -> None:
 def sabotage(fault: str) -> None:
     """Arm a fault in this process before its command starts: KIND N [VALUE], struck at the N-th hook of callbacks.
 
-    A number for KIND is a signal, and VALUE names the ranks that get it.
+    A number for KIND is a signal, and VALUE names the ranks that get it. ``upload`` kills inside the N-th upload.
 
     ``brief`` in front of it makes the workers of loaders end with each epoch; what is wrong from the start on stands
     before a semicolon.
@@ -191,6 +191,21 @@ def sabotage(fault: str) -> None:
             STRIKES[kind](value)
         real(*args, **kwargs)
 
+    if kind == "upload":
+        from fsspec.implementations.local import LocalFileSystem
+
+        uploads, put = 0, LocalFileSystem.put_file
+
+        def killed(self: Any, source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal uploads
+            uploads += 1
+            if uploads == int(at):
+                content = Path(source).read_bytes()
+                Path(target).write_bytes(content[: len(content) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return put(self, source, target, *args, **kwargs)
+
+        LocalFileSystem.put_file = killed
     call._call_callback_hooks = struck
     if kind == "nan":
         steps, loss = 0, torch.nn.functional.cross_entropy
@@ -430,6 +445,24 @@ def kills(arena: Arena, setting: str, tries: int) -> list[bool]:
         resumed = arena.fit(place, *flags, "--resume=auto", ranks=ranks, fault=brief)
         where = f"{setting}: killed at hook {at}: "
         survived.append(same(resumed.state, whole.state, where + resumed.result.output[-700:]))
+    return survived
+
+
+def stored_runs(arena: Arena, tries: int) -> list[bool]:
+    """Kill a run that is kept in a store, every other time inside an upload; it must go on on an empty machine."""
+    survived = []
+    for number in range(tries):
+        store, first, second = arena.place() / "store", arena.place(), arena.place()
+        flags = (f"--run_root=file://{store}", "--resume=auto")
+        fault = f"upload {arena.random.randrange(7, 16)}" if number % 2 else f"kill {arena.random.randrange(60, 150)}"
+        killed = arena.fit(first, *flags, fault=fault)
+        assert killed.result.code == -signal.SIGKILL, killed.result.output
+        result = arena.run(second, "fit", *BASE, *flags)
+        (store.parent / "runs").symlink_to(store)
+        done = ended(result, store.parent)
+        survived.append(done.state == arena.unbroken and not (done.run / "unfinished.lock").exists())
+        if not survived[-1]:
+            print(f"not survived: a stored run, {fault}: {result.code} {result.output[-600:]}")
     return survived
 
 
@@ -1322,6 +1355,11 @@ ROWS = [
         "the file holds one whole version",
         lambda arena: kills_inside_a_save(arena, 32),
         lambda arena: kills_inside_a_save(arena, 32, plain=True),
+    ),
+    Row(
+        "`kill -9` of a run that is kept in a store, half of the times inside an upload",
+        "on an empty machine the same command ends in bit-identical weights, optimizer state and metrics.csv",
+        lambda arena: stored_runs(arena, 6),
     ),
     Row(
         "the disk is full",
