@@ -37,9 +37,11 @@ def exit_code(args: list[str]) -> int:
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path) -> Iterator[None]:
-    """Let each test work in a folder of its own."""
+    """Let each test work in a folder of its own, and end what it left of ranks."""
     with working_in(tmp_path):
         yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture
