@@ -572,9 +572,9 @@ def stop_after_a_save(arena: Arena, place: Path, process: subprocess.Popen[str],
 def stopped_platforms(arena: Arena) -> list[bool]:
     """What each file of launch/ starts is stopped and started again as its platform does."""
     flags, survived = tuple(flag for flag in BASE if flag != "--name=run"), []
-    if not arena.one_of_each:
-        flags += ("--trainer.max_epochs=60",)
-    wanted = arena.unbroken if arena.one_of_each else arena.fit(arena.place(), "--trainer.max_epochs=60").state
+    long = () if arena.one_of_each else ("--trainer.max_epochs=40", "--report=false")
+    flags += long
+    wanted = arena.fit(arena.place(), *long).state if long else arena.unbroken
     for file, platform in launched.PLATFORMS.items():
         place = arena.place()
         launched.furnish(place, arena.project, dry=arena.one_of_each)
