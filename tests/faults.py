@@ -40,6 +40,7 @@ import attacks
 import launched
 import numpy as np
 import psutil
+import slurm
 import torch
 import yaml
 from bakes import fuzz
@@ -597,6 +598,52 @@ def stopped_platforms(arena: Arena) -> list[bool]:
         survived.append(as_one and same(resumed.state, wanted, resumed.result.output))
         if not as_one:
             print(file, results[0].code, requeued, results[0].output[-800:])
+    return survived
+
+
+def requeued_by_slurm(arena: Arena) -> list[bool]:
+    """Two tasks of an array, started by launch/slurm.sh, get USR1 as before the end of their time: each goes on.
+
+    Skipped, with the reason, where SLURM cannot start.
+    """
+    place, long = arena.place(), ("--trainer.max_epochs=40", "--report=false")
+    flags = [*(flag for flag in BASE if flag != "--name=run"), *long]
+    wanted = [arena.fit(arena.place(), *long, f"--seed_everything={task}").state for task in (0, 1)]
+    launched.furnish(place, arena.project, dry=False)
+    for name in ("srun", "scontrol"):
+        (place / ".venv/bin" / name).unlink()
+    script = (place / "launch/slurm.sh").read_text().replace("--cpus-per-task=8", "--cpus-per-task=1")
+    script = re.sub("#SBATCH --(gpus-per-node|mem)=.*\n", "", script)
+    (place / "slurm.sh").write_text(script)
+    try:
+        with slurm.cluster(arena.folder / f"slurm-{arena.tries}") as environment:
+
+            def asked(*command: str) -> str:
+                return subprocess.run(
+                    command, cwd=place, env=environment, capture_output=True, text=True, check=True
+                ).stdout
+
+            job = asked("sbatch", "--parsable", "--array=0-1", "slurm.sh", *flags).strip()
+            lasts = [place / f"runs/my-project-{task}/version_0/checkpoints/last.ckpt" for task in (0, 1)]
+            while not all(last.exists() for last in lasts):
+                time.sleep(0.1)
+            asked("scancel", "--signal=USR1", job)
+            while re.search("JobState=(PENDING|RUNNING|COMPLETING)", shown := asked("scontrol", "show", "job", job)):
+                time.sleep(0.5)
+    except slurm.NoSlurm as error:
+        print(f"skipped: {error}")
+        return []
+    survived = []
+    for task, last in enumerate(lasts):
+        output = (place / f"slurm-{job}_{task}.out").read_text()
+        is_one = [path.name for path in last.parents[2].iterdir()] == ["version_0"] and shown.count("Restarts=1") == 2
+        state = (
+            *map(training_state, (last, last.with_name("best.ckpt"))),
+            (last.parents[1] / "metrics.csv").read_text(),
+        )
+        survived.append(is_one and same(state, wanted[task], output))
+        if not is_one:
+            print(shown, output)
     return survived
 
 
@@ -1427,6 +1474,11 @@ ROWS = [
         "what each file of `launch/` starts is stopped as its platform does",
         "128 + the signal, saved; started again it ends as an unbroken run",
         stopped_platforms,
+    ),
+    Row(
+        "a real SLURM of one node tells two tasks of an array that their time is up",
+        "each saves, is queued again once, and ends as an unbroken run",
+        requeued_by_slurm,
     ),
     Row("one of two pods of a Kubernetes Job is told to end", "both end saved, 143, and go on", pods),
     Row(

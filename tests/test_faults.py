@@ -11,12 +11,13 @@ from faults import (
     few_open_files,
     kills,
     kills_inside_a_save,
+    requeued_by_slurm,
     silent_servers,
     without_locks,
 )
 
-# Of the last three the project's own tests have a quick form, in test_shortages.py.
-SLOW_ONES = (contract, few_open_files, silent_servers, without_locks)
+# Of the last three the project's own tests have a quick form in test_shortages.py, of SLURM in test_stop.py.
+SLOW_ONES = (contract, requeued_by_slurm, few_open_files, silent_servers, without_locks)
 SLOW = [row for row in ROWS if "kill -9" in row.fault or row.ours in SLOW_ONES]
 SETTINGS = (
     "one-cycle, EMA, MixUp, weighted sampling",
