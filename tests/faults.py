@@ -206,7 +206,7 @@ def sabotage(fault: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return put(self, source, target, *args, **kwargs)
 
-        LocalFileSystem.put_file = killed
+        LocalFileSystem.put_file = killed  # pyright: ignore[reportAttributeAccessIssue]
     call._call_callback_hooks = struck
     if kind == "nan":
         steps, loss = 0, torch.nn.functional.cross_entropy

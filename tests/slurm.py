@@ -42,8 +42,8 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             [DAEMONS["slurmctld"], "-D", "-f", str(settings)],
             [DAEMONS["slurmd"], "-D", "-f", str(settings)],
         ):
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-            started.append(subprocess.Popen(command, env=environment, **quiet))
+            nowhere = subprocess.DEVNULL
+            started.append(subprocess.Popen(command, env=environment, stdout=nowhere, stderr=nowhere))
             while started[0].poll() is None and not (folder / "socket").exists():
                 time.sleep(0.1)
         for _ in range(60):

@@ -17,7 +17,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from project_package.engine import fallible, files, loggers, output, resume, runs, workers
+from project_package.engine import (
+    fallible,
+    files,
+    loggers,
+    output,
+    resume,
+    runs,
+    workers,
+)
 from project_package.engine.batches import Batch, collate, set_up_worker
 from project_package.engine.files import append, locked
 from project_package.engine.mistakes import RunFailed

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from project_package import __main__
 from project_package.engine import checkpoints, signals
 from project_package.engine.preemption import StopOnSignal
 from project_package.engine.task import Task
@@ -90,13 +91,13 @@ def test_before_the_first_step_nothing_is_left(number, code, run, monkeypatch, c
 
 
 def test_a_run_that_is_whole_stays_whole_when_its_report_is_stopped(run, monkeypatch, capfd):
-    monkeypatch.setattr("project_package.__main__.tools", lambda: {"report": ""})
+    monkeypatch.setattr(__main__, "tools", lambda: {"report": ""})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
 
     def stopped(name: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("project_package.__main__.tool", stopped)
+    monkeypatch.setattr(__main__, "tool", stopped)
     assert run("fit", "--report=true") == 0
     assert not (RUN / "unfinished.lock").exists()
     assert "the run is whole" in capfd.readouterr().out
