@@ -637,10 +637,8 @@ def requeued_by_slurm(arena: Arena) -> list[bool]:
     for task, last in enumerate(lasts):
         output = (place / f"slurm-{job}_{task}.out").read_text()
         is_one = [path.name for path in last.parents[2].iterdir()] == ["version_0"] and shown.count("Restarts=1") == 2
-        state = (
-            *map(training_state, (last, last.with_name("best.ckpt"))),
-            (last.parents[1] / "metrics.csv").read_text(),
-        )
+        metrics = (last.parents[1] / "metrics.csv").read_text()
+        state = training_state(last), training_state(last.with_name("best.ckpt")), metrics
         survived.append(is_one and same(state, wanted[task], output))
         if not is_one:
             print(shown, output)

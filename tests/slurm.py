@@ -46,18 +46,21 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             started.append(subprocess.Popen(command, env=environment, stdout=nowhere, stderr=nowhere))
             while started[0].poll() is None and not (folder / "socket").exists():
                 time.sleep(0.1)
-        for _ in range(60):
-            asked = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
-            if "idle" in asked.stdout:
-                break
+        deadline = time.monotonic() + 60
+        while "idle" not in (asked := _run("sinfo", "-h", "-o", "%T", environment=environment)):
+            if time.monotonic() > deadline:
+                raise NoSlurm(f"its node does not come up: {asked}")
             time.sleep(1)
-        else:
-            raise NoSlurm(f"its node does not come up: {asked.stdout}{asked.stderr}")
         yield environment
     finally:
         for process in reversed(started):
             process.terminate()
             process.wait()
+
+
+def _run(*command: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return done.stdout + done.stderr
 
 
 def _configured(folder: Path) -> Path:

@@ -145,5 +145,5 @@ def test_names_of_private_attributes_stand_in_one_file():
     for path in PACKAGE.rglob("*.py"):
         if path.name != "internals.py":
             found = [line for line in path.read_text().splitlines() if private.search(line.split("#")[0])]
-            ours = ("import", "super()._", "._replace(")
+            ours = ("import", "super()._", "._replace(", "os._exit(")  # the last two are public
             assert not [line for line in found if not any(word in line for word in ours)], path
