@@ -345,7 +345,9 @@ def test_with_nothing_to_be_the_same_as_it_is_refused(run, capfd):
     [
         (["fit", "--name", "a b"], "fit --name 'a b' --resume auto"),
         (["fit", "--resume", "auto", "--name=a"], "fit --name=a --resume auto"),
-        (["fit", "--resume=same"], "fit --resume auto"),
+        (["fit", "--resume=same"], "fit --resume same"),
+        (["fit", "--resume", "same", "--seed_everything=3"], "fit --seed_everything=3 --resume same"),
+        (["fit", "--name", "a-{SLURM_ARRAY_TASK_ID}"], "fit --name a-7 --resume auto"),
         (["fit", "--ckpt_path", "last"], "fit --resume same"),
         (["fit", "--data.drop", "[a, b]"], "fit --data.drop '[a, b]' --resume auto"),
         (["fit", "--trainer.logger.api_key=x"], "fit '--trainer.logger.api_key=***' --resume auto"),
@@ -353,6 +355,7 @@ def test_with_nothing_to_be_the_same_as_it_is_refused(run, capfd):
     ],
 )
 def test_the_line_after_a_stop_can_be_pasted(given, said, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
     monkeypatch.setattr(sys, "argv", ["__main__.py", *given])
     assert runs.command_to_go_on().endswith(f"-m {launches.__name__.split('.')[0]} {said}")
     assert runs.command_to_go_on().startswith("python ")

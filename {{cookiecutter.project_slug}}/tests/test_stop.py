@@ -18,6 +18,12 @@ RUN = Path("runs/small/version_0")
 LAST = RUN / "checkpoints/last.ckpt"
 FLAGS = ("--trainer.max_epochs=3", "--trainer.logger=[]", "--model.schedule=OneCycle")
 AVERAGED = ("--callbacks.averaging=EMAWeightAveraging", "--callbacks.averaging.decay=0.9")
+RARELY_VALIDATED = (
+    "--trainer.check_val_every_n_epoch=3",
+    "--callbacks.averaging=SWA",
+    "--callbacks.averaging.start_epoch=0",
+    "--callbacks.early_stopping=null",
+)
 ACCUMULATED = ("--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=0.5")
 
 
@@ -65,6 +71,8 @@ def same(first: tuple[dict[str, torch.Tensor], str], second: tuple[dict[str, tor
         (ACCUMULATED, "validation_step", 1, 3),
         (ACCUMULATED, "validation_step", 3, 6),
         ((*ACCUMULATED, "--trainer.val_check_interval=5"), "validation_step", 1, 3),
+        (RARELY_VALIDATED, "on_train_batch_start", 6, 6),
+        (RARELY_VALIDATED, "on_train_batch_start", 9, 9),
     ],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(flags, hook, at, step, run, monkeypatch, capfd):

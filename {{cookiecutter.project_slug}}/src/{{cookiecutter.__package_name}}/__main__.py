@@ -67,6 +67,8 @@ def run(args: list[str]) -> None:
             return
         cli = CLI(args)
         if args[0] == "fit":
+            if cli.run is not None and not cli.run.ended:  # --trainer.max_time ended the launch
+                signals.check()
             signals.is_whole()
             report(cli)
 
@@ -86,11 +88,14 @@ def main(args: list[str] | None = None) -> int:
             from .engine.endings import exit_code, quiet
 
             quiet()
-            return exit_code(lambda: run(given))
+            code = exit_code(lambda: run(given))
         except BaseException as error:
             if not signals.has_ended(error):
                 raise
-            return signals.exit_code(error)
+            code = signals.exit_code(error)
+    if args is None:
+        signals.end_with(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -150,7 +150,8 @@ class Commands(LightningCLI):
                 )
         except signals.Stopped as stop:
             self._leave(stop)
-            ranks.end_after_parent()
+            # All ranks know of a stop that was noted, and the one that launched this may still put what it saved away.
+            ranks.end_after_parent(*([] if signals.was_raised() else [ranks.TIMEOUT.total_seconds()]))
             raise
         except Exception as error:
             refusal = not_compiled(error) if is_compilers_failure(error) and self.model.hparams.compile else None
@@ -271,11 +272,11 @@ class Commands(LightningCLI):
             chosen = os.environ["RUN_RESUMED"].split("\n")
             return Source(Run(chosen[0]), Path(chosen[1]), int(chosen[2])) if len(chosen) == 3 else None
         if before:
+            resume.wait_for(before)
             if before[0].ended and resume.is_by(before[0], self.args) and not self.callbacks:  # else a tool's
                 if runs.is_rank_zero():
                     print(f"{before[0]}, the run of this launch ({shown(this_launch().identity)}), has ended")
                 raise SystemExit(0)
-            resume.wait_for(before)
         candidates = resume.others_of(root, name) if before is None else before
         source = resume.find(candidates, self._model_of)
         os.environ["RUN_RESUMED"] = "\n".join(map(str, source or ()))
@@ -520,7 +521,14 @@ class Commands(LightningCLI):
         fresh = whole[self.command]
         self._settle(fresh)
         resume.as_the_run_has_it(run.config, fresh.data)
-        left_out = resume.check_left_out(run, self.plain(), self.plain(fresh), self.args)
+        try:
+            left_out = resume.check_left_out(run, self.plain(), self.plain(fresh), self.args)
+        except Mistake as error:
+            if not resume.is_by(run, self.args):
+                raise
+            if runs.is_rank_zero():  # a scheduler has started the very same command again, and nobody can answer
+                print(f"note: goes on with the run's config as it stands; {error}")
+            return
         if left_out and runs.is_rank_zero():
             print(f"resume: not typed, but as the run has it: {shlex.join(resume.as_flags(left_out))}")
 

@@ -17,7 +17,7 @@ from .internals import validates_after_this_batch
 from .metrics import MONITOR
 from .mistakes import Mistake, require
 from .runs import BEST, LAST, Run
-from .steps import why_no_validation
+from .steps import ends_epoch, why_no_validation
 
 
 class EarlyStopping(lightning_callbacks.EarlyStopping):
@@ -150,7 +150,7 @@ class LastCheckpoint(Checkpoint):
         step = trainer.global_step
         if self.every_n_train_steps and step % self.every_n_train_steps == 0 and step != self.saved_step:
             self.due = True
-            if not validates_after_this_batch(trainer):
+            if not ends_epoch(trainer) and not validates_after_this_batch(trainer):
                 self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -8,9 +8,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
 
 from . import signals
-from .internals import validates_after_this_batch, validation_is_due
+from .internals import timeout_of, validates_after_this_batch, validation_is_due
 from .keepers import LastCheckpoint
-from .steps import step_is_made
+from .steps import ends_epoch, step_is_made
 
 
 class StopOnSignal(Checkpoint):
@@ -28,13 +28,16 @@ class StopOnSignal(Checkpoint):
         self.last = next((c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)), None)
         self.group: Any = None
         if trainer.world_size > 1 and torch.distributed.get_backend() != "gloo":
-            self.group = torch.distributed.new_group(backend="gloo")  # between hosts: no step waits for its device
+            # Between hosts, so that no step waits for its device.
+            self.group = torch.distributed.new_group(backend="gloo", timeout=timeout_of(trainer.strategy))
         launcher: Any = trainer.strategy.launcher
         signals.note_only(getattr(launcher, "kill", None))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        # What validates next stops there, for else the run that goes on would leave out the validation.
-        if step_is_made(trainer) and self._shared(trainer) and not validates_after_this_batch(trainer):
+        # What validates or ends the epoch next stops there, for else the run that goes on would leave that out.
+        if ends_epoch(trainer) or not step_is_made(trainer):
+            return
+        if self._shared(trainer) and not validates_after_this_batch(trainer):
             self._stop(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

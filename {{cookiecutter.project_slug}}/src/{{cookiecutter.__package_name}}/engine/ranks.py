@@ -177,10 +177,14 @@ def _end_silent_children(trainer: Trainer, silent: list[int]) -> None:
             atexit.register(process.kill)  # not before: Lightning kills this process where a child has failed
 
 
-def end_after_parent() -> None:
-    """Wait for the process that launched this rank to end: Lightning kills it with SIGKILL where this one fails."""
+def end_after_parent(seconds: float = 2 * ANSWER) -> None:
+    """Wait for the process that launched this rank to end: Lightning kills it with SIGKILL where this one fails.
+
+    Args:
+        seconds: The longest wait.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ or not os.environ.get("LOCAL_RANK"):
         return
-    parent, until = os.getppid(), time.monotonic() + 2 * ANSWER
+    parent, until = os.getppid(), time.monotonic() + seconds
     while os.environ["LOCAL_RANK"] != "0" and os.getppid() == parent and time.monotonic() < until:
         time.sleep(0.1)

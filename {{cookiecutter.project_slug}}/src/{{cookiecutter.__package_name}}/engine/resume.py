@@ -373,7 +373,11 @@ class Lock:
         copy = remote.copy_of(run.folder)
         if copy is not None and copy.is_worked_on(_address()):
             return True
-        with os.fdopen(opened(run.lock, os.O_RDWR), "r+", encoding="utf-8") as file:
+        try:
+            lock = opened(run.lock, os.O_RDWR)
+        except FileNotFoundError:  # the run has just ended
+            return False
+        with os.fdopen(lock, "r+", encoding="utf-8") as file:
             if locked(file.fileno(), run.lock) is False:
                 return is_rank_zero() or file.read() != _address()  # rank zero of this launch may be ahead
             return False

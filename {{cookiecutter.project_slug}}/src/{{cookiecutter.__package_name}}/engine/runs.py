@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import itertools
 import os
 import platform
 import re
@@ -242,13 +243,23 @@ def without(flag: str, args: Sequence[str]) -> list[str]:
     return [arg for arg in kept if not arg.startswith(f"{flag}=")]
 
 
+def _with_name(flags: list[str]) -> list[str]:
+    """Return flags with the environment's values in the run's name, which a shell elsewhere does not have."""
+    names = {i for i, flag in enumerate(flags) if flag.startswith("--name=") or flags[i - 1 : i] == ["--name"]}
+    return [
+        re.sub(r"\{(\w+)\}", lambda found: os.environ.get(found[1], found[0]), flag) if i in names else flag
+        for i, flag in enumerate(flags)
+    ]
+
+
 def command_to_go_on() -> str:
     """Return the command that goes on with what this process does, to be pasted, without keys and passwords."""
     command, *flags = sys.argv[1:] or [""]
     if command == "fit":
         rest = without("--resume", flags)
         from_another = without("--ckpt_path", rest)  # a run that began with another's checkpoint and config
-        flags = [*from_another, "--resume", "auto" if from_another == rest else "same"]
+        is_same = from_another != rest or "--resume=same" in flags or ("--resume", "same") in itertools.pairwise(flags)
+        flags = [*_with_name(from_another), "--resume", "same" if is_same else "auto"]
     start, local, nodes = "python", os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("GROUP_WORLD_SIZE", "1")
     if local and "TORCHELASTIC_RUN_ID" in os.environ:
         of_nodes = "" if nodes == "1" else f" --nnodes {nodes} …"  # the rest is the cluster's

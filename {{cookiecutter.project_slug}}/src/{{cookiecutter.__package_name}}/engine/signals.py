@@ -16,7 +16,10 @@ from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OF_SLURM = (signal.SIGUSR1, signal.SIGUSR2)  # sbatch --signal=USR1@120: the time is nearly up, the job may come back
-FORWARDED = 5.0  # seconds in which torchrun hands on what the whole group of processes got already
+# Whoever has one of these in the environment gets a signal handed on that the whole group of processes got already.
+HANDED_ON = "SIGNALS_ARE_HANDED_ON"
+LAUNCHERS = {HANDED_ON, "TORCHELASTIC_RUN_ID"}
+FORWARDED = 5.0  # seconds that this may take
 
 
 class Stopped(BaseException):
@@ -53,8 +56,8 @@ def watched() -> Iterator[None]:
         yield
         return
     _forget()
-    watched = ENDING + (OF_SLURM if "SLURM_JOB_ID" in os.environ else ())
-    before = {number: signal.getsignal(number) for number in watched}
+    of_here = ENDING + (OF_SLURM if "SLURM_JOB_ID" in os.environ else ())
+    before = {number: signal.getsignal(number) for number in of_here}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # nohup, or a shell's background job
             signal.signal(number, _handle)
@@ -80,7 +83,7 @@ def _handle(number: int, frame: FrameType | None) -> None:
         if not _State.is_noted_only:
             _State.was_raised = True
             raise Stopped(number)
-    elif "TORCHELASTIC_RUN_ID" not in os.environ or time.monotonic() - _State.since > FORWARDED:
+    elif not LAUNCHERS & os.environ.keys() or time.monotonic() - _State.since > FORWARDED:
         _end_at_once(_State.received)
 
 
@@ -162,14 +165,21 @@ def exit_code(error: BaseException) -> int:
     return error.exit_code
 
 
+def end_with(code: int) -> None:
+    """From here on let a signal end this process with the exit code of its command, which is over."""
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: os._exit(code))
+
+
 def is_first_process() -> bool:
     """Tell whether this process is the first of those that train together."""
-    return all(int(os.environ.get(name) or 0) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return all(int(os.environ.get(name) or 0) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def requeue(number: int) -> None:
     """Have SLURM start this job again, if that is what its signal was for."""
-    if number not in OF_SLURM or "SLURM_JOB_ID" not in os.environ:
+    if number not in OF_SLURM or "SLURM_JOB_ID" not in os.environ or HANDED_ON in os.environ:
         return
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
@@ -195,7 +205,8 @@ def run(command: list[str], **options: Any) -> int:
         Stopped: A signal asked this process to end, and the command has ended.
     """
     # In a session of its own a terminal's Ctrl-C reaches it once, from here.
-    process = subprocess.Popen(command, start_new_session=True, **options)
+    environment = {**os.environ, HANDED_ON: "1"}
+    process = subprocess.Popen(command, start_new_session=True, env=environment, **options)
     try:
         return process.wait()
     except Stopped as stop:

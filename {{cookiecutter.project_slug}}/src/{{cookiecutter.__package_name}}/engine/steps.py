@@ -13,6 +13,11 @@ def step_is_made(trainer: Trainer) -> bool:
     return ready % trainer.accumulate_grad_batches == 0 or ready == trainer.num_training_batches
 
 
+def ends_epoch(trainer: Trainer) -> bool:
+    """Tell whether the batch that was just trained on is the last of its epoch."""
+    return trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+
+
 def is_log_point(trainer: Trainer) -> bool:
     """Tell whether the optimizer step that was just made is one after which the run logs."""
     every = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)

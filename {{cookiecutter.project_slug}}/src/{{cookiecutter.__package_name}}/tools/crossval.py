@@ -304,8 +304,10 @@ class CrossValidation:
     def _fit(self, args: list[str], bar: tqdm) -> None:
         if self.devices == 1:
             with contextlib.redirect_stdout(io.StringIO()):
-                CLI([*args, "--callbacks.progress_bar=null"], callbacks=[progress(bar)])
-            signals.check()  # one that came when the run had ended
+                try:
+                    CLI([*args, "--callbacks.progress_bar=null"], callbacks=[progress(bar)])
+                finally:
+                    signals.check()  # one that came when the run had ended
             return
         # Lightning starts the whole command again for every rank, so that it cannot be this one.
         if code := signals.run([sys.executable, "-m", PACKAGE, *args, "--report=false"]):

@@ -238,8 +238,10 @@ class Search:
                     watch.scores += [best.value] if best else []
                 else:
                     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-                        CLI(args, callbacks=[watch])
-                    signals.check()  # one that came when the trial had ended
+                        try:
+                            CLI(args, callbacks=[watch])
+                        finally:
+                            signals.check()  # one that came when the trial had ended
             except SystemExit as end:
                 if end.code != 2:
                     raise
