@@ -17,5 +17,5 @@
 set -eu
 
 # exec: the job ends with the exit code of its tasks.
-exec srun .venv/bin/{{ cookiecutter.project_slug }} fit --name '{{ cookiecutter.project_slug }}-{SLURM_ARRAY_TASK_ID}' --seed_everything "$SLURM_ARRAY_TASK_ID" \
+exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=0 .venv/bin/{{ cookiecutter.project_slug }} fit --name '{{ cookiecutter.project_slug }}-{SLURM_ARRAY_TASK_ID}' --seed_everything "$SLURM_ARRAY_TASK_ID" \
     --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" --resume auto "$@"

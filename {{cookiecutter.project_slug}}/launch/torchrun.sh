@@ -7,5 +7,5 @@ set -eu
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 nodes=${NODES:-1} devices=${DEVICES:-2}
 exec .venv/bin/torchrun --nnodes "$nodes" --nproc-per-node "$devices" --max-restarts 3 \
-    --rdzv-backend c10d --rdzv-endpoint "${HEAD:-localhost:0}" --rdzv-id "${RUN_ID:-none}" \
+    --rdzv-backend c10d --rdzv-endpoint "${HEAD:-localhost:0}" --rdzv-id "${RUN_ID:-$(hostname)-$$}" \
     -m {{ cookiecutter.__package_name }} fit --trainer.num_nodes "$nodes" --trainer.devices "$devices" --trainer.strategy ddp --resume auto "$@"

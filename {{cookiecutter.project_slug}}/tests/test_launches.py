@@ -39,7 +39,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def launched(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], host: str = "machine") -> None:
     """Be a process of another launch."""
-    for name in ("RUN_ID", "JOB_COMPLETION_INDEX", "GROUP_WORLD_SIZE", *OF_ARRAY, *AGAIN, *OF_TORCHRUN):
+    for name in ("RUN_ID", "NODE_RANK", "JOB_COMPLETION_INDEX", "GROUP_WORLD_SIZE", *OF_ARRAY, *AGAIN, *OF_TORCHRUN):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
@@ -61,6 +61,7 @@ def launched(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], host: str =
         ({"JOB_COMPLETION_INDEX": "4"}, "sweep-4", "Kubernetes job sweep, index 4", "4"),
         ({"JOB_COMPLETION_INDEX": "0"} | OF_TORCHRUN, "sweep-0-x7k2p", "Kubernetes job sweep, index 0", "0"),
         ({"JOB_COMPLETION_INDEX": "1", "GROUP_WORLD_SIZE": "2"}, "sweep-1", "Kubernetes job sweep", ""),
+        ({"JOB_COMPLETION_INDEX": "1", "NODE_RANK": "1", "RUN_ID": "u"}, "x", "RUN_ID u", ""),
         ({"JOB_COMPLETION_INDEX": "4"}, "node-17", "", ""),
     ],
 )

@@ -62,7 +62,8 @@ def this_launch() -> Launch:
     """Return which launch this process belongs to."""
     given = os.environ
     index = given.get("JOB_COMPLETION_INDEX", "")
-    if int(_number(given.get("GROUP_WORLD_SIZE"))) > 1:  # pods of one run: the index is a node's
+    is_node = index != "" and given.get("NODE_RANK") == index  # as launch/kubernetes.yaml has it
+    if is_node or int(_number(given.get("GROUP_WORLD_SIZE"))) > 1:  # pods of one run: the index is a node's
         index_of_run, variable = "", ""
     else:
         index_of_run, variable = index, "JOB_COMPLETION_INDEX" if index else ""
