@@ -70,6 +70,7 @@ def link(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Link]]:
     Link.store.clear()
     Link.pseudo_dirs[:] = [""]
     Link.calls, Link.fails = [], staticmethod(lambda what, path: None)
+    monkeypatch.setitem(remote.PROTOCOLS, "memory", "")
     monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setattr(remote, "BEAT", 1000.0)
     monkeypatch.setattr(remote, "WATCH", 0.01)

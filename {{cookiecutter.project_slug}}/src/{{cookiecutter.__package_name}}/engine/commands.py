@@ -599,7 +599,7 @@ class Commands(LightningCLI):
                 raise
         called = getattr(maker.kind, "called", None)
         if called and not isinstance(maker.raised, Mistake):
-            reason = " ".join(str(maker.raised).split())
+            reason = runs.masked(" ".join(str(maker.raised).split()))
             raise Mistake(f"--trainer.logger={called} cannot be made: {reason}") from maker.raised
         raise maker.raised
 

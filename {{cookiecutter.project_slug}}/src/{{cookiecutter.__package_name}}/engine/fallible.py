@@ -6,6 +6,7 @@ metrics.csv is what a run is judged by. Whoever fails beside it is left out from
 import configparser
 import functools
 import os
+import ssl
 import threading
 import urllib.error
 import urllib.parse
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CometLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from .runs import masked
 
 PATIENCE = 10.0  # seconds in which a server must answer
 WANDB, COMET = "https://api.wandb.ai", "https://www.comet.com"
@@ -38,7 +41,7 @@ class Nothing:
 
 def _leave_out(logger: Any, error: Exception) -> None:
     logger.has_failed = True
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    reason = masked(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
     print(f"note: {logger.called} failed and is left out from here on, and the run goes on: {reason}", flush=True)
 
 
@@ -105,18 +108,22 @@ FALLIBLE = {TensorBoardLogger: TensorBoard, WandbLogger: Wandb, MLFlowLogger: ML
 
 def why_no_answer(address: str) -> str:
     """Ask a server for anything; returns why no answer came, or nothing."""
-    if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme not in ("http", "https"):
         return ""
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # urllib takes a password for a port
     found = [f"no answer within {PATIENCE:g} s"]
 
     def ask() -> None:
         try:
-            with urllib.request.urlopen(address, timeout=PATIENCE):  # by the proxy that the environment names
+            with urllib.request.urlopen(plain, timeout=PATIENCE):  # by the proxy that the environment names
                 found[0] = ""
         except urllib.error.HTTPError as error:  # of a proxy: it knows no way
             found[0] = f"{error.code} {error.reason}" if error.code in (502, 503, 504) else ""
-        except (OSError, ValueError) as error:
-            found[0] = str(getattr(error, "reason", error))
+        except Exception as error:  # what speaks no HTTP raises of many kinds
+            reason = getattr(error, "reason", error)
+            # A certificate is an answer; the libraries trust others than urllib does.
+            found[0] = "" if isinstance(reason, ssl.SSLError) else masked(str(reason) or type(reason).__name__)
 
     thread = threading.Thread(target=ask, daemon=True)  # the name of a host may take minutes to be known
     thread.start()

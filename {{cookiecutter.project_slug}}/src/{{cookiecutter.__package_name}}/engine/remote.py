@@ -6,7 +6,6 @@ the last word: what it holds replaces an older copy. A copy that is ahead of it,
 """
 
 import contextlib
-import datetime
 import fcntl
 import functools
 import importlib.util
@@ -28,12 +27,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from . import signals
-from .files import write
+from .files import locked, opened, write
 from .mistakes import CONTROL, Mistake, RunFailed, shown
 
-PROTOCOLS = {"s3": "s3fs", "gs": "gcsfs", "file": "", "memory": ""}  # and the package that speaks it
+PROTOCOLS = {"s3": "s3fs", "gs": "gcsfs", "file": ""}  # and the package that speaks it
 SETTINGS: dict[str, dict[str, Any]] = {
-    "s3": {"use_listings_cache": False, "config_kwargs": {"retries": {"total_max_attempts": 1}}},  # tried again here
+    "s3": {
+        "use_listings_cache": False,
+        "config_kwargs": {"connect_timeout": 10, "read_timeout": 30, "retries": {"total_max_attempts": 1}},
+    },  # tried again here
     "gs": {"use_listings_cache": False},
     "file": {"auto_mkdir": True},
 }
@@ -47,7 +49,6 @@ PAUSES = (1.0, 3.0, 9.0)  # seconds between attempts
 LONGEST, HURRIED = 30.0, 5.0  # seconds after which there is no other; when a signal has asked the command to end
 PATIENCE = 1800.0  # seconds for which a training goes on without the store
 BEAT, WATCH = 10.0, 25.0  # seconds after which a lock is written again; for which another process watches it
-OLD = 900.0  # seconds after which a lock is that of no process; stores admit no clock that is further off
 MOST_FILES = 100_000
 T = TypeVar("T")
 
@@ -110,9 +111,7 @@ class Entry(NamedTuple):
     @classmethod
     def of(cls, info: dict[str, Any]) -> "Entry":
         """Return what a store says of a file."""
-        marks = (
-            str(info[key]) for key in ("size", "ino", "ETag", "generation", "etag", "mtime", "created") if key in info
-        )
+        marks = (str(info[key]) for key in ("size", "ETag", "generation", "etag", "mtime", "created") if key in info)
         return cls(info["size"], " ".join(marks), info["type"] == "file" and not info.get("islink"))
 
 
@@ -172,6 +171,10 @@ class Store:
             except Exception as error:  # of whatever library speaks to the store
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
                 asked = f"--run_root={self.url}"
+                is_last = pause is None or time.monotonic() - began > (HURRIED if signals.noted() else LONGEST)
+                if not is_last:  # also where it does not know the user, or the bucket: keys may be about to be renewed
+                    time.sleep(pause or 0)
+                    continue
                 if isinstance(error, FileNotFoundError):
                     raise Mistake(
                         f"{asked} is not there ({reason}), so no run could be kept; make the bucket."
@@ -181,9 +184,7 @@ class Store:
                         f"{asked} does not admit you ({reason}), so no run could be kept; give keys as the store's own "
                         "tools read them (environment variables, or their file in your home)."
                     ) from error
-                if pause is None or time.monotonic() - began > (HURRIED if signals.noted() else LONGEST):
-                    raise RunFailed(f"{asked} cannot be reached ({reason}); try again when it can.") from error
-                time.sleep(pause)
+                raise RunFailed(f"{asked} cannot be reached ({reason}); try again when it can.") from error
         raise AssertionError
 
     def runs(self, name: str) -> list[Path]:
@@ -256,6 +257,7 @@ class Copy:
         self.token = ""  # in the lock while this process works on the run
         self.address = ""
         self.let_go = threading.Event()
+        self.beating: threading.Thread | None = None
         self.is_new = self.was_fetched = False
         self.leftovers: list[str] = []  # of uploads that were killed
         self.failing_since: float | None = None
@@ -308,10 +310,13 @@ class Copy:
             only: Tells of a file whether it is needed.
 
         Raises:
-            Mistake: The store holds what is no file of a run, or more than fits on the disk.
-            RunFailed: The store cannot be reached.
+            Mistake: The store holds what is no file of a run.
+            RunFailed: The store cannot be reached, or holds more than fits on the disk.
         """
         with self._alone():
+            if self._is_at_work_here():
+                self._begin()
+                return
             names = [name for name in self.there if name != LOCK]
             record = self.record
             overtaken = (
@@ -332,13 +337,21 @@ class Copy:
             room = shutil.disk_usage(self.folder).free
             size = sum(self.there[name].size for name in needed)
             if size > room:
-                raise Mistake(
+                raise RunFailed(
                     f"{self.store.url} holds {size / 1e9:.1f} GB of {self.folder.name} that are needed, and there is "
                     f"room for {room / 1e9:.1f} GB in {self.folder}; make room, or work in another folder."
                 )
             for name in sorted(needed, key=_turn, reverse=True):  # so that metrics.csv is no older than its checkpoint
                 self.store.ask(functools.partial(self._fetch, name))
             self._begin()
+
+    def _is_at_work_here(self) -> bool:
+        """Tell whether another process of this machine works on the run: then the copy is ahead of the store."""
+        if self.token:  # to close its lock's file would let it go
+            return False
+        with contextlib.suppress(OSError, Mistake), os.fdopen(opened(self.folder / LOCK, os.O_RDWR), "r+b") as file:
+            return locked(file.fileno(), self.folder / LOCK) is False
+        return False
 
     def _begin(self) -> None:
         """From here on it is known what this process writes."""
@@ -365,8 +378,11 @@ class Copy:
         target.parent.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_name(f".{target.name}.unfinished")
         unfinished.unlink(missing_ok=True)
-        entry = self._entry(name)
-        self.store.files.get_file(f"{self.place}/{name}", str(unfinished))
+        try:
+            entry = self._entry(name)
+            self.store.files.get_file(f"{self.place}/{name}", str(unfinished))
+        except FileNotFoundError as error:  # which was listed
+            raise OSError(f"{name} is gone there") from error
         if unfinished.stat().st_size != entry.size:
             raise OSError(f"{name} came with {unfinished.stat().st_size:,} of {entry.size:,} bytes")
         _flush(unfinished)
@@ -412,7 +428,7 @@ class Copy:
                 self._check_lock(pauses)
                 self.store.ask(functools.partial(self._put, name), pauses)
         if self.token and FAILURE in record and not self.state(FAILURE):  # it has been overcome
-            self.store.ask(functools.partial(self.store.files.rm_file, f"{self.place}/{FAILURE}"), pauses)
+            self.store.ask(functools.partial(self._remove, FAILURE), pauses)
             write(
                 self.folder / RECORD,
                 json.dumps({name: known for name, known in self.record.items() if name != FAILURE}),
@@ -493,14 +509,19 @@ class Copy:
             address: What the ranks of this launch have in common.
         """
         self.address, token = address, self.token or secrets.token_hex(8)
-        self.store.ask(lambda: self.store.files.pipe_file(f"{self.place}/{LOCK}", self._signed(token)))
+        self.store.ask(lambda: self._write_lock(token, self._signed(token)))
         self.token = token
         self._check_lock()
         write(self.folder / TOKEN, token)
         for name in self.leftovers:
-            self.store.ask(functools.partial(self.store.files.rm_file, f"{self.place}/{name}"))
+            self.store.ask(functools.partial(self._remove, name))
         self.let_go.clear()
-        threading.Thread(target=self._beat, args=(token,), daemon=True).start()
+        self.beating = threading.Thread(target=self._beat, args=(token,), daemon=True)
+        self.beating.start()
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # as when the answer to an earlier attempt was lost
+            self.store.files.rm_file(f"{self.place}/{name}")
 
     def _signed(self, token: str) -> bytes:
         return f"{token}\n{platform.node()}\n{self.address}\n{time.time()}\n".encode()
@@ -509,7 +530,23 @@ class Copy:
         while not self.let_go.wait(BEAT):
             with contextlib.suppress(Exception):  # the next save tells
                 if self._lock()[0] == token and not self.let_go.is_set():
-                    self.store.files.pipe_file(f"{self.place}/{LOCK}", self._signed(token))
+                    self._write_lock(token, self._signed(token))
+
+    def _stop_beating(self) -> None:
+        """Write the lock no more; what was being written must not come after what is done to it next."""
+        self.let_go.set()
+        if self.beating is not None:
+            self.beating.join(LONGEST / 3)
+
+    def _write_lock(self, token: str, content: bytes) -> None:
+        """Write the lock whole: who reads it while it is empty takes the run for one that nobody works on."""
+        files, lock = self.store.files, f"{self.place}/{LOCK}"
+        if self.store.protocol in WHOLE:
+            files.pipe_file(lock, content)
+            return
+        unfinished = f"{self.place}/.{LOCK}.{token}.unfinished"
+        files.pipe_file(unfinished, content)
+        files.mv(unfinished, lock)
 
     def _lock(self) -> list[str]:
         """Return the lines of the lock: a token, a machine, an address, a time."""
@@ -530,10 +567,6 @@ class Copy:
         last_here = (self.folder / TOKEN).read_text() if (self.folder / TOKEN).is_file() else ""  # its lock is free
         if self.token or before[0] in ("", last_here) or (not _leads() and before[2:3] == [address]):
             return False
-        with contextlib.suppress(Exception):  # a store that tells no times
-            written = self.store.files.modified(f"{self.place}/{LOCK}")
-            if (datetime.datetime.now(datetime.UTC) - written).total_seconds() > OLD:
-                return False
         if _leads():
             print(f"waiting whether {shown(before[1][:80])} still works on {self.folder.name}", flush=True)
         until = time.monotonic() + WATCH
@@ -556,10 +589,10 @@ class Copy:
     def end(self) -> None:
         """Mark the run as one that needs no resume, when all of it is there."""
         self.finish()
-        self.let_go.set()
+        self._stop_beating()
         try:
             self._check_lock()
-            self.store.ask(lambda: self.store.files.rm_file(f"{self.place}/{LOCK}"))
+            self.store.ask(functools.partial(self._remove, LOCK))
         except TakenOver:
             raise
         except (Mistake, RunFailed) as error:
@@ -583,11 +616,11 @@ class Copy:
         """Put what can be put at once, and let others go on with the run."""
         if not self.token:
             return
-        self.let_go.set()
+        self._stop_beating()
         try:
             self.put(everything=True, pauses=PAUSES[:1])
             self._check_lock(PAUSES[:1])
-            self.store.ask(lambda: self.store.files.pipe_file(f"{self.place}/{LOCK}", b"\n"), pauses=PAUSES[:1])
+            self.store.ask(lambda: self._write_lock(self.token, b"\n"), pauses=PAUSES[:1])
         except (Mistake, RunFailed) as error:
             print(self._failed(error) if not isinstance(error, TakenOver) else error, flush=True)
         self._has_let_go()
@@ -598,11 +631,11 @@ class Copy:
 
     def discard(self) -> None:
         """Leave nothing of a new run that was refused before its first step."""
-        self.let_go.set()
+        self._stop_beating()
         if self.is_new:
             with contextlib.suppress(Mistake, RunFailed):
                 for name in [*self.record, LOCK]:
-                    self.store.ask(functools.partial(self.store.files.rm_file, f"{self.place}/{name}"), pauses=())
+                    self.store.ask(functools.partial(self._remove, name), pauses=())
         self.token, self.is_new, self.was_fetched = "", False, False
 
 

@@ -152,7 +152,7 @@ def new_run(root: str | Path, name: str) -> Run:
                 number = remote.store(str(root)).claim(name, number)
             run = base / f"version_{number}"
             try:
-                run.mkdir()
+                run.mkdir(exist_ok=remote.is_remote(root))  # there, the lock decides
             except FileExistsError:  # a run that started at the same moment took it
                 continue
             return Run(run)
