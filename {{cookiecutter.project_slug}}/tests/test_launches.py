@@ -63,6 +63,8 @@ def launched(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], host: str =
         ({"JOB_COMPLETION_INDEX": "1", "GROUP_WORLD_SIZE": "2"}, "sweep-1", "Kubernetes job sweep", ""),
         ({"JOB_COMPLETION_INDEX": "1", "NODE_RANK": "1", "RUN_ID": "u"}, "x", "RUN_ID u", ""),
         ({"JOB_COMPLETION_INDEX": "4"}, "node-17", "", ""),
+        ({"RUN_ID": "u", "JOB_COMPLETION_INDEX": "1"}, "x", "RUN_ID u, task 1", "1"),
+        ({"RUN_ID": "u", "JOB_COMPLETION_INDEX": "1", "NODE_RANK": "1"}, "x", "RUN_ID u", ""),
     ],
 )
 def test_a_launch_is_known_by_what_outlives_a_restart(given, host, identity, task, monkeypatch):
@@ -111,6 +113,15 @@ def test_a_recreated_pod_and_a_run_id_need_no_count(monkeypatch):
     assert numbers(resume.of_this_launch(Path("runs"), "a", ["fit"])) == [run.number]
     launched(monkeypatch, {"RUN_ID": "new"})
     assert resume.of_this_launch(Path("runs"), "a", ["fit"]) is None
+
+
+def test_a_first_start_with_an_id_takes_no_run_of_another_launch(monkeypatch):
+    for given in ({"RUN_ID": "other"}, OF_SLURM, {}):
+        begun("a", monkeypatch, given)
+    launched(monkeypatch, {"RUN_ID": "mine"})
+    assert numbers(resume.others_of(Path("runs"), "a")) == [2]
+    launched(monkeypatch, {})
+    assert numbers(resume.others_of(Path("runs"), "a")) == [2, 1, 0]
 
 
 def test_of_several_runs_of_a_job_each_command_finds_its_own(monkeypatch):
