@@ -54,7 +54,7 @@ def of_a_pod(project: Path, index: int = 0, **addresses: str) -> dict[str, str]:
     for variable in container(project)["env"]:
         path = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
         found[variable["name"]] = next((value for key, value in fields.items() if key in path), variable.get("value"))
-    return found | addresses
+    return {"JOB_COMPLETION_INDEX": str(index)} | found | addresses  # the first by the controller
 
 
 def furnish(place: Path, project: Path, dry: bool) -> None:

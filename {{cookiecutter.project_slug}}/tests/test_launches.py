@@ -39,7 +39,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def launched(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], host: str = "machine") -> None:
     """Be a process of another launch."""
-    for name in ("RUN_ID", "JOB_COMPLETION_INDEX", "GROUP_WORLD_SIZE", *OF_ARRAY, *AGAIN, *OF_TORCHRUN):
+    for name in ("RUN_ID", "JOB_COMPLETION_INDEX", "NODE_RANK", "GROUP_WORLD_SIZE", *OF_ARRAY, *AGAIN, *OF_TORCHRUN):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
@@ -62,6 +62,8 @@ def launched(monkeypatch: pytest.MonkeyPatch, given: dict[str, str], host: str =
         ({"JOB_COMPLETION_INDEX": "0"} | OF_TORCHRUN, "sweep-0-x7k2p", "Kubernetes job sweep, index 0", "0"),
         ({"JOB_COMPLETION_INDEX": "1", "GROUP_WORLD_SIZE": "2"}, "sweep-1", "Kubernetes job sweep", ""),
         ({"JOB_COMPLETION_INDEX": "4"}, "node-17", "", ""),
+        ({"RUN_ID": "u", "JOB_COMPLETION_INDEX": "1"}, "x", "RUN_ID u, task 1", "1"),
+        ({"RUN_ID": "u", "JOB_COMPLETION_INDEX": "1", "NODE_RANK": "1"}, "x", "RUN_ID u", ""),
     ],
 )
 def test_a_launch_is_known_by_what_outlives_a_restart(given, host, identity, task, monkeypatch):
@@ -110,6 +112,15 @@ def test_a_recreated_pod_and_a_run_id_need_no_count(monkeypatch):
     assert numbers(resume.of_this_launch(Path("runs"), "a", ["fit"])) == [run.number]
     launched(monkeypatch, {"RUN_ID": "new"})
     assert resume.of_this_launch(Path("runs"), "a", ["fit"]) is None
+
+
+def test_a_first_start_with_an_id_takes_no_run_of_another_launch(monkeypatch):
+    for given in ({"RUN_ID": "other"}, OF_SLURM, {}):
+        begun("a", monkeypatch, given)
+    launched(monkeypatch, {"RUN_ID": "mine"})
+    assert numbers(resume.others_of(Path("runs"), "a")) == [2]
+    launched(monkeypatch, {})
+    assert numbers(resume.others_of(Path("runs"), "a")) == [2, 1, 0]
 
 
 def test_of_several_runs_of_a_job_each_command_finds_its_own(monkeypatch):

@@ -62,7 +62,7 @@ def this_launch() -> Launch:
     """Return which launch this process belongs to."""
     given = os.environ
     index = given.get("JOB_COMPLETION_INDEX", "")
-    if int(_number(given.get("GROUP_WORLD_SIZE"))) > 1:  # pods of one run: the index is a node's
+    if int(_number(given.get("GROUP_WORLD_SIZE"))) > 1 or given.get("NODE_RANK") == index:  # pods of one run
         index_of_run, variable = "", ""
     else:
         index_of_run, variable = index, "JOB_COMPLETION_INDEX" if index else ""

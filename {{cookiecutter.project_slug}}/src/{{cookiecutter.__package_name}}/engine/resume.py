@@ -131,8 +131,16 @@ def is_by(run: Run, command: Sequence[str]) -> bool:
 
 
 def others_of(root: str | Path, name: str) -> list[Run]:
-    """Return the runs of a name that somebody who starts a command by hand may mean, the newest first."""
-    return [run for run in runs_of(root, name) if not is_of_another_task(run)]
+    """Return the runs of a name that a command may go on with at its first start, the newest first.
+
+    By hand, and by SLURM or torchrun, any run that nobody works on. A launch that nobody counts (RUN_ID, Kubernetes)
+    takes none of another launch, which may only be waiting for its next machine.
+    """
+    mine = this_launch()
+    found = [run for run in runs_of(root, name) if not is_of_another_task(run)]
+    if not mine.identity or mine.is_counted:
+        return found
+    return [run for run in found if {work.identity for work in launches_of(run)} <= {"", mine.identity}]
 
 
 def find(candidates: Iterable[Run], kind_of: Callable[[Run], type]) -> Source | None:
