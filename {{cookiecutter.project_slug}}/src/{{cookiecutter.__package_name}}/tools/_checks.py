@@ -19,13 +19,14 @@ from ..engine.delimited import open_table
 from ..engine.folders import list_images
 from ..engine.image_files import ImageFiles
 from ..engine.looks import check_colours, look, settled
-from ..engine.mistakes import Mistake, Mistakes, some
+from ..engine.mistakes import Mistake, Mistakes, RunFailed, some
 from ..engine.splits import Samples
 from ._findings import Findings, Kind, in_line, without_rows, wrapped
 from ._near_copies import SIDE, SMALLEST, difference_hash, near_copies
 
 UNREADABLE = Kind("error", "unreadable", "fit ends at the first of them")
 NOT_ALLOWED = Kind("error", "not allowed to be read", "fit ends at the first of them; give yourself the right")
+NOT_NOW = Kind("error", "not read", "the machine's fault, not theirs: mend that, and run verify again")
 BEYOND = Kind("error", "beyond a limit", "fit ends at the first of them; raise the limit, or convert them")
 SUFFIX = Kind("warning", "wrong suffix", "read by its content here, perhaps not elsewhere")
 DEPTH = Kind("warning", "another depth", "its greys may come out darker or brighter than others")
@@ -87,7 +88,9 @@ class Checks:
     def removable(self, i: int) -> str:
         """Return what to take away: the file, or its row in the table of labels; nothing if that is not known."""
         if self.data.labels is None:
-            return self.name(i)
+            path = self.name(i)
+            # Without it the links to it would lead nowhere.
+            return "" if not os.path.islink(path) and os.path.realpath(path) in self.led_to else path
         return str(self.rows[i]) if self.rows else ""
 
     def command(self, file: Path, is_odd: bool) -> str:
@@ -144,6 +147,8 @@ class Checks:
         self.size_N2 = np.zeros((count, 2), np.int32)
         self.modes: list[str] = [""] * count
         self.is_read = np.zeros(count, bool)
+        places = Counter(os.path.realpath(self.name(i)) for i in range(count))
+        self.led_to = {place for place, number in places.items() if number > 1}
         self.hash_N, self.has_hash = np.zeros(count, np.uint64), np.zeros(count, bool)
         self.limits = self._value_range()
         pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding Python's lock
@@ -173,7 +178,7 @@ class Checks:
         for i in picked:
             try:
                 looks.append(look(self.name(i), self.data.max_megapixels))
-            except Mistake:  # which is found when it is read
+            except (Mistake, RunFailed):  # which is found when it is read
                 continue
         if not looks:
             return self.data.value_range or (0, 255)
@@ -192,7 +197,11 @@ class Checks:
                 pixels = self._pixels(path)
             except Unreadable as error:
                 kind = BEYOND if isinstance(error, BeyondLimit) else UNREADABLE
-                kind = NOT_ALLOWED if isinstance(error.__cause__, PermissionError) else kind
+                cause = error.__cause__
+                if isinstance(cause, PermissionError):
+                    kind = NOT_ALLOWED
+                elif isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno):
+                    kind = NOT_NOW  # what Pillow says of a file that is cut short has no number
                 found.append((i, kind, str(error).removeprefix(f"{path} ")))
                 continue
             self.is_read[i] = True

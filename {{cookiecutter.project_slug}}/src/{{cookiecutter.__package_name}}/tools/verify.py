@@ -194,8 +194,11 @@ def check_copies(samples: Samples | None, checks: Checks, found: Findings, split
         for place, i in others:
             where, other = checks.name(i), checks.name(kept[1])
             if is_torn and samples is not None:
+                differs = (samples.targets[group] != samples.targets[i]).reshape(len(group), -1).any(1)
+                unlike = group[int(differs.argmax())]
+                other = checks.name(unlike)
                 kind = CONFLICT if samples.target.is_exclusive and not checks.data.allow_conflicts else CONTRADICTION
-                told = ["; ".join(samples.target.told(samples.targets[j])) for j in (i, kept[1])]
+                told = ["; ".join(samples.target.told(samples.targets[j])) for j in (i, unlike)]
                 found.add(kind, where, " and ".join(told), other)
                 continue
             if len(splits) > 1 and place != kept[0]:
