@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from .batches import Batch
 from .decoding import MEGAPIXELS, BeyondLimit, Unreadable, decode
 from .files import is_gone
-from .mistakes import Mistake, all_such
+from .mistakes import Mistake, RunFailed, all_such
+from .workers import shortage
 
 TILE = 64  # pixels of an image in a grid, at least
 Fit = Literal["crop", "pad", "stretch"]
@@ -54,9 +55,11 @@ CONSEQUENCES = {
 }
 
 
-def refusal(error: Unreadable, command: str) -> Mistake:
+def refusal(error: Unreadable, command: str) -> Mistake | RunFailed:
     """Word that a command cannot go on without an image: by what it does, and by what is wrong with the file."""
     cause = error.__cause__
+    if isinstance(cause, OSError | MemoryError) and (failed := shortage(cause)):
+        return failed
     if is_gone(cause):
         remedy = "bring it back, or give the folder that holds it: --data.root NEW"
     elif isinstance(cause, PermissionError):
@@ -67,14 +70,16 @@ def refusal(error: Unreadable, command: str) -> Mistake:
         remedy = f"replace it, or remove it and start a new run{all_such()}"
     else:
         remedy = "put a whole copy in its place"
-    return Mistake(f"{error}, so {CONSEQUENCES[command]}; {remedy}.")
+    kind = RunFailed if command == "fit" and is_gone(cause) else Mistake  # it was there when fit began
+    return kind(f"{error}, so {CONSEQUENCES[command]}; {remedy}.")
 
 
 def read(path: str | Path, decoding: Decoding, command: str = "fit") -> np.ndarray:
     """Read an image as ``decode`` does.
 
     Raises:
-        Mistake: The file is not there, or cannot be read to its end as an image.
+        Mistake: The file cannot be read to its end as an image.
+        RunFailed: The disk or the machine fails, or in fit the file is there no more.
     """
     try:
         return decode(path, *decoding)
