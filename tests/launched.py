@@ -31,6 +31,7 @@ class Platform(NamedTuple):
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_NAME": "train"}
 SLURM |= {"SLURM_NNODES": "1", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NODEID": "0"}
+SLURM |= {"SLURM_CPUS_PER_TASK": "1"}
 SLURM |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "localhost"}
 PLATFORMS = {
     "slurm.sh": Platform(signal.SIGUSR1, SLURM, {"SLURM_RESTART_COUNT": "1"}),
@@ -67,7 +68,7 @@ def furnish(place: Path, project: Path, dry: bool) -> None:
     lines = {
         "my-project": f"{source} exec {python} -m my_project",
         "torchrun": f"{source} exec {python} -m torch.distributed.run",
-        "srun": "exec",
+        "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec',  # without flags of its own
         "scontrol": f"echo >>{asked}",
     }
     if dry:
