@@ -567,7 +567,11 @@ def stop_after_a_save(arena: Arena, place: Path, process: subprocess.Popen[str],
     while process.poll() is None and not list(place.glob("runs/*/version_0/checkpoints/last.ckpt")):
         time.sleep(0.01)
     time.sleep(arena.random.uniform(0, 1))
-    process.send_signal(number)
+    if number != signal.SIGUSR1:
+        process.send_signal(number)
+        return
+    for task in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        os.kill(int(task), number)  # SLURM tells the tasks, and not the batch script
 
 
 def stopped_platforms(arena: Arena) -> list[bool]:

@@ -30,13 +30,8 @@ class Platform(NamedTuple):
 
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_NAME": "train"}
-SLURM |= {
-    "SLURM_NNODES": "1",
-    "SLURM_NTASKS": "1",
-    "SLURM_NTASKS_PER_NODE": "1",
-    "SLURM_CPUS_PER_TASK": "8",
-    "SLURM_NODEID": "0",
-}
+SLURM |= {"SLURM_NNODES": "1", "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NODEID": "0"}
+SLURM |= {"SLURM_CPUS_PER_TASK": "1"}
 SLURM |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "localhost"}
 PLATFORMS = {
     "slurm.sh": Platform(signal.SIGUSR1, SLURM, {"SLURM_RESTART_COUNT": "1"}),
@@ -60,7 +55,7 @@ def of_a_pod(project: Path, index: int = 0, **addresses: str) -> dict[str, str]:
     for variable in container(project)["env"]:
         path = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
         found[variable["name"]] = next((value for key, value in fields.items() if key in path), variable.get("value"))
-    return {"JOB_COMPLETION_INDEX": str(index)} | found | addresses  # the first by the job's controller
+    return {"JOB_COMPLETION_INDEX": str(index)} | found | addresses  # the first by the controller
 
 
 def furnish(place: Path, project: Path, dry: bool) -> None:
@@ -73,7 +68,7 @@ def furnish(place: Path, project: Path, dry: bool) -> None:
     lines = {
         "my-project": f"{source} exec {python} -m my_project",
         "torchrun": f"{source} exec {python} -m torch.distributed.run",
-        "srun": "shift 2; exec",
+        "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec',  # without flags of its own
         "scontrol": f"echo >>{asked}",
     }
     if dry:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import bake
-from launched import container, furnish, started
+from launched import PLATFORMS, container, furnish, start, started
 
 BIN = Path(sys.executable).parent
 # Of SkyPilot's fields those that are used: docs.skypilot.co/en/latest/reference/yaml-spec.html
@@ -101,3 +101,24 @@ def test_torchrun_is_started_with_what_lets_a_killed_rank_come_back(project, tmp
     assert flags["--rdzv-id"] == "mine"
     assert int(flags["--max-restarts"]) > 0
     assert args[-3:] == ["--resume", "auto", "--data.root=x"]
+
+
+def test_slurm_gives_each_task_its_cores_and_no_signal_to_the_script_costs_a_save(project, tmp_path):
+    furnish(tmp_path, project, dry=True)
+    args, _ = started("slurm.sh", tmp_path, project, ("--data.root=x",), **PLATFORMS["slurm.sh"].first)
+    assert args[:3] == ["fit", "--name", "my-project-{SLURM_ARRAY_TASK_ID}"]
+    text = (project / "launch/slurm.sh").read_text()
+    assert "trap '' TERM" in text
+    assert '--cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=0' in text
+
+
+def test_torchrun_has_an_id_of_its_own_and_several_machines_need_one(project, tmp_path):
+    ids = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        furnish(tmp_path / name, project, dry=True)
+        args, _ = started("torchrun.sh", tmp_path / name, project, ())
+        ids.append(dict(itertools.pairwise(args))["--rdzv-id"])
+    assert "none" not in ids
+    assert ids[0] != ids[1]
+    assert start("torchrun.sh", tmp_path / "one", project, (), NODES="2").wait(60) != 0

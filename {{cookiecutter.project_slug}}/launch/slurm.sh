@@ -16,7 +16,9 @@
 #SBATCH --open-mode=append
 set -eu
 
-# exec: the job ends with the exit code of its tasks; a task that has saved and ended does not have the others killed.
-exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=0 \
+# SIGTERM reaches the tasks by SLURM itself; an srun or a shell that gets it as well would have them killed unsaved.
+trap '' TERM
+# The job ends with the exit code of its tasks. A task that has saved and ended does not have the others killed.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=0 \
     .venv/bin/{{ cookiecutter.project_slug }} fit --name '{{ cookiecutter.project_slug }}-{SLURM_ARRAY_TASK_ID}' --seed_everything "$SLURM_ARRAY_TASK_ID" \
     --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" --resume auto "$@"

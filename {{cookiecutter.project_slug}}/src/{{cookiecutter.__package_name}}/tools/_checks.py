@@ -19,7 +19,7 @@ from ..engine.delimited import open_table
 from ..engine.folders import list_images
 from ..engine.image_files import ImageFiles
 from ..engine.looks import check_colours, look, settled
-from ..engine.mistakes import Mistake, Mistakes, some
+from ..engine.mistakes import Mistake, Mistakes, RunFailed, some
 from ..engine.splits import Samples
 from ._findings import Findings, Kind, in_line, without_rows, wrapped
 from ._near_copies import SIDE, SMALLEST, difference_hash, near_copies
@@ -178,7 +178,7 @@ class Checks:
         for i in picked:
             try:
                 looks.append(look(self.name(i), self.data.max_megapixels))
-            except Mistake:  # which is found when it is read
+            except (Mistake, RunFailed):  # which is found when it is read
                 continue
         if not looks:
             return self.data.value_range or (0, 255)
