@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -72,6 +73,7 @@ def test_what_else_workers_are_handed_can_be(shapes):
         given = (loader.dataset, loader.collate_fn, loader.worker_init_fn)
         dataset, collate, start = pickle.loads(pickle.dumps(given))
         start(0)
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())  # this process is no worker
         expected = loader.dataset.__getitems__([0, 1])[:3]
         assert all(map(torch.equal, collate(dataset.__getitems__([0, 1]))[:3], expected))
 

@@ -68,7 +68,8 @@ def _collated(batch: Any) -> Any:
 
 def set_up_worker(worker: int) -> None:
     """Keep OpenCV's threads from fighting a loader's workers, and signals from ending one that is still needed."""
-    leave_to_the_main_process()
+    if get_worker_info() is not None:
+        leave_to_the_main_process()
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)
     if get_worker_info() and "lightning" in sys.modules:  # forked: to import it would take ten seconds
