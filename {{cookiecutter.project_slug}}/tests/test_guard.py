@@ -211,7 +211,7 @@ def test_a_pipe_is_no_config():
 
 def test_the_home_folder_is_written_out(run, monkeypatch, capfd):
     monkeypatch.setenv("HOME", str(Path.cwd()))
-    Path("mine.yaml").write_text("data: {root: ~/nowhere}")
+    Path("mine.yaml").write_text("model: {weights: ~/nowhere}")
     assert run("fit", "--config=~/mine.yaml", "--data.cache_root=~/cache") == 2
     assert run("fit", "--data.root=~/nowhere") == 2
     assert capfd.readouterr().err.count(f"{Path.cwd()}/nowhere") == 2

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,8 +62,8 @@ def below_flags(args: list[str]) -> list[str]:
     configs, others = [], []
     waiting = iter(args[1:])
     for arg in waiting:
-        if arg in ("--config", "-c"):
-            configs += [arg, *itertools.islice(waiting, 1)]
+        if arg in ("--config", "-c") and (value := next(waiting, None)) is not None:
+            configs += [arg, value]
         else:
             (configs if arg.startswith(("--config=", "-c=")) else others).append(arg)
     return [args[0], *configs, *others]
