@@ -13,6 +13,7 @@ from torch.utils.data import default_collate, get_worker_info
 
 from .mistakes import RunFailed
 from .signals import leave_to_the_main_process
+from .workers import ROOM
 
 
 class Batch(NamedTuple):
@@ -49,7 +50,7 @@ def collate(batch: Any) -> Any:
             raise
         raise RunFailed(
             f"a batch found no room in shared memory ({str(error).rpartition('>: ')[2]}), so the run was stopped; "
-            "lower --data.num_workers, or give more room (docker run --shm-size, ulimit -n)."
+            f"{ROOM}."
         ) from error
     return batch
 
@@ -68,11 +69,12 @@ def _collated(batch: Any) -> Any:
 
 def set_up_worker(worker: int) -> None:
     """Keep OpenCV's threads from fighting a loader's workers, and signals from ending one that is still needed."""
-    if get_worker_info() is not None:
-        leave_to_the_main_process()
     if "cv2" in sys.modules:
         sys.modules["cv2"].setNumThreads(0)
-    if get_worker_info() and "lightning" in sys.modules:  # forked: to import it would take ten seconds
+    if get_worker_info() is None:
+        return
+    leave_to_the_main_process()
+    if "lightning" in sys.modules:  # forked: to import it would take ten seconds
         from .internals import end_where_handing_over_fails
 
         end_where_handing_over_fails()

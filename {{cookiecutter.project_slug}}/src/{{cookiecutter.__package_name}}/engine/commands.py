@@ -44,6 +44,7 @@ from .resume import Source
 from .runs import Run
 from .splits import Manifest
 from .steps import is_out_of_time
+from .together import is_rank_zero
 from .workers import shortage
 
 
@@ -131,8 +132,7 @@ class Commands(LightningCLI):
         task = self._task_of(self.source.run) if self.source else self._task_asked_for()
         files = [self.source.run.config] if self.source else defaults_of(task)
         if not self.helps:
-            settings = {key: value for file in files for key, value in flat(read_config(file))} | self.typed
-            args = ranks.with_class_of_strategy(args, settings)
+            args = ranks.with_class_of_strategy(args, self._settings(files))
             # As flags, because jsonargparse 4.53 loses a class path in a default config file that the signature has.
             args = [*args[:run], *(f"--config={file}" for file in files), *args[run:]]
         packages = trusted if self.source else None  # a run's folder may be anybody's
@@ -164,9 +164,13 @@ class Commands(LightningCLI):
             if self.lock is not None:
                 self.lock.release()
 
+    def _settings(self, files: list[Path]) -> dict[str, Any]:
+        """Return what configs and the command line over them set, by dotted names."""
+        return {key: value for file in files for key, value in flat(read_config(file))} | self.typed
+
     def _task_asked_for(self) -> str:
         """Return what is predicted, as --data.task calls it: by a flag, a table of labels, or a manifest."""
-        settings = {key: value for path in DEFAULTS for key, value in flat(read_config(path))} | self.typed
+        settings = self._settings(DEFAULTS)
         data = {key.removeprefix("data."): value for key, value in settings.items() if key.startswith("data.")}
         task = data.get("task") or "auto"
         if self.helps:  # there may be no table yet
@@ -248,7 +252,7 @@ class Commands(LightningCLI):
                 f"--ckpt_path={str(source.checkpoint)!r} lies in no run's folder (no {config}), so its data and splits "
                 "are unknown; keep checkpoints in the folder of their run."
             )
-        if runs.is_rank_zero():
+        if is_rank_zero():
             print(f"{command}: {source.checkpoint} with the config and splits of {source.run}")
             overrides = [arg for arg in args[1:] if arg.startswith("--") and not arg.startswith("--ckpt_path")]
             if overrides and command != "fit":  # fit compares the configs
@@ -267,14 +271,14 @@ class Commands(LightningCLI):
             Mistake: There is none, and a fresh one is not what was asked for.
             SystemExit: This launch's run has ended.
         """
-        launched_by_lightning = not runs.is_rank_zero() and "TORCHELASTIC_RUN_ID" not in os.environ
+        launched_by_lightning = not is_rank_zero() and "TORCHELASTIC_RUN_ID" not in os.environ
         if launched_by_lightning and "RUN_RESUMED" in os.environ:
             chosen = os.environ["RUN_RESUMED"].split("\n")
             return Source(Run(chosen[0]), Path(chosen[1]), int(chosen[2])) if len(chosen) == 3 else None
         if before:
             resume.wait_for(before)
             if before[0].ended and resume.is_by(before[0], self.args) and not self.callbacks:  # else a tool's
-                if runs.is_rank_zero():
+                if is_rank_zero():
                     print(f"{before[0]}, the run of this launch ({shown(this_launch().identity)}), has ended")
                 raise SystemExit(0)
         candidates = resume.others_of(root, name) if before is None else before
@@ -285,7 +289,7 @@ class Commands(LightningCLI):
                 f"--resume same goes on with a run as it stands, and no unfinished one in {root}/{name} has a "
                 "checkpoint; --resume auto begins a fresh one."
             )
-        if runs.is_rank_zero():
+        if is_rank_zero():
             self._say_which(f"{root}/{name}", source, before)
         return source
 
@@ -387,7 +391,7 @@ class Commands(LightningCLI):
         here = {f"trainer.{key}": of_project.get(key, value) for key, value in resume.PLACE.items()}
         there = {f"trainer.{key}": value for key, value in of_run.items() if key in resume.PLACE}
         others = {key: value for key, value in there.items() if value != here[key] and key not in self.typed}
-        if others and runs.is_rank_zero():
+        if others and is_rank_zero():
             print(f"not as the run was trained, but on this machine as it is: {shlex.join(resume.as_flags(others))}")
         return resume.as_flags(here)
 
@@ -395,7 +399,7 @@ class Commands(LightningCLI):
         """Say which folders a run's config names, before they are read."""
         for name in self.data_module.places:
             place, is_read = self.own.data.get(name), self.command == "fit" or name not in self.data_module.of_a_table
-            if place and is_read and f"data.{name}" not in self.typed and runs.is_rank_zero():
+            if place and is_read and f"data.{name}" not in self.typed and is_rank_zero():
                 print(f"--data.{name} {place}, as the run's config has it")
 
     @property
@@ -456,7 +460,7 @@ class Commands(LightningCLI):
         if not any(key.startswith("trainer.logger") for key in self.typed) and guard.is_remote(_plain(trainer.logger)):
             left_out.append("logger at an address")
             trainer.logger = False
-        if left_out and runs.is_rank_zero():
+        if left_out and is_rank_zero():
             print(f"left out of the run's config, which may be anybody's: {', '.join(left_out)}; type what you want")
 
     def _splits(self, source: Source, manifest: str | None) -> str:
@@ -482,7 +486,7 @@ class Commands(LightningCLI):
         if self.source is not None:
             resume.as_the_run_has_it(self.source.run.config, config.data)
             changes = resume.check_changes(self.source.run.config, self.plain())
-            if changes and runs.is_rank_zero():
+            if changes and is_rank_zero():
                 print(f"resume: changed since the run began: {', '.join(changes)}")
             if self.source.step is not None and self.asked.ckpt_path is None and config.resume != "same":
                 self._check_left_out()
@@ -497,10 +501,10 @@ class Commands(LightningCLI):
             self._trust_what_is_typed(config)
         with signals.held_back():  # else a folder could be left that nobody knows of
             self.run = self.run or self._new_run(config.run_root, config.name)
-            if runs.is_rank_zero():
+            if is_rank_zero():
                 self.lock = resume.Lock(self.run)
                 note_launch(self.run, self.args)
-        if runs.is_rank_zero() and not remote.is_remote(config.run_root):  # where it would take a while to know
+        if is_rank_zero() and not remote.is_remote(config.run_root):  # where it would take a while to know
             self._say_who_shares(self.run, config.run_root, config.name)
 
     def _check_left_out(self) -> None:
@@ -526,10 +530,10 @@ class Commands(LightningCLI):
         except Mistake as error:
             if not resume.is_by(run, self.args):
                 raise
-            if runs.is_rank_zero():  # a scheduler has started the very same command again, and nobody can answer
+            if is_rank_zero():  # a scheduler has started the very same command again, and nobody can answer
                 print(f"note: goes on with the run's config as it stands; {error}")
             return
-        if left_out and runs.is_rank_zero():
+        if left_out and is_rank_zero():
             print(f"resume: not typed, but as the run has it: {shlex.join(resume.as_flags(left_out))}")
 
     @staticmethod
@@ -557,7 +561,7 @@ class Commands(LightningCLI):
         names = guard.outside(config)
         packages = sorted(set(map(guard.package_of, names)))
         guard.trust(packages)
-        if names and runs.is_rank_zero():
+        if names and is_rank_zero():
             print(
                 f"note: {', '.join(names)}: of no package that cli.py trusts, so test and predict will refuse this run "
                 f"unless a flag names it again; add {', '.join(map(repr, packages))} to `trusted` there if it is yours."
@@ -567,7 +571,7 @@ class Commands(LightningCLI):
     def _new_run(root: str, name: str) -> Run:
         # Only rank zero numbers a run; ranks that Lightning launches find the folder in the environment, those of
         # torchrun get what they need from rank zero through Lightning's broadcasts.
-        if runs.is_rank_zero():
+        if is_rank_zero():
             run = runs.new_run(root, name)
             os.environ["RUN_FOLDER"] = str(run)
             return run
@@ -582,7 +586,7 @@ class Commands(LightningCLI):
             if checkpoint is not None:
                 remote.check_inside(run.folder, checkpoint.init_args.dirpath)
                 checkpoint.init_args.dirpath = checkpoint.init_args.dirpath or str(run.checkpoints)
-        if step is not None and runs.is_rank_zero():
+        if step is not None and is_rank_zero():
             loggers.forget(run.metrics, step)
         name = f"{config.name}/{run.folder.name}"
         config.trainer.logger = loggers.specs(_plain(config.trainer.logger), run, name, step)

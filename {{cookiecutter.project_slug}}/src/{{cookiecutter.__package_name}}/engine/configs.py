@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,6 +185,11 @@ def holds(path: Path, setting: str) -> bool:
 def as_typed(key: str) -> str:
     """Return the flag of a setting: --model.optimizer.lr of model.optimizer.init_args.lr."""
     return "--" + key.replace(".init_args", "").removesuffix(".class_path")
+
+
+def as_text(value: Any) -> str:
+    """Return a setting's value as it is typed."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

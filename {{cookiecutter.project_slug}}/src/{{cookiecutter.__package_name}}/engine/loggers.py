@@ -21,8 +21,9 @@ from .fallible import COMET, FALLIBLE, host_of, wandb_address, why_no_answer
 from .files import append, csv_text, plain_table, read_text, reading, write
 from .keepers import BestCheckpoint
 from .mistakes import Mistake
-from .runs import Run, is_rank_zero, made
+from .runs import Run, made
 from .steps import is_out_of_time
+from .together import is_rank_zero
 
 
 class MetricsFile(Logger):

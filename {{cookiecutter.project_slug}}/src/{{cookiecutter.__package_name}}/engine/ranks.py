@@ -5,7 +5,6 @@ minutes, which is said, and ``--trainer.strategy.timeout 60`` changes it.
 """
 
 import atexit
-import json
 import os
 import re
 import threading
@@ -23,9 +22,10 @@ from lightning.pytorch.strategies import StrategyRegistry
 from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
+from .configs import as_text
 from .internals import class_of_strategy, default_store, keep_order_of_sums, set_timeout, timeout_of
 from .mistakes import Mistake, RunFailed
-from .runs import is_rank_zero
+from .together import is_rank_zero
 
 TIMEOUT = timedelta(minutes=10)
 FLAG = "--trainer.strategy"
@@ -76,8 +76,7 @@ def with_class_of_strategy(args: list[str], settings: Mapping[str, Any]) -> list
     if name not in StrategyRegistry.available_strategies():
         return args
     path, options = class_of_strategy(name)
-    typed = {key: value if isinstance(value, str) else json.dumps(value) for key, value in options.items()}
-    chosen = [f"{FLAG}={path}", *(f"{FLAG}.{key}={value}" for key, value in typed.items())]
+    chosen = [f"{FLAG}={path}", *(f"{FLAG}.{key}={as_text(value)}" for key, value in options.items())]
     left = [arg for at, arg in enumerate(args) if not _names_strategy(arg, args[at - 1] if at else "")]
     at = left.index(option)
     return [*left[:at], *chosen, *left[at:]]

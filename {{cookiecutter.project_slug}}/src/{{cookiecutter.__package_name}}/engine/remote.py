@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import fsspec
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from . import signals
 from .files import locked, opened, write
 from .mistakes import CONTROL, Mistake, RunFailed, shown
+from .together import is_rank_zero
 
 PROTOCOLS = {"s3": "s3fs", "gs": "gcsfs", "file": ""}  # and the package that speaks it
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -565,16 +565,16 @@ class Copy:
         """
         before = self.store.ask(self._lock)
         last_here = (self.folder / TOKEN).read_text() if (self.folder / TOKEN).is_file() else ""  # its lock is free
-        if self.token or before[0] in ("", last_here) or (not _leads() and before[2:3] == [address]):
+        if self.token or before[0] in ("", last_here) or (not is_rank_zero() and before[2:3] == [address]):
             return False
-        if _leads():
+        if is_rank_zero():
             print(f"waiting whether {shown(before[1][:80])} still works on {self.folder.name}", flush=True)
         until = time.monotonic() + WATCH
         while time.monotonic() < until:
             time.sleep(WATCH / 10)
             now = self.store.ask(self._lock)
             if now != before:
-                return now[0] != "" and (_leads() or now[2:3] != [address])
+                return now[0] != "" and (is_rank_zero() or now[2:3] != [address])
         return False
 
     def _check_lock(self, pauses: tuple[float, ...] | None = None) -> None:
@@ -641,10 +641,6 @@ class Copy:
 
 class TakenOver(RunFailed):
     """Another process goes on with the run."""
-
-
-def _leads() -> bool:
-    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _flush(path: Path) -> None:
@@ -715,7 +711,7 @@ def kept() -> Iterator[None]:
 
 
 def _put_back(strictly: bool) -> None:
-    if not _leads():
+    if not is_rank_zero():
         return
     for copy in [copy for each in STORES.values() for copy in each.copies.values() if copy.was_fetched]:
         try:

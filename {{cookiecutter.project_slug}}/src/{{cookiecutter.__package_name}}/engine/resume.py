@@ -1,6 +1,5 @@
 """``fit --resume auto``: which run goes on, from which checkpoint, and which changes it accepts."""
 
-import json
 import os
 import shlex
 import time
@@ -9,11 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from . import checkpoints, remote
-from .configs import as_typed, differences, flat, named_configs, read_config, typed_settings
+from .configs import as_text, as_typed, differences, flat, named_configs, read_config, typed_settings
 from .files import locked, opened, reading
 from .launches import as_kept, is_counted_restart, is_of_another_task, launches_of, this_launch
 from .mistakes import Mistake, RunFailed, shown
-from .runs import Run, is_rank_zero, runs_of
+from .runs import Run, runs_of
+from .together import is_rank_zero
 
 # Anything else that differs from the run's config would make another experiment of it.
 ACCEPTED = ("trainer", "callbacks", "name", "model.compile", "data.num_workers", "data.cache_gb", "data.cache_root")
@@ -279,8 +279,7 @@ def check_left_out(run: Run, config: dict[str, Any], fresh: dict[str, Any], type
 def as_flags(settings: dict[str, Any]) -> list[str]:
     """Return settings as flags, a class before its arguments."""
     order = sorted(settings, key=as_typed)
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
-    return [part for key in order for part in (as_typed(key), texts[key])]
+    return [part for key in order for part in (as_typed(key), as_text(settings[key]))]
 
 
 def _flags_that_began(run: Run) -> list[list[str]] | None:

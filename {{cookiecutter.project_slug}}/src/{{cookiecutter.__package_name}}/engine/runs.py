@@ -22,7 +22,6 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from . import PACKAGE, remote
@@ -33,12 +32,6 @@ from .together import are_connected, together
 
 PACKAGES = ("lightning", "torch", "torchvision", "torchmetrics", "albumentations", "numpy", "pillow", "pyarrow")
 PACKAGES += ("jsonargparse",)
-
-
-def is_rank_zero() -> bool:
-    """Tell whether this process leads the run, before any process group exists."""
-    first_node = os.environ.get("NODE_RANK", "0") in ("", "0")  # which Lightning looks at later
-    return getattr(rank_zero_only, "rank", 0) == 0 and first_node
 
 
 BEST, LAST = "best.ckpt", "last.ckpt"

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
 from . import signals
@@ -30,6 +31,12 @@ class Found(NamedTuple):
     node: str
     kind: str
     text: str
+
+
+def is_rank_zero() -> bool:
+    """Tell whether this process leads the run, before any process group exists."""
+    first_node = os.environ.get("NODE_RANK", "0") in ("", "0")  # which Lightning looks at later
+    return getattr(rank_zero_only, "rank", 0) == 0 and first_node
 
 
 def are_connected() -> bool:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .mistakes import Mistake, unknown
-from .runs import is_rank_zero
 from .stages import last_layer
+from .together import is_rank_zero
 
 # 1 / sqrt(E f(x)²) for x ~ N(0, 1), where torch's calculate_gain has no value.
 GAINS = {"gelu": 1.5335, "silu": 1.6765}

@@ -13,6 +13,7 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from ..cli import CLI
+from ..engine.configs import as_text
 from ..engine.metrics import MEASURED_IN_LOSS
 from ..engine.mistakes import Mistake, unknown
 from ._flags import SPLITS
@@ -185,7 +186,7 @@ def around(content: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
 
 def as_flags(assigned: dict[str, Any]) -> list[str]:
     """Return values as flags of fit."""
-    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in assigned.items()]
+    return [f"--{key}={as_text(value)}" for key, value in assigned.items()]
 
 
 def check(space: list[Dimension], flags: list[str], monitor: str) -> None:
