@@ -106,6 +106,7 @@ def test_the_commands_of_a_generated_project_work(data, command, tmp_path):
     quick = quick[: 2 if is_table else 4]  # the space of a table's project has the others
     done = []
     for line in lines:
+        line = line.replace("s3://BUCKET", f"file://{tmp_path}/bucket")
         program, *args = shlex.split(line.replace("$P", ".venv/bin/my-project"))
         named = [word for word in (program, *args) if word.startswith("launch/")]
         named += re.findall(r"^(?:\w+=\S+ )+(launch/\S+)", line)

@@ -159,6 +159,11 @@ def broken(what: str, ending: str, times: float) -> Any:
     return staticmethod(fails)
 
 
+def test_averaged_weights_are_kept_in_the_store_too(run, link):
+    assert run("fit", *FLAGS, "--callbacks.averaging=EMAWeightAveraging") == 0
+    assert any(path.endswith("checkpoints/last.ckpt") for path in link.store)
+
+
 def test_a_blip_is_not_noticed(run, whole, link, capsys):
     link.fails = broken("put", ".unfinished", 3)
     assert run("fit", *FLAGS) == 0

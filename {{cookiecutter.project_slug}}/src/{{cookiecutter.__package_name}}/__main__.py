@@ -89,6 +89,7 @@ def main(args: list[str] | None = None) -> int:
 
             quiet()
             code = exit_code(lambda: run(given))
+            signals.check_whole()
         except BaseException as error:
             if not signals.has_ended(error):
                 raise

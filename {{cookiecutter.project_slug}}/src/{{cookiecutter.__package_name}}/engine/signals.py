@@ -31,7 +31,7 @@ class Stopped(BaseException):
 
     def __init__(self, number: int) -> None:
         self.signal = signal.Signals(number)
-        super().__init__(f"stopped by {self.signal.name}{' (Ctrl-C)' if number == signal.SIGINT else ''}")
+        super().__init__("interrupted" if number == signal.SIGINT else f"stopped by {self.signal.name}")
 
     @property
     def exit_code(self) -> int:
@@ -137,6 +137,16 @@ def held_back() -> Iterator[None]:
 def is_whole() -> None:
     """Tell that what the command was for is done: a signal ends what comes after it, and the exit code stays 0."""
     _State.is_whole, _State.is_noted_only = True, False
+
+
+def check_whole() -> None:
+    """Raise a signal whose exception somebody swallowed, where what the command was for is not known to be done.
+
+    Raises:
+        Stopped: There is one.
+    """
+    if _State.was_raised and not _State.is_whole:
+        check()
 
 
 def was_raised() -> bool:

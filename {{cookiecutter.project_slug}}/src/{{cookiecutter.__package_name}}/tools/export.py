@@ -36,6 +36,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cli import CLI
+from ..engine import signals
 from ..engine.files import write
 from ..engine.loading import Batch
 from ..engine.mistakes import Mistake, RunFailed, require
@@ -355,6 +356,7 @@ def folder_beside(export: Path) -> Iterator[Path]:
 
 def take_the_place(folder: Path, target: Path) -> None:
     """Let a folder take the place of another."""
+    signals.check()  # torch.export may swallow what a signal raises
     if target.is_symlink():
         target.unlink()
     elif target.exists():
