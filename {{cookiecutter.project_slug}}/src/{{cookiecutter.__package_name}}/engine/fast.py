@@ -1,7 +1,8 @@
 """``--fast true``: the precision, memory layout and compilation that train fastest on this machine, by measuring.
 
-The measuring takes at most a hundredth of the run's estimated time; a run too short for that keeps what it has. What
-was chosen is printed and stands in the run's config.yaml, so that a resumed or repeated run does not measure again.
+A look at each setting, a step or two, takes at most a fiftieth of the run's estimated time; measuring those that look
+faster takes at most a tenth of what they would save. What was chosen is printed and stands in the run's config.yaml, so
+that a resumed or repeated run does not measure again.
 """
 
 import contextlib
@@ -20,10 +21,13 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import nn
 
-SHARE = 0.01  # of the run's estimated time that may be spent on measuring
-COMPILING = 60.0  # seconds that a compilation is expected to take at most
+LOOK = 0.02  # of the run's estimated time that a look at every setting may take
+STAKE = 0.1  # of the time that a setting seems to save, which may be spent on measuring it
+COMPILE = 0.01  # of the run's estimated time that a compilation may take
+COMPILING = 60.0  # seconds that one is expected to take at most
 WARM_UP, ROUNDS = 2, 5
 BUSY = 0.05  # seconds of work that a GPU is given at once, so that what it waits for the host does not count
+HOPELESS = 5  # times the present one's time that another setting's first step may take
 GAIN = 0.98  # another setting is taken if its step takes at most this share of the present one's
 
 
@@ -90,12 +94,19 @@ class Step:
         return min(10, math.ceil(BUSY / self.median)) if self.device.type == "cuda" else 1
 
 
-def interleaved(steps: list[Step], together: int = 1) -> Step:
-    """Measure steps in turn, so that what else the machine does meets them alike; returns the fastest."""
-    for step in steps:
-        for _ in range(WARM_UP):
-            step()
-    for _ in range(ROUNDS):
+def look(step: Step, together: int = 1, longest: float = math.inf) -> None:
+    """Measure a step once, warm; one whose first time takes longer than ``longest`` seconds is left at that."""
+    for _ in range(WARM_UP):
+        step.measure()
+        if step.median > longest:
+            return
+    step.seconds.clear()
+    step.measure(together)
+
+
+def interleaved(steps: list[Step], together: int, rounds: int) -> Step:
+    """Measure warm steps in turn, so that what else the machine does meets them alike; returns the fastest."""
+    for _ in range(rounds):
         for step in steps:
             step.measure(together)
     return min(steps, key=lambda step: step.median)
@@ -113,30 +124,31 @@ def choose(present: Setting, count: int, make: Callable[[Setting], Step]) -> tup
         The setting, and what was measured, for people.
     """
     first = make(present)
-    for _ in range(WARM_UP):
-        first()
-    first.measure()
-    budget = SHARE * count * first.median
+    look(first)
     precisions = ("32-true", "bf16-mixed") if present.precision == "32-true" else (present.precision,)
     layouts = (False, True) if present.channels_last is not None else (None,)
     settings = [Setting(*both, present.compiled) for both in itertools.product(precisions, layouts)]
     together = first.together
-    if len(settings) * (WARM_UP + ROUNDS * together) * first.median > budget:
+    if len(settings) * (WARM_UP + together) > LOOK * count:
         return present, f"{present} is kept: the run is too short to gain by measuring"
-    steps = [make(setting) for setting in settings]
-    best = interleaved(steps, together)
-    default = next(step for step in steps if step.setting == present)
+    steps = [first if setting == present else make(setting) for setting in settings]
+    for step in steps:
+        look(step, together, HOPELESS * first.median)
+    rivals = [first, *(step for step in steps if step.median <= GAIN * first.median)]
+    saved = count * (first.median - min(step.median for step in rivals))
+    rounds = int(STAKE * saved / (together * sum(step.median for step in rivals)))
+    best = interleaved(rivals, together, min(ROUNDS, rounds)) if rounds else first
     said = "; ".join(f"{step.setting} {step.median * 1e3:.1f} ms" for step in steps)
-    if budget > COMPILING and not present.compiled:
+    if COMPILE * count * best.median > COMPILING and not present.compiled:
         compiled = make(best.setting._replace(compiled=True))
         try:
-            compiled()
+            look(compiled)
         except Exception as error:  # no compiler, or a network that it does not take
             said += f"; not compiled ({str(error).splitlines()[0][:100] if str(error) else type(error).__name__})"
         else:
-            best = interleaved([best, compiled], together)
+            best = interleaved([best, compiled], together, ROUNDS)
             said += f"; {compiled.setting} {compiled.median * 1e3:.1f} ms"
-    chosen = best.setting if best.median <= GAIN * default.median else present
+    chosen = best.setting if best.median <= GAIN * first.median else present
     return chosen, f"{chosen} of {said}"
 
 
