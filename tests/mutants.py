@@ -73,6 +73,7 @@ MUTANTS = [
     ("engine/task.py", "            check(self.rules, self, data, self.trainer)",
      "            pass", "contradiction_stops"),
     ("networks.py", "nn.Flatten(), nn.Dropout(dropout or 0.0)]", "nn.Flatten(), nn.Identity()]", "dropout_are"),
+    ("networks.py", "2 if input.shape[-1] >= self.halved_from else 1", "1", "the_first_stage_follows"),
     ("networks.py", "ACTIVATIONS[activation]()])", "nn.ReLU()])", "activations_are"),
     ("networks.py", 'if norm == "batch":', "if True:", "norms_are"),
     ("engine/backbone.py", "if checkpointing:", "if False:", "gradient_checkpointing"),

@@ -234,6 +234,22 @@ def test_norms_are_chosen_by_name(norm, kind):
     assert norm != "layer" or all(module.num_groups == 1 for module in norms)
 
 
+@pytest.mark.parametrize(
+    ("stride", "sides"),
+    [
+        (None, {8: 8, 31: 31, 32: 16, 64: 32, 126: 63, 128: 32}),
+        (1, {128: 128}),
+        (2, {8: 4, 128: 64}),
+        (4, {16: 4, 64: 16}),
+    ],
+)
+def test_the_first_stage_follows_the_images_side_unless_its_stride_is_given(stride, sides):
+    network = SmallCNN(1, 3, width=8, stem_stride=stride).eval()
+    for side, first in sides.items():
+        assert network.features[0](torch.zeros(1, 1, side, side)).shape[-1] == first
+        assert network(torch.zeros(1, 1, side, side)).shape == (1, 3)
+
+
 def test_width_depth_and_dropout_are_flags():
     assert len([m for m in SmallMLP(1, 3, depth=5).modules() if isinstance(m, nn.Linear)]) == 6
     assert SmallCNN(1, 3, width=10).features[2][1].out_channels == 40

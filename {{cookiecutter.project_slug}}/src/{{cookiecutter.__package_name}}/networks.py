@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .engine.backbone import Backbone as Backbone  # so that --model.network Backbone finds it
 
@@ -37,8 +38,24 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
     return nn.GroupNorm(groups[norm], channels) if norm in groups else nn.Identity()
 
 
+# The side from which the first two convolutions of a SmallCNN halve what they are given, by its stem_stride.
+HALVED_FROM = {None: (32, 64), 1: (math.inf, math.inf), 2: (0, math.inf), 4: (0, 0)}
+
+
+class HalvingConv2d(nn.Conv2d):
+    """A 3 × 3 convolution, with stride 2 from ``halved_from`` pixels on: the first ones would cost most."""
+
+    def __init__(self, in_channels: int, out_channels: int, halved_from: float, bias: bool) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
+        self.halved_from = halved_from
+
+    def forward(self, input: Tensor) -> Tensor:
+        stride = 2 if input.shape[-1] >= self.halved_from else 1
+        return functional.conv2d(input, self.weight, self.bias, stride, self.padding)
+
+
 class SmallCNN(nn.Module):
-    """Three stages of two 3 × 3 convolutions; trains in seconds on small images.
+    """Three stages of two 3 × 3 convolutions; trains in seconds on small images, larger ones are halved first.
 
     Args:
         in_channels: Channels of the input.
@@ -47,6 +64,8 @@ class SmallCNN(nn.Module):
         dropout: Share of the features that training drops before the last layer; null for none.
         activation: The nonlinearity.
         norm: The normalisation after each convolution.
+        stem_stride: Input pixels, along a side, for one of the first stage; null follows the image: 1, 2 from 32 pixels
+            on, 4 from 128 pixels on.
     """
 
     def __init__(
@@ -57,15 +76,17 @@ class SmallCNN(nn.Module):
         dropout: float | None = None,
         activation: Activation = "relu",
         norm: Norm = "batch",
+        stem_stride: Literal[1, 2, 4] | None = None,
     ) -> None:
         super().__init__()
         self.activation = activation
         self.features = nn.Sequential()
+        halved_from = iter((*HALVED_FROM[stem_stride], *[math.inf] * 4))
         channels = in_channels
         for out in (width, 2 * width, 4 * width):
             stage = nn.Sequential(nn.MaxPool2d(2, ceil_mode=True)) if len(self.features) else nn.Sequential()
             for _ in range(2):
-                conv = nn.Conv2d(channels, out, 3, padding=1, bias=norm == "none")
+                conv = HalvingConv2d(channels, out, next(halved_from), bias=norm == "none")
                 stage.extend([conv, norm_layer(norm, out), ACTIVATIONS[activation]()])
                 channels = out
             self.features.append(stage)
