@@ -124,7 +124,7 @@ def declared(model: Any) -> Declared | None:
     Raises:
         Mistake: The network's arguments or the weights contradict what it can take.
     """
-    weights = getattr(model.hparams, "weights", None)
+    weights: Any = getattr(model.hparams, "weights", None)
     fed = inputs_of(weights) if weights is not None else None
     kind, arguments = recipe(getattr(model, "make_network", None))
     own = inspect.getattr_static(kind, "preprocessing", None)  # a method is the network's own affair
@@ -246,7 +246,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 def said(given: Mapping[str, Any], by: Declared, values: Mapping[str, Any]) -> str:
     """Say in one line what was declared, and which flags overrule it."""
     what = by.what
-    nothing = dict.fromkeys(NAMES)
+    nothing: dict[str, Any] = {name: None for name in NAMES}
     theirs = settled(nothing, by, what.size or values["image_size"])
     silent = {"image_size": what.size is None, "fit": what.fit is None}
     silent |= dict.fromkeys(("stored_size", "resize_size"), what.crop_fraction is None)
