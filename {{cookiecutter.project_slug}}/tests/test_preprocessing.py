@@ -300,6 +300,22 @@ def test_a_run_keeps_what_was_declared_and_every_command_follows(shapes, tmp_pat
     assert "--data.image_size=100 is not what Backbone vit_b_32 takes, 224 pixels" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "value"), [("mean", "abc"), ("std", [0.0]), ("resize_size", 0), ("fit", "x")])
+def test_a_checkpoint_whose_images_cannot_be_is_refused(name, value, tmp_path, shapes):
+    inputs = {
+        "mean": [*MEAN],
+        "std": [*STD],
+        "interpolation": "bilinear",
+        "image_size": 8,
+        "resize_size": 8,
+        "fit": "crop",
+    }
+    schema = {"inputs": {**inputs, name: value}}
+    torch.save({"hyper_parameters": {"schema": schema}, "state_dict": {}}, tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match="says of its images what cannot be"):
+        made(shapes, SmallCNN, str(tmp_path / "odd.ckpt"))
+
+
 def test_a_run_of_an_earlier_version_means_what_it_meant(shapes):
     fit(shapes, SmallCNN)
     checkpoint = torch.load("checkpoints/last.ckpt", weights_only=True)
