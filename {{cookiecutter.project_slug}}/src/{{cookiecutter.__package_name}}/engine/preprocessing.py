@@ -170,8 +170,8 @@ def inputs_of(checkpoint: str) -> dict[str, Any] | None:
             _of_run(fed)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise Mistake(
-            f"checkpoint {str(checkpoint)!r} says of its images what cannot be ({error!r}), so they would be fed another "
-            "way than it was trained; give one that this project wrote."
+            f"checkpoint {str(checkpoint)!r} says of its images what cannot be ({error!r}), so they would be fed "
+            "otherwise than it was trained; give one that this project wrote."
         ) from error
     return fed
 
