@@ -395,6 +395,9 @@ class Task(LightningModule):
                 "CHECKPOINT."
             )
         if self.fitting:
+            data: Any = getattr(self.trainer, "datamodule", None)
+            if hasattr(data, "check_goes_on"):
+                data.check_goes_on(_read_schema(theirs).inputs)
             self.resumed = checkpoint.get("resume", {})
             checkpoint["callbacks"].pop("Timer", None)  # max_time is that of one launch
 
