@@ -61,6 +61,7 @@ MUTANTS = [
     ("engine/task.py", "schedule = partial(schedule, mode=hparams.mode)", "pass", "plateau_watches"),
     ("engine/optimizers.py", 'group["lr"] *= group["lr_factor"]', "pass", "rates_fall"),
     ("engine/task.py", "if self.hparams.l1:", "if False:", "l1_makes"),
+    ("engine/keepers.py", "if self.warmup and step_idx is not None:", "if False:", "equal_the_recurrence"),
     ("engine/task.py", "if hparams.init:", "if False:", "scheme_reaches"),
     ("engine/task.py", ".requires_grad_(False).eval()", ".requires_grad_(False)", "frozen_backbone"),
     ("engine/task.py", "if hparams.freeze and not hparams.unfreeze_every:", "if False:", "frozen_backbone"),

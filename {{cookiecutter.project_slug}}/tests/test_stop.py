@@ -18,7 +18,11 @@ from project_package.engine.task import Task
 RUN = Path("runs/small/version_0")
 LAST = RUN / "checkpoints/last.ckpt"
 FLAGS = ("--trainer.max_epochs=3", "--trainer.logger=[]", "--model.schedule=OneCycle")
-AVERAGED = ("--callbacks.averaging=EMAWeightAveraging", "--callbacks.averaging.decay=0.9")
+AVERAGED = (
+    "--callbacks.averaging=EMAWeightAveraging",
+    "--callbacks.averaging.decay=0.9",
+    "--callbacks.averaging.warmup=true",
+)
 RARELY_VALIDATED = (
     "--trainer.check_val_every_n_epoch=3",
     "--callbacks.averaging=SWA",

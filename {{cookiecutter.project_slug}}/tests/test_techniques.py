@@ -146,13 +146,15 @@ def test_unfreezing_goes_stage_by_stage_and_survives_a_resume(shapes, pretrained
     }  # fmt: skip
 
 
-def test_averaged_weights_equal_the_recurrence_and_are_what_is_kept(shapes):
-    ema = EMAWeightAveraging(decay=0.9)
+@pytest.mark.parametrize("warmup", [False, True])
+def test_averaged_weights_equal_the_recurrence_and_are_what_is_kept(warmup, shapes):
+    ema = EMAWeightAveraging(decay=0.9, warmup=warmup)
     last = LastCheckpoint(dirpath="checkpoints")
     _, watch, _ = fit(shapes, callbacks=[ema, last])
     expected = watch.weights[0]["head.3.weight"].clone()
-    for weights in watch.weights[1:]:
-        expected = 0.9 * expected + 0.1 * weights["head.3.weight"]
+    for step, weights in enumerate(watch.weights[1:], 1):
+        share = (1 + step) / (10 + step) if warmup else 0.9
+        expected = share * expected + (1 - share) * weights["head.3.weight"]
     kept = torch.load("checkpoints/last.ckpt", weights_only=True)["state_dict"]["network.head.3.weight"]
     assert torch.allclose(kept, expected, atol=1e-6)
     assert not torch.allclose(kept, watch.weights[-1]["head.3.weight"], atol=1e-4)

@@ -171,6 +171,8 @@ class EMAWeightAveraging(lightning_callbacks.EMAWeightAveraging):
         update_every_n_steps: Optimizer steps between updates.
         update_starting_at_step: The first step that counts; null is the first of all.
         update_starting_at_epoch: The first epoch whose end counts; null is none.
+        warmup: Keep less at first, at most (1 + n) / (10 + n) at step n since the first that counts, so that a short
+            run does not end with an average of its first weights.
         device: Where the average is kept; null is where the weights are.
     """
 
@@ -180,15 +182,23 @@ class EMAWeightAveraging(lightning_callbacks.EMAWeightAveraging):
         update_every_n_steps: int = 1,
         update_starting_at_step: int | None = None,
         update_starting_at_epoch: int | None = None,
+        warmup: bool = False,
         device: str | None = None,
     ) -> None:
         WeightAveraging.__init__(self, device, avg_fn=self._mean)
         self.decay, self.update_every_n_steps = decay, update_every_n_steps
+        self.warmup, self.kept = warmup, decay
         self.update_starting_at_step = update_starting_at_step
         self.update_starting_at_epoch = update_starting_at_epoch
 
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        if self.warmup and step_idx is not None:
+            steps = max(0, step_idx - (self.update_starting_at_step or 0))
+            self.kept = min(self.decay, (1 + steps) / (10 + steps))
+        return super().should_update(step_idx, epoch_idx)
+
     def _mean(self, average: torch.Tensor, current: torch.Tensor, updates: torch.Tensor) -> torch.Tensor:
-        return average + (1 - self.decay) * (current - average)
+        return average + (1 - self.kept) * (current - average)
 
 
 class SWA(WeightAveraging):
