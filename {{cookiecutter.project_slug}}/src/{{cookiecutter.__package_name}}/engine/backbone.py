@@ -1,16 +1,11 @@
 """Every classification model of torchvision as a network of this project."""
 
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .mistakes import Mistake, unknown
-from .stages import BATCH_NORMS, stages
+from .recomputing import recompute
 
 
 class Backbone(nn.Module):
@@ -61,14 +56,26 @@ class Backbone(nn.Module):
                 "leave it out, give a value that the model takes, or choose a model that has this option."
             ) from error
         if checkpointing:
-            for part in stages(self)[:-1]:
-                part.forward = functools.partial(_checkpointed, part, part.forward)
+            recompute(self)
 
-    def published_weights(self) -> Any:
-        """Return the weights that torchvision has for the model, by name."""
+    def published_weights(self, source: str) -> Any:
+        """Return weights that torchvision has for the model; they are downloaded once.
+
+        Raises:
+            Mistake: It has none of this name, or they cannot be downloaded.
+        """
         import torchvision.models
 
-        return torchvision.models.get_model_weights(self.name)
+        published: Any = torchvision.models.get_model_weights(self.name)
+        if source != "DEFAULT" and source not in published.__members__:
+            raise Mistake(unknown("--model.weights", source, ["DEFAULT", *published.__members__, "a file"]))
+        try:
+            return published[source].get_state_dict(progress=False, check_hash=True)
+        except OSError as error:
+            raise Mistake(
+                f"--model.weights={source!r} could not be downloaded ({error}), so training would start from nothing; "
+                "connect to a network or give a file of weights."
+            ) from error
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         side = getattr(self.model, "image_size", x_NCHW.shape[-1])  # vision transformers have one
@@ -82,26 +89,3 @@ class Backbone(nn.Module):
             x_NCHW = x_NCHW.expand(-1, 3, -1, -1)
         logits = self.model(x_NCHW)
         return logits if isinstance(logits, Tensor) else logits.logits  # inception and googlenet add auxiliary outputs
-
-
-@torch.compiler.disable(recursive=False)  # torch.compile takes no context_fn (2.15): it compiles the stages one by one
-def _checkpointed(part: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    if not torch.is_grad_enabled():
-        return forward(*inputs)
-    return checkpoint(  # pyright: ignore[reportReturnType]
-        forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(part))
-    )
-
-
-@contextmanager
-def _statistics_kept(part: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm from counting a batch twice while its activations are computed a second time."""
-    norms = [m for m in part.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
-    kept = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, kept, strict=True):
-            norm.momentum = momentum

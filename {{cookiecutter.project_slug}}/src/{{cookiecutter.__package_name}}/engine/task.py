@@ -241,7 +241,8 @@ class Task(LightningModule):
         """Say which stages a flag acts on."""
         hparams = self.hparams
         if self.trainer.is_global_zero and (hparams.freeze or hparams.layer_decay * hparams.backbone_lr_factor != 1):
-            print(f"stages, the head last: {', '.join(names_of(self.network, stages(self.network)))}")
+            parts = stages(self.network, fine=not hparams.freeze)
+            print(f"stages, the head last: {', '.join(names_of(self.network, parts))}")
 
     def trained_stages(self) -> list[nn.Module]:
         """The stages of a frozen network that the current epoch trains: a function of the epoch alone."""
