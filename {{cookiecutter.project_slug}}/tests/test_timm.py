@@ -78,10 +78,10 @@ def make(name="test_vit", classes=3, channels=3, seed=0, **options):
     return Timm(channels, classes, name, **options)
 
 
-def fit(shapes, name, epochs=1, ckpt_path=None, callbacks=(), model_options=None, **options):
-    """Train a model for two steps an epoch."""
+def fit(shapes, name, epochs=1, ckpt_path=None, callbacks=(), model_options=None, channels=1, **options):
+    """Train a model for three steps an epoch."""
     size = options.get("image_size") or 32
-    data = ImageData(str(shapes), num_workers=0, batch_size=16, image_size=size, train_fraction=0.8)
+    data = ImageData(str(shapes), num_workers=0, batch_size=16, image_size=size, channels=channels)
     network = partial(Timm, name=name, **options)
     model = Classifier(network=network, optimizer=partial(SGD, lr=0.05), schedule=None, **(model_options or {}))
     trainer = Trainer(
@@ -111,9 +111,12 @@ def test_a_family_is_trained_resumed_and_exported(family, shapes):
     resumed, _ = fit(shapes, name, epochs=2, ckpt_path="checkpoints/last.ckpt", **options)
     for key, value in unbroken.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
-    assert all(p.grad is not None for p in resumed.network.parameters())  # what DDP asks for
-    network = resumed.network.eval()
-    x_NCHW = torch.randn(2, 1, 64, 64) if options.get("image_size") == 64 else torch.randn(2, 1, 32, 32)
+    network = resumed.network
+    side = options.get("image_size") or 32
+    x_NCHW = torch.randn(2, 1, side, side)
+    network(x_NCHW).sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())  # what DDP asks for
+    network.eval()
     batch = {"x_NCHW": {0: torch.export.Dim("batch", min=1)}}
     exported = torch.export.export(network, (x_NCHW,), dynamic_shapes=batch).module()
     one_more = torch.cat((x_NCHW, x_NCHW[:1]))
@@ -159,7 +162,7 @@ def weights(tmp_path):
 
 def test_freezing_leaves_tokens_and_positions_alone_and_unfreezing_goes_by_stages(shapes, weights, capsys):
     start = torch.load(weights, weights_only=True)
-    options = {"model_options": {"weights": weights, "freeze": True}, "image_size": 160}
+    options = {"model_options": {"weights": weights, "freeze": True}, "image_size": 160, "channels": 3}
     model, trainer = fit(shapes, "test_vit", **options)
     said = capsys.readouterr().out
     assert "model.cls_token + model.pos_embed + model.patch_embed, model.blocks.0" in said
@@ -205,14 +208,17 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_statistics():
                 return tensor
 
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                loss = network(x_NCHW).square().mean()
+                network(x_NCHW)
             kept.append(sum(sizes))
-            loss.backward()
+            network.load_state_dict(make(name).state_dict())
+            network(x_NCHW).square().mean().backward()  # without hooks, which would hide what was changed in place
         assert kept[1] < kept[0] / 2, name
         for one, two in zip(plain.parameters(), saving.parameters(), strict=True):
             assert torch.allclose(one.grad, two.grad, atol=1e-5)
         assert all(
-            torch.allclose(value, saving.state_dict()[key], atol=1e-6) for key, value in plain.state_dict().items()
+            torch.allclose(value, saving.state_dict()[key], atol=1e-6)
+            for key, value in plain.state_dict().items()
+            if "running" in key
         )
 
 

@@ -16,7 +16,8 @@ def recompute(network: nn.Module) -> None:
     """Let a network keep no activation within its stages, but for the head's."""
     for stage in stages(network)[:-1]:
         for part in stage if isinstance(stage, nn.ModuleList) else [stage]:
-            if not isinstance(part, nn.ParameterList):
+            # What has no parameters has little to keep; an activation may change what it is given, in place.
+            if not isinstance(part, nn.ParameterList) and any(True for _ in part.parameters()):
                 part.forward = functools.partial(_checkpointed, part, part.forward)
 
 
