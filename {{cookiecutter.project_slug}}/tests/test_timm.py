@@ -389,5 +389,5 @@ def test_a_models_preprocessing_is_timms_own():
     assert Timm.preprocessing("DEFAULT", name="test_vit", image_size=32).size == 32
     assert Timm.preprocessing(None, name="resnet18") is None
     assert Timm.preprocessing(None, name="test_vit") == Preprocessing(
-        size=160, other_sizes="--model.network.image_size builds test_vit for another"
+        size=160, other_sizes="give --model.network.image_size too"
     )

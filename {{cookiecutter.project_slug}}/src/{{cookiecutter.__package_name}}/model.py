@@ -70,7 +70,7 @@ class ImageTask(Task):
     def build(self, schema: Schema, balance: Any) -> None:
         channels, outputs, hparams = schema.inputs["channels"], len(schema.target.names), self.hparams
         self.network = self.make_network(channels, outputs)
-        self.normalised = Normalise(channels, hparams.channels_last)
+        self.normalised = Normalise.as_declared(schema.inputs, hparams.channels_last)
         kinds = ((MixUp, hparams.mixup), (CutMix, hparams.cutmix))
         mixers = [kind(alpha=alpha, num_classes=outputs) for kind, alpha in kinds if alpha]
         self.mix = RandomApply([RandomChoice(mixers)], hparams.mix_probability) if mixers else None

@@ -1,11 +1,15 @@
 """Every classification model of torchvision as a network of this project."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from .mistakes import Mistake, unknown
+from .preprocessing import Preprocessing
 from .recomputing import recompute
+
+SIDE = 224  # of a vision transformer's images, unless it is told
 
 
 class Backbone(nn.Module):
@@ -46,8 +50,11 @@ class Backbone(nn.Module):
         if name not in known:
             raise Mistake(unknown("--model.network.name", name, known))
         self.name = name
+        _check_size(name, image_size)
         given = {"dropout": dropout, "stochastic_depth_prob": stochastic_depth, "image_size": image_size}
         options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        if name.startswith("maxvit_") and image_size is not None:
+            options["input_size"] = (options.pop("image_size"),) * 2
         try:
             self.model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
         except (TypeError, AssertionError) as error:
@@ -55,8 +62,47 @@ class Backbone(nn.Module):
                 f"--model.network.name={name!r} cannot be made with {options} ({error}), so it would have no effect; "
                 "leave it out, give a value that the model takes, or choose a model that has this option."
             ) from error
+        self.side = image_size or SIDE if _patch(name) else None  # that it takes alone
         if checkpointing:
             recompute(self)
+
+    @staticmethod
+    def preprocessing(
+        weights: str | None, name: str = "resnet18", image_size: int | None = None, **arguments: Any
+    ) -> Preprocessing | None:
+        """Return what torchvision's weights of a name were trained with; a file's weights are taken for DEFAULT ones.
+
+        Without weights a transformer declares its size alone.
+
+        Raises:
+            Mistake: The model, or its weights, cannot take images of this size.
+        """
+        import torchvision.models
+
+        if name not in torchvision.models.list_models(module=torchvision.models):  # which making it refuses
+            return None
+        patch = _patch(name)
+        _check_size(name, image_size)
+        size, others = None, None
+        if patch:
+            size, others = image_size or SIDE, f"give --model.network.image_size too: a multiple of {patch}"
+        published: Any = torchvision.models.get_model_weights(name)
+        is_file = weights is not None and weights not in ("DEFAULT", *published.__members__)
+        if weights is None or (is_file and not Path(weights).is_file()):  # which loading them refuses
+            return Preprocessing(size=size, other_sizes=others) if size else None
+        given = published["DEFAULT" if is_file else weights].transforms()
+        side, scaled = given.crop_size[0], given.resize_size[0]
+        if name.startswith("vit_") and not is_file:  # its weights hold a position for each patch
+            sides = {entry.name: entry.transforms().crop_size[0] for entry in published}
+            if image_size not in (None, side):
+                raise Mistake(
+                    f"--model.network.image_size={image_size} is not the size of --model.weights={weights}, {side}, so "
+                    f"they would not fit; leave it out, or choose weights of another size ({_listed(sides)})."
+                )
+            size, others = side, f"choose weights of another size ({_listed(sides)})"
+        mean, std = tuple(given.mean), tuple(given.std)
+        share, method = side / scaled, given.interpolation.value
+        return Preprocessing(mean, std, size or side, method, share, fit="crop", other_sizes=others)
 
     def published_weights(self, source: str) -> Any:
         """Return weights that torchvision has for the model; they are downloaded once.
@@ -78,7 +124,7 @@ class Backbone(nn.Module):
             ) from error
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        side = getattr(self.model, "image_size", x_NCHW.shape[-1])  # vision transformers have one
+        side = self.side or x_NCHW.shape[-1]
         if x_NCHW.shape[-1] != side:
             raise Mistake(
                 f"--model.network.name={self.name!r} is built for images of {side} pixels and --data.image_size is "
@@ -89,3 +135,25 @@ class Backbone(nn.Module):
             x_NCHW = x_NCHW.expand(-1, 3, -1, -1)
         logits = self.model(x_NCHW)
         return logits if isinstance(logits, Tensor) else logits.logits  # inception and googlenet add auxiliary outputs
+
+
+def _patch(name: str) -> int | None:
+    """Return the side of which a model's image size must be a multiple; None where it takes any."""
+    if name.startswith("vit_"):
+        return int(name.rsplit("_", 1)[1])
+    return SIDE if name.startswith("maxvit_") else None
+
+
+def _check_size(name: str, image_size: int | None) -> None:
+    patch = _patch(name)
+    if image_size is None or not patch or (image_size > 0 and image_size % patch == 0):
+        return
+    below = max(image_size // patch, 1) * patch
+    raise Mistake(
+        f"--model.network.name={name!r} cannot be made with --model.network.image_size={image_size}, for it cuts "
+        f"images into parts of {patch} pixels; give a multiple of {patch}, such as {below} or {below + patch}."
+    )
+
+
+def _listed(sides: dict[str, int]) -> str:
+    return ", ".join(f"{name} {side}" for name, side in sides.items())

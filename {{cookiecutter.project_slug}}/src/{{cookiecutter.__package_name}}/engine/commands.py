@@ -597,6 +597,7 @@ class Commands(LightningCLI):
         self.parser.add_instantiator(maker, object)
         try:
             super().instantiate_classes()
+            self.datamodule.model = self.model
             return
         except (TypeError, ValueError) as error:
             if maker.raised is None or not said_by(error, "jsonargparse"):

@@ -89,6 +89,8 @@ def decode(
     fit: str = "crop",
     background: str = "white",
     value_range: tuple[float, float] = (0, 255),
+    interpolation: str = "bilinear",
+    resize: int | None = None,
     max_megapixels: float = MEGAPIXELS,
 ) -> np.ndarray:
     """Read one image as the network's evaluation sees it: upright, in 8 bits, scaled to a square.
@@ -104,6 +106,9 @@ def decode(
             background, or "stretch" it.
         background: The colour behind transparent parts and beside padded images.
         value_range: The values of greys of more than 8 bits that become black and white.
+        interpolation: Pillow's name of the filter: nearest, box, bilinear, hamming, bicubic or lanczos.
+        resize: The side that an image is scaled to before the centre of ``size`` is cut, pixel for pixel as
+            torchvision's Resize and CenterCrop do; None cuts and scales at once.
         max_megapixels: How many pixels an image may have, against files that unpack to more than the memory holds.
 
     Returns:
@@ -114,7 +119,9 @@ def decode(
         BeyondLimit: It has too many pixels, or many of its values lie beyond the range.
     """
     with opened(path, max_megapixels) as file:
-        file.draft(None, (size, size))  # pyright: ignore[reportArgumentType]  (the mode stays)
+        most = int(max_megapixels * 1e6)
+        whole, method = (resize or size, resize or size), Image.Resampling[interpolation.upper()]
+        file.draft(None, whole)  # pyright: ignore[reportArgumentType]  (the mode stays)
         ImageOps.exif_transpose(file, in_place=True)
         image, mode = file, "L" if channels == 1 else "RGB"
         if is_deep(image):  # Pillow would clip at 255: every pixel would turn white, or black
@@ -123,14 +130,26 @@ def decode(
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
         image = image if image.mode == mode else image.convert(mode)  # which would copy it
-        side = (size, size)
-        if fit == "crop":
-            image = ImageOps.fit(image, side, Image.Resampling.BILINEAR)
+        if fit == "crop" and resize:
+            image = image.resize(_sides(*image.size, resize, most), method)
+        elif fit == "crop":
+            image = ImageOps.fit(image, whole, method)
         elif fit == "pad":
-            image = ImageOps.pad(image, side, Image.Resampling.BILINEAR, color=background)
+            image = ImageOps.pad(image, whole, method, color=background)
         else:
-            image = image.resize(side, Image.Resampling.BILINEAR)
+            image = image.resize(whole, method)
+        if resize:
+            left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+            image = image.crop((left, top, left + size, top + size))
     return np.asarray(image).reshape(size, size, channels)
+
+
+def _sides(width: int, height: int, shorter: int, most: int) -> tuple[int, int]:
+    """Return the sides of an image whose shorter one is scaled, as torchvision's Resize rounds them."""
+    longer = shorter * max(width, height) // min(width, height)
+    if shorter * longer > most:
+        raise Image.DecompressionBombError(f"it would be scaled to {shorter * longer / 1e6:.1f} megapixels")
+    return (shorter, longer) if width <= height else (longer, shorter)
 
 
 def _scaled(values: np.ndarray, value_range: tuple[float, float], path: str | Path) -> np.ndarray:

@@ -11,17 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import preprocessing
 from .builtin import is_built_in, write_built_in
 from .cache import Cache, opened_cache
 from .contents import check_there, copies, file_stats, fingerprint
 from .decoding import MEGAPIXELS
 from .files import check_path
 from .folders import new_images
-from .images import Decoding, Fit, ImageDataset, check_colour, grid
+from .images import Decoding, ImageDataset, check_colour, grid
 from .labels import Asked, Table, read_labels
 from .loading import Plain, SplitData
 from .looks import check_colours, look_at, remarks, settled
 from .mistakes import Mistake, require, some
+from .preprocessing import Fit, Interpolation, check_values
 from .splits import Samples
 from .targets import Task
 
@@ -44,10 +46,18 @@ class ImageFiles(SplitData):
 
     Args:
         root: The folder that the keys of the samples, their paths, are relative to; or the name of a built-in set.
-        image_size: Side of the network's input, in pixels; null follows the images, up to 64.
+        image_size: Side of the network's input, in pixels; null follows the images, up to 64. Where the network
+            declares its preprocessing, null here and in stored_size, resize_size, fit, interpolation, mean and std
+            follows that.
         stored_size: Side at which images are decoded, for pipelines that crop; null means image_size.
+        resize_size: Side that the shorter side is scaled to before the centre of stored_size is cut, pixel for pixel as
+            torchvision does; null cuts and scales at once.
         channels: 1 for grey, 3 for RGB; null follows the images.
-        fit: What is done to an image that is not square: crop its longer sides, pad its shorter ones, or stretch it.
+        fit: What is done to an image that is not square: crop its longer sides (null, unless the network declares
+            another), pad its shorter ones, or stretch it.
+        interpolation: The filter that images are scaled with; null is bilinear.
+        mean: The mean that pixels from 0 to 1 are normalised with: three numbers, or one for all; null is ImageNet's.
+        std: Their deviation, likewise.
         background: The colour behind transparent parts and beside padded images: white, black, '#808080'.
         value_range: The values that become black and white, of greys of more than 8 bits; null follows the files' tags,
             or else the images.
@@ -81,8 +91,12 @@ class ImageFiles(SplitData):
         root: str,
         image_size: int | None = None,
         stored_size: int | None = None,
+        resize_size: int | None = None,
         channels: Literal[1, 3] | None = None,
-        fit: Fit = "crop",
+        fit: Fit | None = None,
+        interpolation: Interpolation | None = None,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
         background: str = "white",
         value_range: tuple[float, float] | None = None,
         max_megapixels: float = MEGAPIXELS,
@@ -102,8 +116,11 @@ class ImageFiles(SplitData):
     ) -> None:
         super().__init__(**options)
         check_colour(background)
-        for flag, side in (("--data.image_size", image_size), ("--data.stored_size", stored_size)):
-            require(side is None or side >= 1, flag, side, "x ≥ 1", "images would have no pixels")
+        for name, side in (("image_size", image_size), ("stored_size", stored_size), ("resize_size", resize_size)):
+            require(side is None or side >= 1, f"--data.{name}", side, "x ≥ 1", "images would have no pixels")
+        for name, values, least in (("mean", mean, -math.inf), ("std", std, 0)):
+            if values is not None:
+                check_values(f"--data.{name}", values, least)
         require(max_megapixels > 0, "--data.max_megapixels", max_megapixels, "x > 0", "no image could be read")
         low, high = value_range or (0, 1)
         is_range = low < high and math.isfinite(high - low)
@@ -113,9 +130,10 @@ class ImageFiles(SplitData):
         check_path("--data.predict_root", predict_root)
         self.built_in = root if is_built_in(root) and labels is None else None
         self.root = Path("data", root) if self.built_in else Path(root)
-        self.image_size, self.stored_size = image_size, stored_size
+        self.image_size, self.stored_size, self.resize_size = image_size, stored_size, resize_size
         self.channels = channels
-        self.fit: Fit = fit
+        self.fit, self.interpolation = fit, interpolation
+        self.mean, self.std = mean, std
         self.background, self.value_range = background, value_range
         self.max_megapixels = max_megapixels
         self.cache_gb, self.cache_root = cache_gb, Path(cache_root)
@@ -196,32 +214,61 @@ class ImageFiles(SplitData):
             )
 
     def inputs(self, keys: list[str]) -> dict[str, Any]:
-        """Settle size, channels and values, which follow the training images unless they are given.
+        """Settle size, channels and values, which follow the network and the training images unless they are given.
 
         Raises:
-            Mistake: An image cannot be read, or the stored size leaves nothing to crop.
+            Mistake: An image cannot be read, the network does not take the size, or there is nothing to crop.
         """
-        given = self.image_size, self.channels, self.value_range
+        fed, declared = self._asked()
+        asked = {name: getattr(self, name) for name in preprocessing.NAMES}
+        feed = preprocessing.followed(asked, fed)
+        size = feed["image_size"] or (declared.what.size if declared is not None else None)
+        given = size, self.channels, self.value_range
         # A run's config holds them all: its test and its predictions need no training image.
         is_looked_at = self.stage == "fit" or None in given
         looks = look_at(self.root, keys, self.max_megapixels, self.stage) if is_looked_at else []
         check_colours(looks)
-        self.image_size, self.channels, self.value_range = settled(looks, *given)
-        self.stored_size = self.stored_size or self.image_size
-        if self.stored_size < self.image_size:
-            raise Mistake(
-                f"--data.stored_size={self.stored_size} is smaller than --data.image_size={self.image_size}, so no "
-                "crop fits; raise it."
-            )
-        self.view = self.make_view(self.image_size)
+        size, self.channels, self.value_range = settled(looks, *given)
+        values = preprocessing.settled(feed, declared, size)
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.view = self.make_view(size)
         self.decoding = Decoding(
-            self.channels, self.stored_size, self.fit, self.background, self.value_range, self.max_megapixels
+            channels=self.channels,
+            size=values["stored_size"],
+            fit=values["fit"],
+            background=self.background,
+            value_range=self.value_range,
+            interpolation=values["interpolation"],
+            resize=values["resize_size"],
+            max_megapixels=self.max_megapixels,
         )
-        self.remarks = remarks(looks, self.decoding, given_range=given[2] is not None)
-        sizes = {"channels": self.channels, "image_size": self.image_size, "stored_size": self.stored_size}
-        found = {**sizes, "fit": self.fit, "background": self.background, "value_range": list(self.value_range)}
+        said = [] if declared is None else [preprocessing.said(feed, declared, values)]
+        self.remarks = [*said, *remarks(looks, self.decoding, given_range=given[2] is not None)]
+        others = {"background": self.background, "value_range": list(self.value_range)}
+        found = {"channels": self.channels, **values, **others}
         self.settled |= found
         return found
+
+    def _asked(self) -> tuple[Mapping[str, Any], preprocessing.Declared | None]:
+        """Return what the model's network was fed so far, and what it declares if it is to be trained afresh."""
+        model: Any = self.model or getattr(self.trainer, "lightning_module", None)
+        if model is None:
+            return {}, None
+        resumed, schema = getattr(model, "resumed", {}), getattr(model, "schema", None)
+        if self.stage == "fit" and "from" in resumed:
+            return preprocessing.inputs_of(resumed["from"]) or {}, None
+        if schema is not None:
+            return schema.inputs, None
+        return {}, preprocessing.declared(model) if self.stage == "fit" else None
+
+    def check_goes_on(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse to go on with a run that was fed otherwise, as by a script that gives a checkpoint.
+
+        Raises:
+            Mistake: It was.
+        """
+        preprocessing.check_same(inputs, self.schema.inputs)
 
     def before_reading(self, training: bool) -> None:
         """Open the cache of decoded training and validation images; before training it is built."""

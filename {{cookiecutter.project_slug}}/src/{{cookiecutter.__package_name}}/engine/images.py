@@ -1,8 +1,8 @@
 """Images: read and normalise them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from .batches import Batch
 from .decoding import MEGAPIXELS, BeyondLimit, Unreadable, decode
 from .files import is_gone
 from .mistakes import Mistake, RunFailed, all_such
+from .preprocessing import MEAN, STD, Fit, Interpolation
 from .workers import shortage
 
 TILE = 64  # pixels of an image in a grid, at least
-Fit = Literal["crop", "pad", "stretch"]
 
 
 class Decoding(NamedTuple):
@@ -28,6 +28,8 @@ class Decoding(NamedTuple):
     fit: Fit = "crop"
     background: str = "white"
     value_range: tuple[float, float] = (0, 255)
+    interpolation: Interpolation = "bilinear"
+    resize: int | None = None
     max_megapixels: float = MEGAPIXELS  # the last one, which changes no pixel: a cache does not ask for it
 
 
@@ -174,27 +176,39 @@ def grid(x_NCHW: np.ndarray) -> np.ndarray:
 
 
 class Normalise(nn.Module):
-    """Turns images (uint8, on the device) into what a network takes: with ImageNet's mean and deviation per channel.
-
-    They are what torchvision's weights expect; grey takes their mean.
+    """Turns images (uint8, on the device) into what a network takes, by a mean and a deviation per channel.
 
     Args:
         channels: 1 for grey, 3 for RGB.
         channels_last: Whether the result has the channels last in memory, as convolutions on tensor cores prefer.
+        mean: The mean of each channel, of pixels from 0 to 1: three, or one for all; grey takes the mean of them.
+        std: Their deviation, likewise.
     """
 
-    MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     mean_1C11: Tensor
     std_1C11: Tensor
 
-    def __init__(self, channels: int, channels_last: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        channels_last: bool = False,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ) -> None:
         super().__init__()
         self.layout = torch.channels_last if channels_last else None
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.MEAN, self.STD))
+        given = (torch.tensor([*map(float, values)]).view(1, -1, 1, 1) for values in (mean, std))
+        mean_1C11, std_1C11 = (values.expand(1, 3, 1, 1) for values in given)
         if channels == 1:
-            mean, std = mean.mean(1, keepdim=True), std.mean(1, keepdim=True)
-        self.register_buffer("mean_1C11", mean * 255, persistent=False)
-        self.register_buffer("std_1C11", std * 255, persistent=False)
+            mean_1C11, std_1C11 = mean_1C11.mean(1, keepdim=True), std_1C11.mean(1, keepdim=True)
+        self.register_buffer("mean_1C11", mean_1C11 * 255, persistent=False)
+        self.register_buffer("std_1C11", std_1C11 * 255, persistent=False)
+
+    @classmethod
+    def as_declared(cls, inputs: Mapping[str, Any], channels_last: bool = False) -> "Normalise":
+        """Make it as the inputs of a schema say; those of earlier versions, which say nothing, mean ImageNet's."""
+        values = {name: inputs[name] for name in ("mean", "std") if name in inputs}
+        return cls(inputs["channels"], channels_last, **values)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         x_NCHW = (x_NCHW - self.mean_1C11) / self.std_1C11

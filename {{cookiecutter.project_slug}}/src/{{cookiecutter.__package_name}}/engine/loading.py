@@ -100,6 +100,7 @@ class SplitData(LightningDataModule):
         require(0 < train_fraction <= 1, "--data.train_fraction", train_fraction, "0 < x ≤ 1", "there is no such part")
         require(split_seed is None or split_seed >= 0, "--data.split_seed", split_seed, "x ≥ 0", "nothing is drawn")
         self.manifest: Manifest | None = None
+        self.model: Any = None  # that is trained on it, where it is known before there is a trainer
         self.stage = "fit"  # the command that the data is for, as setup is told
         self.left_out = ""  # of the data set, for people
         self.inferred = ""  # from a table, likewise
@@ -168,6 +169,9 @@ class SplitData(LightningDataModule):
     def inputs(self, keys: list[str]) -> dict[str, Any]:
         """Say what a sample is, from the training split alone."""
         return {}
+
+    def check_goes_on(self, inputs: Mapping[str, Any]) -> None:
+        """Refuse to go on with a run that was fed otherwise: the inputs of its schema are these."""
 
     def same(self, keys: list[str]) -> list[list[int]]:
         """Return the positions of samples of equal content, which must not stand in two splits."""

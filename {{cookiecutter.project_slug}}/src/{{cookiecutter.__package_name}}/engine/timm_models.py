@@ -120,7 +120,7 @@ class Timm(nn.Module):
         fixed = bool(image_size or config.get("fixed_input_size"))
         height, width = config["input_size"][1:]
         size = image_size or (height if height == width else None)
-        other = f"--model.network.image_size builds {name} for another" if fixed else None
+        other = "give --model.network.image_size too" if fixed else None
         if weights is None:
             return Preprocessing(size=size, other_sizes=other) if fixed else None
         said = _timm().data.resolve_data_config(pretrained_cfg=config)

@@ -211,7 +211,7 @@ class Checks:
     def _pixels(self, path: str) -> np.ndarray:
         """Read an image as training does, into a square of a size that tells what is on it, (64, 64, 3)."""
         data = self.data
-        return decode(path, 3, SIDE, "stretch", data.background, self.limits, data.max_megapixels)
+        return decode(path, 3, SIDE, "stretch", data.background, self.limits, max_megapixels=data.max_megapixels)
 
     def _read_header(self, i: int, path: str) -> list[tuple[Kind, str]]:
         """Note size and mode, and return what is odd of the format."""

@@ -21,13 +21,23 @@ INT8 = True  # whether model.int8.onnx is written unless told
 PREPROCESS = '''
 
 CHANNELS = {channels}
-STORED_SIZE = {stored_size}  # a file is scaled to this,
+STORED_SIZE = {stored_size}  # a file becomes a square of this,
 IMAGE_SIZE = {image_size}  # and its centre of this size is what the network takes
 
 
 def preprocess(path: str | Path) -> np.ndarray:
     """Read an image file as the network takes it: (C, H, W), uint8."""
-    image_HWC = decode(path, CHANNELS, STORED_SIZE, {fit!r}, {background!r}, {value_range}, {max_megapixels})
+    image_HWC = decode(
+        path,
+        CHANNELS,
+        STORED_SIZE,
+        fit={fit!r},
+        background={background!r},
+        value_range={value_range},
+        interpolation={interpolation!r},
+        resize={resize_size},
+        max_megapixels={max_megapixels},
+    )
     edge = (STORED_SIZE - IMAGE_SIZE) // 2
     return image_HWC[edge : edge + IMAGE_SIZE, edge : edge + IMAGE_SIZE].transpose(2, 0, 1)
 '''
@@ -60,7 +70,9 @@ def facts(model: Any, data: Any) -> dict[str, Any]:
         "background": data.background,
         "value_range": data.value_range,
         "max_megapixels": data.max_megapixels,
-        "stored_size": data.stored_size,  # a file is scaled to this, then its centre cut out
+        "interpolation": data.interpolation,
+        "resize_size": data.resize_size,  # a file is scaled to this, if it is any,
+        "stored_size": data.stored_size,  # or else to this; then its centre is cut out
         "normalisation": {"mean": mean, "std": std},  # of pixels from 0 to 255, inside the models
     }
 
