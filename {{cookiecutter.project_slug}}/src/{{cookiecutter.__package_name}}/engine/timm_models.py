@@ -20,6 +20,7 @@ from .stages import stages
 # Of a file in a repository of the Hugging Face hub, where timm names none.
 FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_TIMEOUT = 10  # seconds in which the hub answers
+NOT_FOUND = 404
 EMBEDDINGS = re.compile(r"(.*\.)?(\w*pos_embed\w*|(cls|dist|reg|mask)_token\w*)")
 CROP_MODES: dict[str, Fit] = {"center": "crop", "squash": "stretch", "border": "pad"}
 # What a model raises that cannot be made with an option, and one that an image does not fit.
@@ -307,29 +308,32 @@ def config_of(name: str) -> dict[str, Any]:
 
 def _from_hub(source: str, name: str, repository: str, filename: str | None) -> Path:
     """Return a file of the Hugging Face hub, from its cache if it is there."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.utils import get_session
 
     repository, _, revision = repository.partition("@")
+    at: dict[str, Any] = {"revision": revision or None}
     files = (filename,) if filename else FILES
     for file in files:
-        cached = try_to_load_from_cache(repository, file, revision=revision or None)
+        cached = try_to_load_from_cache(repository, file, **at)
         if isinstance(cached, str):
             return Path(cached)
-    reason: Exception | None = None
-    for file in files:
-        try:
-            return Path(hf_hub_download(repository, file, revision=revision or None, etag_timeout=HUB_TIMEOUT))
-        except Exception as error:  # the hub's client raises almost anything, its own and its transport's
-            reason = reason or error
-    folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    cause = (str(reason).strip().splitlines() or [""])[0]
-    raise Mistake(
-        f"--model.weights={source!r}: the weights of {name} are not in the cache and could not be downloaded "
-        f"({type(reason).__name__}: {cause}), so training would start from nothing; connect to a network; or, where "
-        f"there is one, `hf download {repository} {files[0]}`, and bring that file (--model.weights FILE) or that "
-        f"folder of the cache ({folder})."
-    ) from reason
+    try:
+        for file in files:
+            # A question of its own: hf_hub_download asks six times, for a minute, where there is no network.
+            if get_session().head(hf_hub_url(repository, file, **at), timeout=HUB_TIMEOUT).status_code != NOT_FOUND:
+                break
+        return Path(hf_hub_download(repository, file, etag_timeout=HUB_TIMEOUT, **at))
+    except Exception as error:  # the hub's client raises almost anything, its own and its transport's
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+        raise Mistake(
+            f"--model.weights={source!r}: the weights of {name} are not in the cache and cannot be downloaded "
+            f"({cause}), so training would start from nothing; connect to a network; or, where there is one, run "
+            f"`hf download {repository} {files[0]}` and bring that file (--model.weights FILE), or its folder to "
+            f"{folder}."
+        ) from error
 
 
 def _no_effect(name: str, option: str, value: float) -> str:
