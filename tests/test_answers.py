@@ -38,8 +38,8 @@ TEST_FILES = "conftest sandbox suites test_loggers test_losses test_ranks test_s
 TEST_FILES_OF = {
     "images": """
         test_data test_folders test_guard test_internals test_labels test_launches test_mistakes test_model test_pixels
-        test_preprocessing test_reading test_remote test_resume test_run test_schedules test_scores test_speed test_stop test_targets
-        test_techniques test_weights
+        test_preprocessing test_reading test_remote test_resume test_run test_schedules test_scores test_speed test_stop
+        test_targets test_techniques test_weights
     """.split(),
     "table": "test_augment test_encoding test_model test_networks test_rows test_tables".split(),
 }

@@ -16,6 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torchvision.models
 from conftest import HUNG, OTHER_TASKS, RUN, TINY, draw_images, of_task, rows
 from PIL import Image
 from safetensors import safe_open
@@ -196,14 +197,21 @@ def test_another_export_takes_the_place_of_the_first_however_the_run_was_trained
     assert not (tmp_path / RUN / "export-failed").exists()
 
 
-def test_a_backbone_of_torchvision_is_exported(images, project, command, tmp_path):
-    backbone = ("--model.network=Backbone", "--model.network.name=resnet18")
-    small = ("--data.image_size=32", "--data.channels=1", "--trainer.max_epochs=1")
+def test_a_backbone_of_torchvision_is_exported_with_what_its_weights_declare(images, project, command, tmp_path):
+    torch.save(torchvision.models.regnet_y_400mf().state_dict(), tmp_path / "weights.pt")
+    weights = f"--model.weights={tmp_path / 'weights.pt'}"  # whose side is 0.966 of the scaled one
+    backbone = ("--model.network=Backbone", "--model.network.name=regnet_y_400mf", weights)
+    small = ("--data.image_size=64", "--data.channels=1", "--data.interpolation=bicubic", "--trainer.max_epochs=1")
     fitted = command(project, tmp_path, "fit", "--data.root", images, *TINY[1:], *backbone, *small)
     assert fitted.code == 0, fitted.output
     done = command(project, tmp_path, "export", f"--ckpt_path={RUN}/checkpoints/last.ckpt")
     assert done.code == 0, done.output
-    assert facts(tmp_path / RUN / "export/model.onnx")["checkpoint"] == "last.ckpt"
+    about = facts(tmp_path / RUN / "export/model.onnx")
+    assert about["checkpoint"] == "last.ckpt"
+    sizes = {"image_size": 64, "stored_size": 64, "resize_size": 66}
+    assert {**sizes, "fit": "crop", "interpolation": "bicubic"}.items() <= about.items()
+    scaled = runpy.run_path(str(tmp_path / RUN / "export/preprocessing.py"))["preprocess"](next(images.rglob("*.png")))
+    assert scaled.shape == (1, 64, 64)
 
 
 def test_ctrl_c_leaves_the_earlier_export_as_it_was(trained, project, command, tmp_path):

@@ -1,13 +1,16 @@
 """What a network declares of its images is what it is fed, from the file to the checkpoint; flags overrule it."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision.models
+import yaml
 from lightning.pytorch import Trainer
 from PIL import Image, ImageOps
+from sandbox import exit_code
 from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
@@ -110,15 +113,15 @@ def test_what_published_weights_are_fed_is_what_their_own_transforms_give(name, 
         assert ((fed - theirs) * level_C11).abs().max() < 0.01, key
 
 
-def test_a_jpeg_that_is_decoded_smaller_differs_by_little(tmp_path, pictures):
-    wide = Image.open(pictures / "a" / "01.png").resize((1604, 1200), Image.Resampling.BICUBIC)
-    wide.save(tmp_path / "wide.jpg", quality=95)
-    transforms = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
-    fed = decode(tmp_path / "wide.jpg", 3, 224, resize=256)
-    theirs = tv.center_crop(tv.resize(Image.open(tmp_path / "wide.jpg"), transforms.resize_size), transforms.crop_size)
+@pytest.mark.parametrize(("sides", "most"), [((1600, 1204), 2), ((1601, 1203), 0), ((640, 480), 0)])
+def test_a_jpeg_is_fed_pixel_for_pixel_and_a_large_one_nearly_so(sides, most, tmp_path, pictures):
+    large = Image.open(pictures / "a" / "01.png").resize(sides, Image.Resampling.BICUBIC)
+    large.save(tmp_path / "large.jpg", quality=90)
+    fed = decode(tmp_path / "large.jpg", 3, 112, resize=128)
+    theirs = tv.center_crop(tv.resize(Image.open(tmp_path / "large.jpg"), [128]), [112])
     difference = np.abs(fed.astype(int) - np.asarray(theirs))
-    assert 0 < difference.mean() < 1.5
-    assert difference.max() < 20
+    assert difference.max() <= most
+    assert bool(difference.any()) == bool(most)
 
 
 @pytest.mark.parametrize("filter", ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"])
@@ -258,10 +261,59 @@ def test_weights_are_fed_as_they_were_trained_and_so_is_all_that_follows(shapes,
     Trainer(logger=False, enable_progress_bar=False, accelerator="cpu").validate(kept, fresh, verbose=False)
     assert fresh.decoding == data.decoding
     # So are a file of weights and a run that starts from another one's.
-    assert made(shapes, network, str(file))[0].decoding == Decoding(1, 224, interpolation="bilinear", resize=256)
+    assert made(shapes, network, str(file))[0].decoding == Decoding(1, 256, resize=256)
     other, _ = made(shapes, network, "checkpoints/last.ckpt")
     assert other.schema.inputs == data.schema.inputs
     assert "--model.weights checkpoints/last.ckpt declares 32 of 36 pixels" in other.remarks[0]
+
+
+def test_a_run_keeps_what_was_declared_and_every_command_follows(shapes, tmp_path, capsys):
+    file = tmp_path / "weights.pt"
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), file)
+    small = ["--data.num_workers=0", "--trainer.accelerator=cpu", "--name=small", f"--data.root={shapes}"]
+    network = ["--model.network=Backbone", "--model.network.name=squeezenet1_1", f"--model.weights={file}"]
+    once = ["--trainer.max_epochs=1", "--data.batch_size=8", "--trainer.logger=false", "--report=false"]
+    once += ["--model.schedule=null", "--model.warmup_steps=0"]
+    assert exit_code(["fit", *small, *network, *once, "--data.image_size=33"]) == 0
+    told = capsys.readouterr().out
+    assert "preprocessing: Backbone squeezenet1_1 declares 224 of 256 pixels, bilinear, fit crop, mean" in told
+    assert "overruled by --data.image_size 33\n" in told
+    settings = yaml.safe_load(Path("runs/small/version_0/config.yaml").read_text())["data"]
+    expected = {"image_size": 33, "stored_size": 37, "resize_size": 37, "fit": "crop", "interpolation": "bilinear"}
+    assert {name: settings[name] for name in (*expected, "mean", "std")} == {**expected, "mean": [*MEAN], "std": [*STD]}
+    file.unlink()
+    assert exit_code(["validate", *small]) == 0
+    assert exit_code(["predict", *small, f"--data.predict_root={shapes}"]) == 0
+    row = Path("runs/small/version_0/predictions.csv").read_text().splitlines()[1].split(",")
+    model = Classifier.load_from_checkpoint("runs/small/version_0/checkpoints/best.ckpt").eval()
+    image = tv.center_crop(tv.resize(Image.open(shapes / row[0]), [37]), [33])
+    with torch.no_grad():
+        probabilities = model.predict(torch.from_numpy(np.asarray(image).copy())[None, None])
+    assert probabilities[0].tolist() == pytest.approx([float(cell) for cell in row[2:]], abs=1e-5)
+    assert exit_code(["fit", *small, "--ckpt_path=last", "--trainer.max_epochs=2"]) == 0
+    assert (
+        exit_code(
+            ["fit", *small, *once, "--model.network=Backbone", "--model.network.name=vit_b_32", "--data.image_size=100"]
+        )
+        == 2
+    )
+    assert "--data.image_size=100 is not what Backbone vit_b_32 takes, 224 pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "value"), [("mean", "abc"), ("std", [0.0]), ("resize_size", 0), ("fit", "x")])
+def test_a_checkpoint_whose_images_cannot_be_is_refused(name, value, tmp_path, shapes):
+    inputs = {
+        "mean": [*MEAN],
+        "std": [*STD],
+        "interpolation": "bilinear",
+        "image_size": 8,
+        "resize_size": 8,
+        "fit": "crop",
+    }
+    schema = {"inputs": {**inputs, name: value}}
+    torch.save({"hyper_parameters": {"schema": schema}, "state_dict": {}}, tmp_path / "odd.ckpt")
+    with pytest.raises(ValueError, match="says of its images what cannot be"):
+        made(shapes, SmallCNN, str(tmp_path / "odd.ckpt"))
 
 
 def test_a_run_of_an_earlier_version_means_what_it_meant(shapes):
@@ -272,7 +324,10 @@ def test_a_run_of_an_earlier_version_means_what_it_meant(shapes):
         del inputs[name]
     checkpoint["hyper_parameters"]["network"]["class_path"] = f"{Net.__module__}.Net"
     torch.save(checkpoint, "checkpoints/last.ckpt")
-    for network, weights in ((SmallCNN, "checkpoints/last.ckpt"), (partial(As, name="resnet18"), "checkpoints/last.ckpt")):
+    for network, weights in (
+        (SmallCNN, "checkpoints/last.ckpt"),
+        (partial(As, name="resnet18"), "checkpoints/last.ckpt"),
+    ):
         data, model = made(shapes, network, weights)
         assert data.decoding == Decoding(1, 16)
         assert torch.equal(model.normalised.mean_1C11, Normalise(1).mean_1C11)

@@ -95,8 +95,8 @@ def decode(
 ) -> np.ndarray:
     """Read one image as the network's evaluation sees it: upright, in 8 bits, scaled to a square.
 
-    A JPEG of at least twice that size is decoded at a half, a quarter or an eighth of its own. Of several pages the
-    first is read.
+    A JPEG of at least twice that size is decoded at a half, a quarter or an eighth of its own (with ``resize``, of six
+    times that size). Of several pages the first is read.
 
     Args:
         path: The file, of any mode that Pillow reads.
@@ -108,7 +108,7 @@ def decode(
         value_range: The values of greys of more than 8 bits that become black and white.
         interpolation: Pillow's name of the filter: nearest, box, bilinear, hamming, bicubic or lanczos.
         resize: The side that an image is scaled to before the centre of ``size`` is cut, pixel for pixel as
-            torchvision's Resize and CenterCrop do; None cuts and scales at once.
+            torchvision's Resize and CenterCrop do (a large JPEG nearly so); None cuts and scales at once.
         max_megapixels: How many pixels an image may have, against files that unpack to more than the memory holds.
 
     Returns:
@@ -121,7 +121,8 @@ def decode(
     with opened(path, max_megapixels) as file:
         most = int(max_megapixels * 1e6)
         whole, method = (resize or size, resize or size), Image.Resampling[interpolation.upper()]
-        file.draft(None, whole)  # pyright: ignore[reportArgumentType]  (the mode stays)
+        drafted = _drafted(*file.size, resize) if resize else whole
+        file.draft(None, drafted)  # pyright: ignore[reportArgumentType]  (the mode stays)
         ImageOps.exif_transpose(file, in_place=True)
         image, mode = file, "L" if channels == 1 else "RGB"
         if is_deep(image):  # Pillow would clip at 255: every pixel would turn white, or black
@@ -142,6 +143,16 @@ def decode(
             left, top = round((image.width - size) / 2), round((image.height - size) / 2)
             image = image.crop((left, top, left + size, top + size))
     return np.asarray(image).reshape(size, size, channels)
+
+
+def _drafted(width: int, height: int, side: int) -> tuple[int, int]:
+    """Return the least size at which a JPEG may be decoded for its pixels to stay those of torchvision, or nearly so.
+
+    It has no part of a pixel at its edges, and three times the side that it is scaled to.
+    """
+    shares = (share for share in (8, 4, 2) if width % share == height % share == 0)
+    share = next((share for share in shares if min(width, height) >= 3 * side * share), 1)
+    return width // share, height // share
 
 
 def _sides(width: int, height: int, shorter: int, most: int) -> tuple[int, int]:

@@ -124,15 +124,15 @@ def declared(model: Any) -> Declared | None:
     Raises:
         Mistake: The network's arguments or the weights contradict what it can take.
     """
-    weights = getattr(model.hparams, "weights", None)
+    weights: Any = getattr(model.hparams, "weights", None)
     fed = inputs_of(weights) if weights is not None else None
     kind, arguments = recipe(getattr(model, "make_network", None))
     own = inspect.getattr_static(kind, "preprocessing", None)  # a method is the network's own affair
     what = own if isinstance(own, Preprocessing) else None
     if isinstance(own, staticmethod | classmethod):
         what = kind.preprocessing(weights if fed is None else None, **arguments)
-    if fed and "mean" in fed:  # a run of an earlier version says nothing of it
-        of_run = _of_run(weights, fed)
+    if fed and "mean" in fed:
+        of_run = _of_run(fed)
         if what is not None and what.other_sizes:
             of_run = replace(of_run, size=what.size, other_sizes=what.other_sizes)
         return None if of_run == Preprocessing() else Declared(f"--model.weights {weights}", of_run)
@@ -140,37 +140,44 @@ def declared(model: Any) -> Declared | None:
     return None if what is None else Declared(name, what)
 
 
-def _of_run(weights: str, fed: dict[str, Any]) -> Preprocessing:
+def _of_run(fed: Mapping[str, Any]) -> Preprocessing:
     """Return what the inputs of a run's schema amount to, size and scaling only where those were declared, too."""
-    try:
-        values = Preprocessing(tuple(fed["mean"]), tuple(fed["std"]), interpolation=fed["interpolation"])
-        if fed["resize_size"] is None:
-            return values
-        size, share = fed["image_size"], fed["image_size"] / fed["resize_size"]
-        return replace(values, size=size, crop_fraction=share, fit=fed["fit"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise Mistake(
-            f"--model.weights={weights!r} says of its images what cannot be ({error!r}), so they would be fed another "
-            "way than they were trained; give a checkpoint that this project wrote, or a state dict."
-        ) from error
+    values = Preprocessing(tuple(fed["mean"]), tuple(fed["std"]), interpolation=fed["interpolation"])
+    if fed["resize_size"] is None:
+        return values
+    size, share = fed["image_size"], fed["image_size"] / fed["resize_size"]
+    return replace(values, size=size, crop_fraction=share, fit=fed["fit"])
 
 
 def inputs_of(checkpoint: str) -> dict[str, Any] | None:
     """Return what a checkpoint's schema says of the inputs that its network was fed; None of one without a schema.
 
     Nothing that it holds is run, and its weights are not read.
+
+    Raises:
+        Mistake: What it says cannot be.
     """
     if not Path(checkpoint).is_file():
         return None
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        return dict(content["hyper_parameters"]["schema"]["inputs"])
+        fed = dict(content["hyper_parameters"]["schema"]["inputs"])
     except Exception:  # no file of this project: whoever loads it says what is wrong with it
         return None
+    try:
+        if "mean" in fed:  # a run of an earlier version says nothing of it
+            _of_run(fed)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise Mistake(
+            f"checkpoint {str(checkpoint)!r} says of its images what cannot be ({error!r}), so they would be fed "
+            "otherwise than it was trained; give one that this project wrote."
+        ) from error
+    return fed
 
 
-NAMES = ("image_size", "stored_size", "resize_size", "fit", "interpolation", "mean", "std")  # flags of data
+# Flags of data.
+NAMES: tuple[str, ...] = ("image_size", "stored_size", "resize_size", "fit", "interpolation", "mean", "std")
 
 
 def followed(flags: Mapping[str, Any], fed: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,8 +253,7 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 def said(given: Mapping[str, Any], by: Declared, values: Mapping[str, Any]) -> str:
     """Say in one line what was declared, and which flags overrule it."""
     what = by.what
-    nothing = dict.fromkeys(NAMES)
-    theirs = settled(nothing, by, what.size or values["image_size"])
+    theirs = settled(dict.fromkeys(NAMES), by, what.size or values["image_size"])
     silent = {"image_size": what.size is None, "fit": what.fit is None}
     silent |= dict.fromkeys(("stored_size", "resize_size"), what.crop_fraction is None)
     overruled = [

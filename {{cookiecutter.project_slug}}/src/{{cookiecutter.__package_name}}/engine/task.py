@@ -396,7 +396,8 @@ class Task(LightningModule):
                 "CHECKPOINT."
             )
         if self.fitting:
-            if hasattr(data := getattr(self.trainer, "datamodule", None), "check_goes_on"):
+            data: Any = getattr(self.trainer, "datamodule", None)
+            if hasattr(data, "check_goes_on"):
                 data.check_goes_on(_read_schema(theirs).inputs)
             self.resumed = checkpoint.get("resume", {})
             checkpoint["callbacks"].pop("Timer", None)  # max_time is that of one launch
