@@ -4,9 +4,11 @@ import dataclasses
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim import SGD
@@ -140,15 +142,23 @@ def test_stages_rates_and_decay_are_those_of_timm(name):
     }
 
 
+def test_embeddings_of_positions_have_no_decay_where_timm_forgets_them():
+    network = make("visformer_tiny", image_size=64)
+    assert {"model.pos_embed1", "model.pos_embed2", "model.pos_embed3"} <= network.no_weight_decay()
+    assert "model.head.weight" not in network.no_weight_decay()
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "levit_128s", "caformer_s18"])
 def test_stages_hold_every_parameter_once_and_the_head_is_the_last(name):
     network = make(name)
     parts = stages(network)
     held = [parameter for part in parts for parameter in part.parameters()]
     assert len(held) == len({*held}) == len([*network.parameters()])
-    assert {*parts[-1].parameters()} >= {
-        parameter for head in heads(network) for parameter in network.get_submodule(head).parameters()
-    }
+    head = {parameter for name in heads(network) for parameter in network.get_submodule(name).parameters()}
+    if hasattr(network.model, "group_matcher"):
+        assert {*parts[-1].parameters()} == head
+    else:
+        assert {*parts[-1].parameters()} >= head
     assert last_layer(network)[0].startswith(heads(network)[-1])
     assert len({*names_of(network, parts)}) == len(parts)
 
@@ -374,6 +384,47 @@ def test_an_unknown_tag_lists_those_that_there_are():
 def test_weights_that_the_hub_does_not_have_are_told_by_their_address():
     with pytest.raises(Mistake, match="download https://.*gcvit_xxtiny.* and give that file"):
         Timm.published_weights(make("gcvit_xxtiny"), "DEFAULT")
+
+
+class As(nn.Module):
+    """Declares what a Timm does, and is as small as can be."""
+
+    preprocessing = staticmethod(Timm.preprocessing)
+
+    def __init__(self, in_channels, num_classes, **options):
+        super().__init__()
+        self.head = nn.Linear(in_channels, num_classes)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convnext_tiny.fb_in22k_ft_in1k",  # 224 of 256
+        "vit_base_patch16_224.augreg_in21k",  # bicubic, 0.5 for mean and deviation, 224 of 248
+        "tf_efficientnet_b1.ns_jft_in1k",  # 240 of 272
+        "vit_base_patch16_siglip_224.webli",  # squash
+        "efficientvit_m0.r224_in1k",
+    ],
+)
+def test_what_weights_are_fed_is_what_timms_own_transforms_give(name, tmp_path):
+    config = timm.data.resolve_data_config(pretrained_cfg=timm.models.get_pretrained_cfg(name).to_dict())
+    transforms = timm.data.create_transform(**config, is_training=False)
+    for label, length in (("a", 9), ("b", 12)):
+        (tmp_path / label).mkdir()
+        for number, (width, height) in enumerate([(300, 300), (333, 257), (90, 71), (197, 641)] * 2):
+            y, x = np.mgrid[:height, :width]
+            waves = [128 + 90 * np.sin(x / (length + number) + 2 * c) * np.cos(y / 7) for c in range(3)]
+            Image.fromarray(np.stack(waves, 2).astype(np.uint8)).save(tmp_path / label / f"{number}.png")
+    data = ImageData(str(tmp_path), num_workers=0, batch_size=8, cache_gb=0, augment="none")
+    data.model = model = Classifier(network=partial(As, name=name), weights="DEFAULT")
+    data.setup("fit")
+    model.build(data.schema, data.loss_balance)
+    level_C11 = 255 * torch.tensor(config["std"]).view(3, 1, 1)
+    for index, key in enumerate(data.train_keys):
+        fed = model.prepared(data.train[index].x[None])[0]
+        theirs = transforms(Image.open(tmp_path / key))
+        assert fed.shape == theirs.shape
+        assert ((fed - theirs) * level_C11).abs().max() < 1, key  # grey levels
 
 
 def test_a_models_preprocessing_is_timms_own():
