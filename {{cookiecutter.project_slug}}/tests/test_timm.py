@@ -268,7 +268,7 @@ def test_what_cannot_be_made_is_refused_in_one_line(options, words):
 
 
 def test_images_of_another_size_than_a_transformers_are_refused():
-    with pytest.raises(Mistake, match="built for images of 160 pixels and --data.image_size is 32"):
+    with pytest.raises(Mistake, match=r"built for images of 160 pixels and --data\.image_size is 32"):
         make()(torch.zeros(2, 3, 32, 32))
     network = make(image_size=32)
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
@@ -310,7 +310,9 @@ def test_weights_with_the_names_of_another_project_are_converted_as_timm_does(tm
             stage, rest = name.removeprefix("stages.").split(".downsample.")
             name = f"downsample_layers.{stage}.{rest}"
         for new, former in old.items():
-            name = name.replace(new, former, 1) if new not in ("head.fc.", "head.norm.") or name.startswith(new) else name
+            name = (
+                name.replace(new, former, 1) if new not in ("head.fc.", "head.norm.") or name.startswith(new) else name
+            )
         renamed[name] = value
     torch.save({"model": renamed}, tmp_path / "convnext.pth")
     network = make("test_convnext")
@@ -382,7 +384,7 @@ def test_an_unknown_tag_lists_those_that_there_are():
 
 
 def test_weights_that_the_hub_does_not_have_are_told_by_their_address():
-    with pytest.raises(Mistake, match="download https://.*gcvit_xxtiny.* and give that file"):
+    with pytest.raises(Mistake, match=r"download https://.*gcvit_xxtiny.* and give that file"):
         Timm.published_weights(make("gcvit_xxtiny"), "DEFAULT")
 
 

@@ -1,4 +1,4 @@
-"""Every classification model of timm as a network of this project; the package is an extra, imported when it is used."""
+"""Every classification model of timm as a network of this project; the package is an extra."""
 
 import difflib
 import functools
@@ -115,7 +115,7 @@ class Timm(nn.Module):
         Its size is the one of training: ``test_input_size`` and ``test_crop_pct``, of which some models profit in
         evaluation, are left out, for here one size holds for training and for evaluation.
         """
-        architecture, _, tag = name.partition(".")
+        architecture = name.partition(".")[0]
         tags = _tags(architecture)
         config = config_of(f"{architecture}.{weights}" if weights in tags else name)
         fixed = bool(image_size or config.get("fixed_input_size"))
@@ -179,7 +179,7 @@ class Timm(nn.Module):
         Raises:
             Mistake: timm has none of this tag, or they are neither in the cache nor to be had.
         """
-        architecture, _, tag = self.name.partition(".")
+        architecture = self.name.partition(".")[0]
         tags = _tags(architecture)
         if source != "DEFAULT" and source not in tags:
             raise Mistake(unknown("--model.weights", source, ["DEFAULT", *tags, "a file"]))
@@ -190,7 +190,11 @@ class Timm(nn.Module):
         where = config.get("url")
         raise Mistake(
             f"--model.weights={source!r}: timm has no weights of {name} on the hub, so training would start from "
-            + (f"nothing; download {where} and give that file." if where else f"nothing; give one of {', '.join(tags)}.")
+            + (
+                f"nothing; download {where} and give that file."
+                if where
+                else f"nothing; give one of {', '.join(tags)}."
+            )
         )
 
     def converted_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -222,8 +226,8 @@ class Timm(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if self.side is not None and x_NCHW.shape[-1] != self.side:
             raise Mistake(
-                f"--model.network.name={self.name!r} is built for images of {self.side} pixels and --data.image_size is "
-                f"{x_NCHW.shape[-1]}, so it cannot take them; give the same to --data.image_size and "
+                f"--model.network.name={self.name!r} is built for images of {self.side} pixels and --data.image_size "
+                f"is {x_NCHW.shape[-1]}, so it cannot take them; give the same to --data.image_size and "
                 "--model.network.image_size."
             )
         logits = self.model(x_NCHW)
@@ -279,8 +283,8 @@ def _timm() -> Any:
         import timm.data
     except ModuleNotFoundError as error:
         raise Mistake(
-            f"--model.network Timm needs the package {error.name}, so there is no network; install the project's extra: "
-            "pip install -e '.[timm]'."
+            f"--model.network Timm needs the package {error.name}, so there is no network; install the project's "
+            "extra: pip install -e '.[timm]'."
         ) from error
     return timm
 
