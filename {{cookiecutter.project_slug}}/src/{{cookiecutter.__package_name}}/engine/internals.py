@@ -232,7 +232,7 @@ def conversion_of_timm(make: Callable[[], Any]) -> Callable[..., Any] | None:
 
     ``make`` makes the model with ``pretrained=True``; nothing is loaded. None: they fit as they are.
     """
-    from timm.models import _builder
+    from timm.models import _builder  # pyright: ignore[reportMissingImports]
 
     kept: list[Any] = []
     load = _builder.load_pretrained

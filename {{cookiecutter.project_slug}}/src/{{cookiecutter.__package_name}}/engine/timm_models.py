@@ -139,7 +139,7 @@ class Timm(nn.Module):
         """Part the model as its ``group_matcher`` says: finely for rates, by large parts, its head alone, to freeze."""
         if not hasattr(self.model, "group_matcher"):
             return stages(self.model)
-        from timm.models import group_parameters
+        from timm.models import group_parameters  # pyright: ignore[reportMissingImports]
 
         try:
             matcher = self.model.group_matcher(coarse=not fine)
@@ -279,8 +279,8 @@ def _timm() -> Any:
         Mistake: It is not installed.
     """
     try:
-        import timm
-        import timm.data
+        import timm  # pyright: ignore[reportMissingImports]
+        import timm.data  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise Mistake(
             f"--model.network Timm needs the package {error.name}, so there is no network; install the project's "
@@ -312,9 +312,9 @@ def config_of(name: str) -> dict[str, Any]:
 
 def _from_hub(source: str, name: str, repository: str, filename: str | None) -> Path:
     """Return a file of the Hugging Face hub, from its cache if it is there."""
-    from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache  # pyright: ignore[reportMissingImports]
+    from huggingface_hub.constants import HF_HUB_CACHE  # pyright: ignore[reportMissingImports]
+    from huggingface_hub.utils import get_session  # pyright: ignore[reportMissingImports]
 
     repository, _, revision = repository.partition("@")
     at: dict[str, Any] = {"revision": revision or None}
@@ -324,11 +324,10 @@ def _from_hub(source: str, name: str, repository: str, filename: str | None) -> 
         if isinstance(cached, str):
             return Path(cached)
     try:
-        for file in files:
-            # A question of its own: hf_hub_download asks six times, for a minute, where there is no network.
-            if get_session().head(hf_hub_url(repository, file, **at), timeout=HUB_TIMEOUT).status_code != NOT_FOUND:
-                break
-        return Path(hf_hub_download(repository, file, etag_timeout=HUB_TIMEOUT, **at))
+        # A question of its own: hf_hub_download asks six times, for a minute, where there is no network.
+        answers = (get_session().head(hf_hub_url(repository, file, **at), timeout=HUB_TIMEOUT) for file in files)
+        there = (file for file, answer in zip(files, answers, strict=True) if answer.status_code != NOT_FOUND)
+        return Path(hf_hub_download(repository, next(there, files[-1]), etag_timeout=HUB_TIMEOUT, **at))
     except Exception as error:  # the hub's client raises almost anything, its own and its transport's
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         folder = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
@@ -349,7 +348,7 @@ def _no_effect(name: str, option: str, value: float) -> str:
 
 def _of_other_channels(theirs: Tensor, ours: Tensor) -> Tensor:
     """Return weights of a first convolution for the model's channels; others as they are."""
-    from timm.models import adapt_input_conv
+    from timm.models import adapt_input_conv  # pyright: ignore[reportMissingImports]
 
     fits = theirs.ndim == ours.ndim == 4 and theirs.shape[2:] == ours.shape[2:] and len(theirs) == len(ours)
     if not fits or theirs.shape[1] == ours.shape[1] or theirs.shape[1] != 3:
