@@ -103,8 +103,8 @@ def main(args: list[str]) -> None:
     name, head = last_layer(model.network)
     if not isinstance(head, nn.Linear) or len(heads(model.network)) > 1:
         raise Mistake(
-            f"the network's last layer, {name}, is no linear layer, or one of several, so it cannot be trained on embeddings; give the "
-            "checkpoint of a network that ends in one, with --ckpt_path."
+            f"the network's last layer, {name}, is no linear layer, or one of several, so it cannot be trained on "
+            "embeddings; give the checkpoint of a network that ends in one, with --ckpt_path."
         )
     x_ND, y_N = embeddings(model.network, model.normalised, data.train)
     many_x_ND, many_y_N = resampled(x_ND, y_N, data.target.names, data.seed)
