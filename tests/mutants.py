@@ -96,7 +96,7 @@ MUTANTS = [
     ("engine/backbone.py", '"stochastic_depth_prob": stochastic_depth, "image_size"', '"image_size"', "stochastic"),
     ("engine/preprocessing.py", "resize - (resize - image_size) % 4", "resize", "published_weights_are"),
     ("engine/preprocessing.py", "math.floor(size / crop_fraction + 1e-6)", "int(size / crop_fraction)",
-     "published_weights_are"),
+     "whole_numbers_gives"),
     ("engine/preprocessing.py", 'given["interpolation"] or what.interpolation', '"bilinear"', "published_weights_are"),
     ("engine/preprocessing.py", 'if fed and "mean" in fed:', "if False:", "weights_are_fed"),
     ("engine/preprocessing.py", "weights if fed is None else None", "weights", "earlier_version"),

@@ -207,20 +207,20 @@ def test_a_model_of_timm_is_exported(images, project, command, tmp_path):
 
 
 def test_a_backbone_of_torchvision_is_exported_with_what_its_weights_declare(images, project, command, tmp_path):
-    torch.save(torchvision.models.regnet_y_400mf().state_dict(), tmp_path / "weights.pt")
-    weights = f"--model.weights={tmp_path / 'weights.pt'}"  # whose side is 0.966 of the scaled one
-    backbone = ("--model.network=Backbone", "--model.network.name=regnet_y_400mf", weights)
-    small = ("--data.image_size=64", "--data.channels=1", "--data.interpolation=bicubic", "--trainer.max_epochs=1")
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "weights.pt")
+    weights = f"--model.weights={tmp_path / 'weights.pt'}"
+    backbone = ("--model.network=Backbone", "--model.network.name=squeezenet1_1", weights)
+    small = ("--data.image_size=33", "--data.channels=1", "--data.interpolation=bicubic", "--trainer.max_epochs=1")
     fitted = command(project, tmp_path, "fit", "--data.root", images, *TINY[1:], *backbone, *small)
     assert fitted.code == 0, fitted.output
     done = command(project, tmp_path, "export", f"--ckpt_path={RUN}/checkpoints/last.ckpt")
     assert done.code == 0, done.output
     about = facts(tmp_path / RUN / "export/model.onnx")
     assert about["checkpoint"] == "last.ckpt"
-    sizes = {"image_size": 64, "stored_size": 64, "resize_size": 66}
+    sizes = {"image_size": 33, "stored_size": 37, "resize_size": 37}
     assert {**sizes, "fit": "crop", "interpolation": "bicubic"}.items() <= about.items()
     scaled = runpy.run_path(str(tmp_path / RUN / "export/preprocessing.py"))["preprocess"](next(images.rglob("*.png")))
-    assert scaled.shape == (1, 64, 64)
+    assert scaled.shape == (1, 33, 33)
 
 
 def test_ctrl_c_leaves_the_earlier_export_as_it_was(trained, project, command, tmp_path):

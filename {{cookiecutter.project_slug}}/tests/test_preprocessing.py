@@ -20,7 +20,7 @@ from project_package.data import ImageData
 from project_package.engine.cache import Cache
 from project_package.engine.decoding import decode
 from project_package.engine.images import Decoding, Normalise
-from project_package.engine.preprocessing import MEAN, STD, Preprocessing
+from project_package.engine.preprocessing import MEAN, STD, Preprocessing, scaled_side
 from project_package.model import Classifier
 from project_package.networks import Backbone, SmallCNN
 
@@ -188,6 +188,14 @@ def test_a_flag_overrules_and_that_is_said(flag, value, said, pictures):
     others = {"mean", "std", "interpolation", "image_size"} - {flag}
     plain, _ = made(pictures, Net)
     assert {name: data.schema.inputs[name] for name in others} == {name: plain.schema.inputs[name] for name in others}
+
+
+def test_a_share_of_two_whole_numbers_gives_the_scaled_side_back():
+    wrong = [
+        (size, side) for size in range(8, 400) for side in range(size, 500) if scaled_side(size, size / side) != side
+    ]
+    assert not wrong
+    assert scaled_side(224, 0.95) == 235  # rounded down, as timm does
 
 
 def test_grey_images_take_the_mean_over_the_channels(shapes):
