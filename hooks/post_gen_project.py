@@ -22,7 +22,8 @@ OF_IMAGES = """
     configs/tasks configs/recipes/baseline.yaml configs/recipes/finetune.yaml
     configs/recipes/small_data.yaml engine/backbone.py engine/builtin.py engine/cache.py engine/columns.py
     engine/contents.py engine/decoding.py engine/folders.py engine/image_files.py engine/images.py engine/labels.py
-    engine/looks.py engine/places.py engine/preprocessing.py tools/_near_copies.py tools/preview.py tools/smote.py
+    engine/looks.py engine/places.py engine/preprocessing.py engine/recomputing.py engine/timm_models.py
+    tools/_near_copies.py tools/preview.py tools/smote.py
 """.split()
 OF_TABLES = """
     engine/arrow.py engine/builtin_tables.py engine/encoding.py engine/heads.py engine/kinds.py engine/leaks.py
@@ -31,7 +32,7 @@ OF_TABLES = """
 """.split()
 TESTS_OF_IMAGES = """
     data folders guard internals labels launches mistakes model pixels preprocessing reading remote resume run
-    schedules scores speed stop targets techniques weights
+    schedules scores speed stop targets techniques timm weights
 """.split()
 OF_OTHER_DATA = {
     **{f"{PACKAGE}/{path}": IS_TABLE for path in OF_IMAGES},

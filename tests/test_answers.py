@@ -28,7 +28,7 @@ ENGINE = """
 ENGINE_OF = {
     "images": """
         backbone builtin cache columns contents decoding folders image_files images labels looks places
-        preprocessing
+        preprocessing recomputing timm_models
     """.split(),
     "table": """
         arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling summaries table_files tables
@@ -39,7 +39,7 @@ TEST_FILES_OF = {
     "images": """
         test_data test_folders test_guard test_internals test_labels test_launches test_mistakes test_model test_pixels
         test_preprocessing test_reading test_remote test_resume test_run test_schedules test_scores test_speed test_stop
-        test_targets test_techniques test_weights
+        test_targets test_techniques test_timm test_weights
     """.split(),
     "table": "test_augment test_encoding test_model test_networks test_rows test_tables".split(),
 }

@@ -197,6 +197,15 @@ def test_another_export_takes_the_place_of_the_first_however_the_run_was_trained
     assert not (tmp_path / RUN / "export-failed").exists()
 
 
+def test_a_model_of_timm_is_exported(images, project, command, tmp_path):
+    network = ("--model.network=Timm", "--model.network.name=test_convnext", "--data.image_size=32")
+    fitted = command(project, tmp_path, "fit", "--data.root", images, *TINY[1:], *network, "--trainer.max_epochs=1")
+    assert fitted.code == 0, fitted.output
+    done = command(project, tmp_path, "export", f"--ckpt_path={RUN}/checkpoints/last.ckpt")
+    assert done.code == 0, done.output
+    assert facts(tmp_path / RUN / "export/model.onnx")["network"]["init_args"]["name"] == "test_convnext"
+
+
 def test_a_backbone_of_torchvision_is_exported_with_what_its_weights_declare(images, project, command, tmp_path):
     torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "weights.pt")
     weights = f"--model.weights={tmp_path / 'weights.pt'}"

@@ -33,6 +33,14 @@ def test_each_entry_is_looked_at_here():
     assert [name for name in entries if f"internals.{name}(" not in Path(__file__).read_text()] == []
 
 
+def test_timm_says_how_it_converts_weights_and_loads_none():
+    timm = pytest.importorskip("timm")
+    converts = internals.conversion_of_timm(lambda: timm.create_model("test_vit", pretrained=True))
+    assert converts is timm.models.vision_transformer.checkpoint_filter_fn
+    assert internals.conversion_of_timm(lambda: timm.create_model("test_resnet", pretrained=True)) is None
+    assert timm.models._builder.load_pretrained is timm.models.load_pretrained
+
+
 def test_a_queue_asks_what_to_do_where_it_cannot_hand_over(monkeypatch):
     name = "_on_queue_feeder_error"
     monkeypatch.setattr(Queue, name, inspect.getattr_static(Queue, name))

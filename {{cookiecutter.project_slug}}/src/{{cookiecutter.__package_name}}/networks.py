@@ -1,4 +1,4 @@
-"""Networks: two small ones; every classification model of torchvision comes from engine/backbone.py.
+"""Networks: two small ones; those of torchvision come from engine/backbone.py, timm's from engine/timm_models.py.
 
 A network is any ``nn.Module`` made with (in_channels, num_classes, *, options) that turns x_NCHW into logits_NK. To add
 one, write the class here; ``--model.network NAME`` and ``--model.network.OPTION`` then know it. Its last child module
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .engine.backbone import Backbone as Backbone  # so that --model.network Backbone finds it
+from .engine.timm_models import Timm as Timm
 
 NetworkFactory = Callable[[int, int], nn.Module]
 

@@ -1,18 +1,13 @@
 """Every classification model of torchvision as a network of this project."""
 
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .mistakes import Mistake, unknown
 from .preprocessing import Preprocessing
-from .stages import BATCH_NORMS, stages
+from .recomputing import recompute
 
 SIDE = 224  # of a vision transformer's images, unless it is told
 
@@ -69,8 +64,7 @@ class Backbone(nn.Module):
             ) from error
         self.side = image_size or SIDE if _patch(name) else None  # that it takes alone
         if checkpointing:
-            for part in stages(self)[:-1]:
-                part.forward = functools.partial(_checkpointed, part, part.forward)
+            recompute(self)
 
     @staticmethod
     def preprocessing(
@@ -110,11 +104,24 @@ class Backbone(nn.Module):
         share, method = side / scaled, given.interpolation.value
         return Preprocessing(mean, std, size or side, method, share, fit="crop", other_sizes=others)
 
-    def published_weights(self) -> Any:
-        """Return the weights that torchvision has for the model, by name."""
+    def published_weights(self, source: str) -> Any:
+        """Return weights that torchvision has for the model; they are downloaded once.
+
+        Raises:
+            Mistake: It has none of this name, or they cannot be downloaded.
+        """
         import torchvision.models
 
-        return torchvision.models.get_model_weights(self.name)
+        published: Any = torchvision.models.get_model_weights(self.name)
+        if source != "DEFAULT" and source not in published.__members__:
+            raise Mistake(unknown("--model.weights", source, ["DEFAULT", *published.__members__, "a file"]))
+        try:
+            return published[source].get_state_dict(progress=False, check_hash=True)
+        except OSError as error:
+            raise Mistake(
+                f"--model.weights={source!r} could not be downloaded ({error}), so training would start from nothing; "
+                "connect to a network or give a file of weights."
+            ) from error
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         side = self.side or x_NCHW.shape[-1]
@@ -150,26 +157,3 @@ def _check_size(name: str, image_size: int | None) -> None:
 
 def _listed(sides: dict[str, int]) -> str:
     return ", ".join(f"{name} {side}" for name, side in sides.items())
-
-
-@torch.compiler.disable(recursive=False)  # torch.compile takes no context_fn (2.15): it compiles the stages one by one
-def _checkpointed(part: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    if not torch.is_grad_enabled():
-        return forward(*inputs)
-    return checkpoint(  # pyright: ignore[reportReturnType]
-        forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(part))
-    )
-
-
-@contextmanager
-def _statistics_kept(part: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm from counting a batch twice while its activations are computed a second time."""
-    norms = [m for m in part.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
-    kept = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, kept, strict=True):
-            norm.momentum = momentum

@@ -34,7 +34,7 @@ NOISE = (  # what Lightning says that needs no answer here
 OUT_OF_MEMORY = (
     "The device's memory does not hold a batch of --data.batch_size; lower it, or keep it and take it in parts "
     "(--trainer.accumulate_grad_batches 2), in half precision (--trainer.precision bf16-mixed), or compute activations "
-    "twice (--model.network.checkpointing true, Backbone)."
+    "twice (--model.network.checkpointing true, Backbone and Timm)."
 )
 
 

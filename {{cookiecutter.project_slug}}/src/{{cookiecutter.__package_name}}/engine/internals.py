@@ -8,7 +8,7 @@ import contextlib
 import multiprocessing.queues
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -225,3 +225,20 @@ def keep_order_of_sums(model: Any) -> None:
     """
     model.reducer._push_all_rebuilt_params()
     model.reducer._rebuild_buckets()
+
+
+def conversion_of_timm(make: Callable[[], Any]) -> Callable[..., Any] | None:
+    """Return by what timm turns published weights into those of a model (``load_pretrained``, timm 1.0.31).
+
+    ``make`` makes the model with ``pretrained=True``; nothing is loaded. None: they fit as they are.
+    """
+    from timm.models import _builder  # pyright: ignore[reportMissingImports]
+
+    kept: list[Any] = []
+    load = _builder.load_pretrained
+    _builder.load_pretrained = lambda *_, filter_fn=None, **__: kept.append(filter_fn)
+    try:
+        make()
+    finally:
+        _builder.load_pretrained = load
+    return kept[-1]

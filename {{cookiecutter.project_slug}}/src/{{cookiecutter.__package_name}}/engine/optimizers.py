@@ -108,7 +108,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Part the trainable parameters by what weight decay and which rate act on them.
 
-    Norms, biases and other vectors are not decayed: decay would shrink a scale, not a function's complexity.
+    Norms, biases and other vectors are not decayed: decay would shrink a scale, not a function's complexity. Neither is
+    what a network names itself, such as embeddings of positions.
 
     Args:
         network: Whose parameters.
@@ -119,7 +120,9 @@ def parameter_groups(
     Returns:
         Groups with ``lr_factor``, which multiplies the optimizer's rate.
     """
-    parts = stages(network)
+    parts = stages(network, fine=True)
+    said = getattr(network, "no_weight_decay", None)
+    kept = {network.get_parameter(name) for name in said()} if said else set()
     depth_of = dict.fromkeys(network.parameters(), 0)
     depth_of |= {parameter: depth for depth, part in enumerate(parts) for parameter in part.parameters()}
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
@@ -128,7 +131,7 @@ def parameter_groups(
             continue
         from_head = len(parts) - 1 - depth_of.get(parameter, len(parts) - 1)
         factor = layer_decay**from_head * (backbone_lr_factor if from_head else 1.0)
-        decayed = parameter.ndim > 1
+        decayed = parameter.ndim > 1 and parameter not in kept
         name = f"{'weights' if decayed else 'norms_and_biases'}{'' if factor == 1 else f'_x{factor:.3g}'}"
         group = groups.setdefault((factor, decayed), {"name": name, "params": [], "lr_factor": factor})
         group["params"].append(parameter)

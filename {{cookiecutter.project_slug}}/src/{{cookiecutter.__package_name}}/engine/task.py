@@ -50,7 +50,7 @@ class Task(LightningModule):
         backbone_lr_factor: The rate of everything but the head over that of the head.
         l1: Adds l1 × Σ|w| over weights (not norms and biases) to the loss.
         init: Draws the first weights: he, xavier or orthogonal; null leaves the network's own.
-        weights: Where a fresh run starts from: a file, an earlier run's checkpoint, or a name of torchvision's weights.
+        weights: Where a fresh run starts from: a file, an earlier run's checkpoint, or a name of published weights.
         freeze: Train the head alone; everything else gets no gradient and keeps its BatchNorm statistics.
         unfreeze_every: With freeze, epochs after which the next stage before the head is trained too; null never.
         compile: Compile the network with torch.compile; checkpoints stay the same.
@@ -241,7 +241,8 @@ class Task(LightningModule):
         """Say which stages a flag acts on."""
         hparams = self.hparams
         if self.trainer.is_global_zero and (hparams.freeze or hparams.layer_decay * hparams.backbone_lr_factor != 1):
-            print(f"stages, the head last: {', '.join(names_of(self.network, stages(self.network)))}")
+            parts = stages(self.network, fine=not hparams.freeze)
+            print(f"stages, the head last: {', '.join(names_of(self.network, parts))}")
 
     def trained_stages(self) -> list[nn.Module]:
         """The stages of a frozen network that the current epoch trains: a function of the epoch alone."""

@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .mistakes import Mistake, unknown
-from .stages import last_layer
+from .mistakes import Mistake, some
+from .stages import heads, last_layer
 from .together import is_rank_zero
 
 # 1 / sqrt(E f(x)²) for x ~ N(0, 1), where torch's calculate_gain has no value.
@@ -76,25 +76,17 @@ def load_weights(network: nn.Module, source: str) -> None:
 
     Args:
         network: What to fill.
-        source: A file (a state dict, or a checkpoint of any project), or for a Backbone the name of torchvision's
-            weights, such as DEFAULT, which are downloaded once.
+        source: A file (a state dict, or a checkpoint of any project), or a name that the network knows weights by:
+            DEFAULT, or of a Backbone those of torchvision, of a Timm its tags. They are downloaded once.
 
     Raises:
         Mistake: The weights do not exist, cannot be read, or belong to another architecture.
     """
     if Path(source).is_file():
         content = _read(Path(source))
-    elif of_network := getattr(network, "published_weights", None):
-        published: Any = of_network()
-        if source != "DEFAULT" and source not in published.__members__:
-            raise Mistake(unknown("--model.weights", source, ["DEFAULT", *published.__members__, "a file"]))
-        try:
-            content = published[source].get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
-            raise Mistake(
-                f"--model.weights={source!r} could not be downloaded ({error}), so training would start from nothing; "
-                "connect to a network or give a file of weights."
-            ) from error
+    elif published := getattr(network, "published_weights", None):
+        found = published(source)
+        content = _read(found) if isinstance(found, Path) else found
     else:
         raise Mistake(f"--model.weights={source!r} is not a file, so training would start from nothing; give its path.")
     fitting, differing = _find(network, content)
@@ -108,7 +100,7 @@ def load_weights(network: nn.Module, source: str) -> None:
     if is_rank_zero():
         _say(source, taken, [weights for weights in fitting if weights is not taken])
         if len(taken.values) < len(own):
-            print(f"{source} has another last layer, for other classes: {last_layer(network)[0]} starts afresh.")
+            print(f"{source} has another last layer, for other classes: {' and '.join(heads(network))} starts afresh.")
     network.load_state_dict(own | taken.values)
 
 
@@ -126,14 +118,19 @@ def _say(source: str, taken: Weights, others: list[Weights]) -> None:
 
 def _find(network: nn.Module, content: Any) -> tuple[list[Weights], list[str]]:
     """Return the weights that fit a network, and the names in which those differ that come nearest to it."""
-    last, _ = last_layer(network)
-    shared = _shared_prefix([*network.state_dict()], last)  # such as a Backbone's, whose files do not have it
+    last = heads(network)
+    shared = _shared_prefix([*network.state_dict()], last[-1])  # such as a Backbone's, whose files do not have it
     own = {name.removeprefix(shared): value for name, value in network.state_dict().items()}
-    head = f"{last.removeprefix(shared)}."
+    head = tuple(f"{name.removeprefix(shared)}." for name in last)
     body = [name for name in own if not name.startswith(head)]
     free = head if body else "\0"  # a network that is one layer has no other part by which its weights are known
+    convert = getattr(network, "converted_weights", None)
     fitting: list[Weights] = []
     nearest: list[str] = []
+
+    def differing(group: dict[str, Tensor]) -> list[str]:
+        return [name for name in _differing(own, group) if not name.startswith(free)]
+
     for keys, state in _state_dicts(content):
         for dropped in ((), WRAPPERS[:-1], WRAPPERS):
             named = {_without(name, dropped): value for name, value in state.items()}
@@ -143,17 +140,29 @@ def _find(network: nn.Module, content: Any) -> tuple[list[Weights], list[str]]:
             known = len(fitting)
             for prefix in _prefixes(named, (body or [*own])[0]):
                 group = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
-                wrong = [name for name in _differing(own, group) if not name.startswith(free)]
+                wrong, place = differing(group), (*keys, *([prefix] if prefix else []), *note)
+                if wrong and convert:
+                    theirs, group = group, convert(group)
+                    wrong, place = differing(group), (*place, _conversion(theirs, group))
                 if not nearest or len(wrong) < len(nearest):
                     nearest = wrong
                 if not wrong:
-                    afresh = head if _differing(own, group) else None
-                    values = {shared + n: value for n, value in group.items() if not (afresh and n.startswith(afresh))}
+                    afresh = head if _differing(own, group) else "\0"
+                    values = {shared + n: value for n, value in group.items() if not n.startswith(afresh)}
                     beside = [name for name in named if not name.startswith(prefix)]
-                    fitting.append(Weights((*keys, *([prefix] if prefix else []), *note), values, beside))
+                    fitting.append(Weights(place, values, beside))
             if len(fitting) > known:
                 break
     return fitting, nearest or sorted(own)
+
+
+def _conversion(theirs: Mapping[str, Tensor], group: Mapping[str, Tensor]) -> str:
+    """Word what a network changed in weights to take them."""
+    renamed = [name for name in group if name not in theirs]
+    resized = [name for name in group if name in theirs and theirs[name].shape != group[name].shape]
+    return "converted " + " and ".join(
+        f"{what} ({some(names)})" for what, names in (("names", renamed), ("sizes", resized)) if names
+    )
 
 
 def _state_dicts(content: Any) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:

@@ -17,7 +17,7 @@ from ..cli import CLI
 from ..engine.files import made_anew
 from ..engine.loading import collate
 from ..engine.mistakes import Mistake
-from ..engine.stages import last_layer
+from ..engine.stages import heads, last_layer
 from ..engine.targets import Classes
 from ._page import check_packages
 
@@ -101,10 +101,10 @@ def main(args: list[str]) -> None:
             "--data.balance sampler or class_weights."
         )
     name, head = last_layer(model.network)
-    if not isinstance(head, nn.Linear):
+    if not isinstance(head, nn.Linear) or len(heads(model.network)) > 1:
         raise Mistake(
-            f"the network's last layer, {name}, is no linear layer, so it cannot be trained on embeddings; give the "
-            "checkpoint of a network that ends in one, with --ckpt_path."
+            f"the network's last layer, {name}, is no linear layer, or one of several, so it cannot be trained on "
+            "embeddings; give the checkpoint of a network that ends in one, with --ckpt_path."
         )
     x_ND, y_N = embeddings(model.network, model.normalised, data.train)
     many_x_ND, many_y_N = resampled(x_ND, y_N, data.target.names, data.seed)
