@@ -4,19 +4,14 @@ It draws nothing. The scores are those that a run logs, with the samples' weight
 samples, K classes or labels, T numbers, S distinct predictions of one class or label, B bins, D draws.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from ..engine import scores
+from ..engine.reliability import LEAST, bootstrap, calibration
 from ..engine.targets import Classes, Numbers, Target
-
-BINS = 15  # of the confidence, as Guo et al. 2017 have it
-DRAWS = 1000  # of the bootstrap
-MOST_DRAWN = 100_000  # values of a split: of more, a bootstrap would take longer than the rest of the page
-LEAST = 1e-12  # of a probability whose logarithm is taken
 
 
 @dataclass(frozen=True)
@@ -240,35 +235,6 @@ class OfNumbers(Predictions):
 KINDS: dict[str, type[Predictions]] = {"multiclass": OfClasses, "multilabel": OfLabels, "regression": OfNumbers}
 
 
-def bootstrap(
-    weight_N: np.ndarray, columns: int, score_of_draws: Callable[[np.ndarray], np.ndarray]
-) -> tuple[float, float] | None:
-    """Return the 2.5th and 97.5th percentile of a score over draws of as many samples, with replacement.
-
-    Args:
-        weight_N: The weight of each sample.
-        columns: How many values a sample has.
-        score_of_draws: Returns the score (D,) of draws, by what each sample weighs in them, (N, D).
-
-    Returns:
-        The bounds; None for too much data, or a score that is not defined.
-    """
-    count = len(weight_N)
-    if not 2 <= count * columns <= MOST_DRAWN:
-        return None
-    rng = np.random.default_rng(0)
-    at_once = max(1, 1_000_000 // count)
-    found = []
-    for start in range(0, DRAWS, at_once):
-        drawn_DN = rng.integers(count, size=(min(at_once, DRAWS - start), count))
-        times_ND = np.stack([np.bincount(drawn_N, minlength=count) for drawn_N in drawn_DN], axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found.append(score_of_draws(times_ND * weight_N[:, None]))
-    defined = np.concatenate(found)
-    defined = defined[np.isfinite(defined)]
-    return (float(np.quantile(defined, 0.025)), float(np.quantile(defined, 0.975))) if len(defined) else None
-
-
 def average_precision_of_draws(predicted_N: np.ndarray, has_N: np.ndarray, weight_ND: np.ndarray) -> np.ndarray:
     """Return the average precision of a label in each draw, (D,); NaN where no sample of a draw has it.
 
@@ -302,21 +268,6 @@ def precision_recall_f1(
     said_K, has_K = weight_N @ said_NK, weight_N @ has_NK
     with np.errstate(invalid="ignore"):
         return right_K / said_K, right_K / has_K, 2 * right_K / (said_K + has_K)
-
-
-def calibration(sure_N: np.ndarray, right_N: np.ndarray, weight_N: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the expected calibration error, and the share that is right in each bin, (B,); NaN of an empty one.
-
-    It is Σ_b n_b / N · |right_b − sure_b| over 15 bins of equal width (Guo et al. 2017). (Not by torchmetrics, which
-    shows no bins, and puts a confidence of 1, frequent in float32, into a sixteenth.)
-    """
-    bin_N = np.clip(np.ceil(sure_N * BINS).astype(int) - 1, 0, BINS - 1)
-    weight_B = np.bincount(bin_N, weight_N, BINS)
-    right_B = np.bincount(bin_N, right_N * weight_N, BINS)
-    sure_B = np.bincount(bin_N, sure_N * weight_N, BINS)
-    error = np.abs(right_B - sure_B).sum() / weight_N.sum()
-    with np.errstate(invalid="ignore"):
-        return float(error), right_B / weight_B
 
 
 class Ranked(NamedTuple):

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.reliability import BINS, DRAWS
 from . import _report_figures as shared
 from . import _samples
 from ._page import figure, figures, note, table
-from ._predictions import BINS, DRAWS, OfClasses, rankings
+from ._predictions import OfClasses, rankings
 from ._report_figures import MANY
 from ._results import Run
 from ._words import NOUN, ONE

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.reliability import BINS
 from ..engine.splits import SPLITS
 from ._page import INK, curve, figure, figures, label, note, table
-from ._predictions import BINS, Ranked
+from ._predictions import Ranked
 from ._results import Run
 from ._words import NOUN
 

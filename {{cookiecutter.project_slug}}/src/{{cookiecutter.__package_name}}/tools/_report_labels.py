@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.reliability import DRAWS, calibration
 from . import _report_figures as shared
 from . import _samples
 from ._page import INK, cell, figure, figures, note, shortened, table
-from ._predictions import DRAWS, OfLabels, calibration, rankings, ranks
+from ._predictions import OfLabels, rankings, ranks
 from ._report_figures import MANY
 from ._results import Run
 from ._words import A_ONE, NOUN, ONE

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..engine.reliability import DRAWS
 from . import _report_figures as shared
 from . import _samples
 from ._page import INK, amount, cell, figure, figures, label, note, table
-from ._predictions import DRAWS, OfNumbers
+from ._predictions import OfNumbers
 from ._report_figures import SPLIT_NAMES
 from ._results import Run
 from ._words import NOUN, ONE
