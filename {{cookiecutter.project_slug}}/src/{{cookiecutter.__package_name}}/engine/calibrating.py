@@ -99,7 +99,9 @@ def needed(run: Run, checkpoint: Path, flag: str) -> Kept:
         manifest = Manifest.load(run.manifest, outside=True)
     target = found.of.target if manifest is None else manifest.target
     if isinstance(target, Numbers) != flag.startswith("--interval"):
-        of, instead = ("probabilities", "--interval 0.9") if isinstance(target, Numbers) else ("numbers", "--calibrate")
+        of, instead = (
+            ("probabilities", "--interval 0.9") if isinstance(target, Numbers) else ("numbers", "--calibrate true")
+        )
         raise Mistake(f"{flag} is for {of}, and {run} predicts {target}, so nothing would change; give {instead}.")
     if found is not None:
         return found
@@ -228,6 +230,15 @@ def covered(of: OfNumbers, targets: np.ndarray, predicted: np.ndarray, level: fl
         name: {"share": hits / len(targets), "interval": calibration.binomial_interval(hits, len(targets))}
         for name, hits in zip(of.target.names, hits_T, strict=True)
     }
+
+
+def tested_checkpoint(run: Run) -> str | None:
+    """Return the hash of the checkpoint that ``test`` scored last, where that is known."""
+    try:
+        content = json.loads(read_text(run.tested_calibration, MOST))
+        return content["checkpoint_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class Calibrates(Checkpoint):

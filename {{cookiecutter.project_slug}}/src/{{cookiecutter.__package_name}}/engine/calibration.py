@@ -109,6 +109,8 @@ class OfProbabilities:
 
     def settled(self, settled: Sequence[float] | None) -> list[float] | None:
         """Return what decisions of calibrated probabilities go by: the thresholds of labels."""
+        if settled is None:  # 0.5 is where it was
+            return None
         module = self.module(settled)
         return module.calibrated_K.tolist() if isinstance(module, Temperatures) else None
 
@@ -217,6 +219,11 @@ class OfNumbers:
         count = residual_TN.shape[1]
         rank_R = np.unique(np.ceil(np.linspace(1, count, min(count, RANKS))).astype(int))
         return cls(target, count, rank_R, residual_TN[:, rank_R - 1])
+
+    def only(self, number: int) -> "OfNumbers":
+        """Return what gives one of the numbers intervals."""
+        one = Numbers([self.target.names[number]], self.target.log)
+        return OfNumbers(one, self.samples, self.rank_R, self.residual_TR[[number]])
 
     @property
     def highest(self) -> float:

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from ..engine import calibration as calibrations
 from ..engine import scores
 from ..engine.reliability import LEAST, bootstrap, calibration
 from ..engine.targets import Classes, Numbers, Target
@@ -26,6 +27,8 @@ class Predictions:
         weights: The weight of each sample, (N,); None where all count the same.
         settled: What validation chose: the threshold of each label.
         settled_here: Whether it was chosen on these very samples, so that scores by it would flatter.
+        calibration: What calibrates the checkpoint; None where nothing is known.
+        uncalibrated: What this was before it was calibrated; None where it is not.
     """
 
     target: Target
@@ -35,6 +38,8 @@ class Predictions:
     weights: np.ndarray | None = None
     settled: list[float] | None = None
     settled_here: bool = False
+    calibration: calibrations.OfProbabilities | calibrations.OfNumbers | None = None
+    uncalibrated: "Predictions | None" = None
 
     headline: ClassVar[str]  # the score that is shown first
     settles: ClassVar[bool] = False  # whether what validation chose matters
@@ -49,6 +54,19 @@ class Predictions:
         """What scores are made of: the predictions in 64 bits, targets and weights of the samples that count."""
         counts_N = self.weight_N > 0
         return self.predicted[counts_N].astype(np.float64), self.targets[counts_N], self.weight_N[counts_N]
+
+    def calibrated(self) -> "Predictions":
+        """Return the same, calibrated; itself where nothing calibrates it."""
+        of = self.calibration
+        if self.uncalibrated is not None or not isinstance(of, calibrations.OfProbabilities):
+            return self
+        predicted, settled = of.calibrated(self.predicted, self.settled), of.settled(self.settled)
+        return replace(self, predicted=predicted, settled=settled, uncalibrated=self)
+
+    def before_and_after(self) -> "dict[str, Predictions]":
+        """Return what is known: before calibration, and after it."""
+        after = self.calibrated()
+        return {"": self} if after.uncalibrated is None else {"before": after.uncalibrated, "after": after}
 
     def scores(self) -> dict[str, float]:
         """Return the scores by their names."""
@@ -100,7 +118,7 @@ class OfClasses(Predictions):
         count.
         """
         _, _, f1_K = self.per_class()
-        error, _ = self.calibration()
+        error, _ = self.calibration_error()
         true_N = np.take_along_axis(self.predicted, self.targets[:, None], 1)[:, 0]
         return {
             "accuracy": float(np.average(self.hit_N, weights=self.weight_N)),
@@ -114,7 +132,7 @@ class OfClasses(Predictions):
         """Return precision, recall and F1 of each class, (K,) each; NaN where there is nothing to divide by."""
         return precision_recall_f1(self.label_N[:, None] == np.arange(len(self.classes)), self.has_NK, self.weight_N)
 
-    def calibration(self) -> tuple[float, np.ndarray]:
+    def calibration_error(self) -> tuple[float, np.ndarray]:
         """Return the expected calibration error, and the accuracy of each bin of confidence, NaN of an empty one."""
         return calibration(self.confidence_N, self.hit_N, self.weight_N)
 
@@ -210,7 +228,9 @@ class OfNumbers(Predictions):
     def of(self, number: int) -> "OfNumbers":
         """Return what is said of one of the numbers."""
         one = Numbers([self.target.names[number]], self.target.log)
-        return replace(self, target=one, targets=self.targets[:, [number]], predicted=self.predicted[:, [number]])
+        intervals = self.calibration.only(number) if isinstance(self.calibration, calibrations.OfNumbers) else None
+        targets, predicted = self.targets[:, [number]], self.predicted[:, [number]]
+        return replace(self, target=one, targets=targets, predicted=predicted, calibration=intervals)
 
     def scores(self) -> dict[str, float]:
         """Return RMSE, MAE, R² and Spearman's rank correlation; of several numbers the means."""

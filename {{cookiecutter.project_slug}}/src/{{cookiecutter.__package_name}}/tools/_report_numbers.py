@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..engine.calibrating import covered
+from ..engine.calibration import OfNumbers as Intervals
 from ..engine.reliability import DRAWS
 from . import _report_figures as shared
 from . import _samples
@@ -21,6 +23,7 @@ DENSE = 1000  # points from which on their number is drawn
 DRAWN = 6  # numbers that have figures
 BINS = 10  # of the true values
 IN_A_BIN = 10  # samples, at least
+LEVELS = (0.5, 0.8, 0.9, 0.95)  # of intervals
 
 
 def cards(split: str, p: OfNumbers) -> list[tuple[str, str, str]]:
@@ -66,7 +69,31 @@ def of_one(p: OfNumbers) -> str:
     """The figures of one number, and its error by bin."""
     [name] = p.target.names
     drawn = (predicted_against_true(p), residuals(p), residuals_against_predicted(p), error_by_bin(p))
-    return f"<h3>{escape(name)}</h3>{figures(*drawn)}{table_of_bins(bins(p))}"
+    return f"<h3>{escape(name)}</h3>{figures(*drawn)}{table_of_bins(bins(p))}{intervals(p)}"
+
+
+def intervals(p: OfNumbers) -> str:
+    """Show how wide the intervals of several levels are, and how often those hold the true number."""
+    of = p.calibration
+    if not isinstance(of, Intervals):
+        return ""
+    levels = [level for level in LEVELS if level <= of.highest]
+    if not levels:
+        return note(f"{of.samples} validation {NOUN} are too few for an interval.")
+    rows, [name] = [], p.target.names
+    predicted, targets, _ = p.counted
+    for level in levels:
+        [half] = of.half_widths(level)
+        width = f"a factor of {amount(float(np.exp(half)))}" if p.target.log else f"± {amount(float(half))}"
+        found = covered(of, targets, predicted, level)[name]
+        rows.append([f"{level:.0%}", width, f"{found['share']:.1%} {shared.between(found['interval'])}"])
+    text = f"Intervals by the residuals of {of.samples:,} validation {NOUN} (split conformal; --interval 0.9)"
+    text += (
+        ", which these are: they hold as many as they say."
+        if p.settled_here
+        else ", and the exact interval of each share."
+    )
+    return table(["interval", "width", "holds the true number"], rows) + note(text)
 
 
 def scatter(axes: Any, x_N: np.ndarray, y_N: np.ndarray, x_scale: str, y_scale: str) -> str:
