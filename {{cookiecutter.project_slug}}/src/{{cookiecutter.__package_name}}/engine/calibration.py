@@ -214,10 +214,11 @@ class OfNumbers:
 
     @classmethod
     def fitted(cls, target: Numbers, targets: np.ndarray, predicted: np.ndarray) -> "OfNumbers":
-        """Keep the residuals of predictions; of very many a part, which widens intervals by a ten-thousandth."""
+        """Keep the residuals of predictions; of very many a part, with all of the largest: intervals widen a little."""
         residual_TN = np.sort(np.abs(target.learned(targets) - target.learned(predicted)).T, axis=1)
         count = residual_TN.shape[1]
-        rank_R = np.unique(np.ceil(np.linspace(1, count, min(count, RANKS))).astype(int))
+        rank_R = np.ceil(np.linspace(1, count, min(count, RANKS))).astype(int)
+        rank_R = np.union1d(rank_R, np.arange(max(1, count - RANKS // 10), count + 1))
         return cls(target, count, rank_R, residual_TN[:, rank_R - 1])
 
     def only(self, number: int) -> "OfNumbers":
@@ -243,7 +244,7 @@ class OfNumbers:
         if rank > self.samples:
             lower = math.floor(self.highest * 1e4) / 1e4
             raise Mistake(
-                f"--interval={level:g} takes a validation split of {math.ceil(level / (1 - level)):,} samples or more, "
+                f"--interval={level:g} takes a validation split of {math.ceil(level / (1 - level) - 1e-9):,} samples or more, "
                 f"and it has {self.samples:,}, so the interval would have no end; give {lower:g} or less."
             )
         return self.residual_TR[:, np.searchsorted(self.rank_R, rank)]

@@ -664,8 +664,9 @@ class Commands(LightningCLI):
 
     def _is_as_trained(self) -> bool:
         """Tell whether ``validate`` scores the run's own model on its own validation split."""
-        other = ("data.manifest", "trainer.limit_val", "trainer.fast_dev_run", "trainer.overfit_batches", "model.")
-        return not any(key.startswith(other) for key in self.typed)
+        other = ("data.manifest", "trainer.fast_dev_run", "trainer.overfit_batches", "model.")
+        share = self.typed.get("trainer.limit_val_batches", 1.0)  # 1 is one batch
+        return isinstance(share, float) and share == 1 and not any(key.startswith(other) for key in self.typed)
 
     def before_fit(self) -> None:
         """Find a user's mistakes in the data before other ranks start and anything is trained."""
