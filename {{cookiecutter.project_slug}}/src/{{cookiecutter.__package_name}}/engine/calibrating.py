@@ -94,18 +94,13 @@ def needed(run: Run, checkpoint: Path, flag: str) -> Kept:
     Raises:
         Mistake: There is nothing, or it cannot be had.
     """
-    found, manifest = find(run, checkpoint), None
-    if found is None:
-        manifest = Manifest.load(run.manifest, outside=True)
-    target = found.of.target if manifest is None else manifest.target
-    if isinstance(target, Numbers) != flag.startswith("--interval"):
-        of, instead = (
-            ("probabilities", "--interval 0.9") if isinstance(target, Numbers) else ("numbers", "--calibrate true")
-        )
-        raise Mistake(f"{flag} is for {of}, and {run} predicts {target}, so nothing would change; give {instead}.")
+    found = find(run, checkpoint)
     if found is not None:
+        _check_flag(flag, run, found.of.target)
         return found
-    if not len(manifest.splits["val"][0]):
+    manifest = Manifest.load(run.manifest, outside=True)
+    _check_flag(flag, run, manifest.target)
+    if not manifest.splits["val"][0]:
         raise Mistake(
             f"{flag} is fitted on the validation split, and {run} has none, so there is nothing to calibrate by; leave "
             "it out, or train with --data.val_fraction 0.2."
@@ -114,6 +109,13 @@ def needed(run: Run, checkpoint: Path, flag: str) -> Kept:
         f"{flag} needs a calibration of {checkpoint}, and {run.calibration} holds none of it, so nothing was done; "
         f"this fits it: python -m {PACKAGE} validate --ckpt_path {checkpoint}"
     )
+
+
+def _check_flag(flag: str, run: Run, target: Target) -> None:
+    of_numbers = isinstance(target, Numbers)
+    if of_numbers != flag.startswith("--interval"):
+        of, instead = ("probabilities", "--interval 0.9") if of_numbers else ("numbers", "--calibrate true")
+        raise Mistake(f"{flag} is for {of}, and {run} predicts {target}, so nothing would change; give {instead}.")
 
 
 @dataclass(frozen=True)
@@ -174,11 +176,12 @@ def _readable(of: OfNumbers, level: float) -> list[float]:
 def change(before: dict[str, Any], after: dict[str, Any] | None) -> str:
     """Say what scores were and became."""
     if after is None:
-        return ", ".join(f"{name} {_with_interval(score)}" for name, score in before.items())
+        return ", ".join(f"{name} {with_interval(score)}" for name, score in before.items())
     return ", ".join(f"{name} {score['value']:.4f} → {after[name]['value']:.4f}" for name, score in before.items())
 
 
-def _with_interval(score: dict[str, Any]) -> str:
+def with_interval(score: dict[str, Any]) -> str:
+    """Write a score with its interval."""
     bounds = score["interval"]
     return f"{score['value']:.4f}" + (f" ({bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else "")
 

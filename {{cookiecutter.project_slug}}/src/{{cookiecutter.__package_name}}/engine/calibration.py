@@ -156,7 +156,7 @@ def fit_temperature(
 def _all_right(target: Target, targets: np.ndarray, p_NK: np.ndarray) -> np.ndarray:
     if target.is_exclusive:
         return np.array([(p_NK[np.arange(len(p_NK)), targets] >= p_NK.max(1)).all()])
-    return np.where(targets == 1, p_NK >= 0.5, p_NK <= 0.5).all(0)
+    return np.all(np.where(targets == 1, p_NK >= 0.5, p_NK <= 0.5), axis=0)
 
 
 def _parts(p_NK: np.ndarray) -> list[slice]:
@@ -242,10 +242,10 @@ class OfNumbers:
         check_level(level)
         rank = max(1, math.ceil((self.samples + 1) * level - 1e-9))
         if rank > self.samples:
-            lower = math.floor(self.highest * 1e4) / 1e4
+            lower, wanted = math.floor(self.highest * 1e4) / 1e4, math.ceil(level / (1 - level) - 1e-9)
             raise Mistake(
-                f"--interval={level:g} takes a validation split of {math.ceil(level / (1 - level) - 1e-9):,} samples or more, "
-                f"and it has {self.samples:,}, so the interval would have no end; give {lower:g} or less."
+                f"--interval={level:g} takes a validation split of {wanted:,} samples or more, and it has "
+                f"{self.samples:,}, so the interval would have no end; give {lower:g} or less."
             )
         return self.residual_TR[:, np.searchsorted(self.rank_R, rank)]
 

@@ -5,7 +5,7 @@ samples, K classes or labels, T numbers, S distinct predictions of one class or 
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Predictions:
     settled: list[float] | None = None
     settled_here: bool = False
     calibration: calibrations.OfProbabilities | calibrations.OfNumbers | None = None
-    uncalibrated: "Predictions | None" = None
+    uncalibrated: Self | None = None
 
     headline: ClassVar[str]  # the score that is shown first
     settles: ClassVar[bool] = False  # whether what validation chose matters
@@ -55,7 +55,7 @@ class Predictions:
         counts_N = self.weight_N > 0
         return self.predicted[counts_N].astype(np.float64), self.targets[counts_N], self.weight_N[counts_N]
 
-    def calibrated(self) -> "Predictions":
+    def calibrated(self) -> Self:
         """Return the same, calibrated; itself where nothing calibrates it."""
         of = self.calibration
         if self.uncalibrated is not None or not isinstance(of, calibrations.OfProbabilities):
@@ -63,7 +63,7 @@ class Predictions:
         predicted, settled = of.calibrated(self.predicted, self.settled), of.settled(self.settled)
         return replace(self, predicted=predicted, settled=settled, uncalibrated=self)
 
-    def before_and_after(self) -> "dict[str, Predictions]":
+    def before_and_after(self) -> dict[str, Self]:
         """Return what is known: before calibration, and after it."""
         after = self.calibrated()
         return {"": self} if after.uncalibrated is None else {"before": after.uncalibrated, "after": after}

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.calibrating import with_interval
 from ..engine.reliability import BINS, SCORES, compared
 from ..engine.splits import SPLITS
 from ._page import INK, curve, figure, figures, label, note, table
@@ -126,9 +127,12 @@ def calibration_scores(p: OfClasses | OfLabels) -> str:
     scores = compared(p.target, targets, weight_N, **{stage or "now": of.counted[0] for stage, of in known.items()})
     rows = []
     for stage, of_stage in scores.items():
-        cells = [f"{score['value']:.4f} {between(score['interval'])}".strip() for score in of_stage.values()]
+        cells = [with_interval(score) for score in of_stage.values()]
         rows.append([{"now": "as predicted"}.get(stage, f"{stage} calibration"), *cells])
-    text = "NLL: negative log-likelihood. Brier: the mean square of what a probability is off. Less is better."
+    text = (
+        "In brackets the 95 % interval of a bootstrap. NLL: negative log-likelihood; Brier: the mean square of what a "
+    )
+    text += "probability is off. Less is better."
     if len(rows) > 1:
         text = f"By the {p.calibration} that validation gave. {text}"
         text += " On validation, where it was fitted, it flatters." if p.settled_here else ""

@@ -86,13 +86,12 @@ def intervals(p: OfNumbers) -> str:
         [half] = of.half_widths(level)
         width = f"a factor of {amount(float(np.exp(half)))}" if p.target.log else f"± {amount(float(half))}"
         found = covered(of, targets, predicted, level)[name]
-        rows.append([f"{level:.0%}", width, f"{found['share']:.1%} {shared.between(found['interval'])}"])
-    text = f"Intervals by the residuals of {of.samples:,} validation {NOUN} (split conformal; --interval 0.9)"
-    text += (
-        ", which these are: they hold as many as they say."
-        if p.settled_here
-        else ", and the exact interval of each share."
-    )
+        share = f"{found['share']:.1%}"
+        if not p.settled_here:
+            share += " ({:.1%} to {:.1%})".format(*found["interval"])
+        rows.append([f"{level:.0%}", width, share])
+    text = f"Intervals by the residuals of {of.samples:,} validation {NOUN} (split conformal; predict --interval 0.9)"
+    text += ", which these are." if p.settled_here else "; in brackets the exact 95 % interval of each share."
     return table(["interval", "width", "holds the true number"], rows) + note(text)
 
 
