@@ -131,7 +131,8 @@ def fit_temperature(
     """Return the temperatures of the least negative log-likelihood.
 
     It is convex in 1/T, so Newton's method between two bounds finds the one that there is. Where every sample is right
-    there is none, as surer would always be better; T is 1 then.
+    there is none, as surer would always be better: then a target is not 1 but 1 − 1/(N + 2), as if of N + 2 samples
+    one were wrong (Platt 1999).
 
     Args:
         target: What is predicted: classes or labels.
@@ -139,7 +140,9 @@ def fit_temperature(
         probabilities: The predicted ones, (N, K).
         weight_N: The weight of each sample, above 0.
     """
-    slopes = partial(_slopes_of_classes if target.is_exclusive else _slopes_of_labels, targets, probabilities, weight_N)
+    doubt = np.where(_all_right(target, targets, probabilities), 1 / (len(targets) + 2), 0.0)
+    of_kind = _slopes_of_classes if target.is_exclusive else _slopes_of_labels
+    slopes = partial(of_kind, targets, doubt, probabilities, weight_N)
     count = 1 if target.is_exclusive else len(target.names)
     low, high, at = np.full(count, 1 / HOTTEST), np.full(count, 1 / COLDEST), np.ones(count)
     for _ in range(100):
@@ -147,10 +150,11 @@ def fit_temperature(
         low, high = np.where(slope < 0, at, low), np.where(slope < 0, high, at)
         with np.errstate(divide="ignore", invalid="ignore"):
             newton = at - slope / curvature
-        before, at = at, np.where((low < newton) & (newton < high), newton, np.sqrt(low * high))
+        between = np.where((low < newton) & (newton < high), newton, np.sqrt(low * high))
+        before, at = at, np.where(slope == 0, at, between)
         if (np.abs(at - before) <= 1e-10 * at).all():
             break
-    return np.where(_all_right(target, targets, probabilities), 1.0, 1 / at).tolist()
+    return (1 / at).tolist()
 
 
 def _all_right(target: Target, targets: np.ndarray, p_NK: np.ndarray) -> np.ndarray:
@@ -165,22 +169,28 @@ def _parts(p_NK: np.ndarray) -> list[slice]:
 
 
 def _slopes_of_classes(
-    target_N: np.ndarray, p_NK: np.ndarray, weight_N: np.ndarray, at: np.ndarray
+    target_N: np.ndarray, doubt: np.ndarray, p_NK: np.ndarray, weight_N: np.ndarray, at: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first and the second derivative of Σ w (log Σ exp(z/T) − z_y/T) by 1/T."""
+    """Return the first and the second derivative of Σ w (log Σ exp(z/T) − z_y/T) by 1/T.
+
+    With a doubt z_y is a mean, in which the other classes have that share together.
+    """
     slope = curvature = 0.0
+    others = max(1, p_NK.shape[1] - 1)
     for part in _parts(p_NK):
         z_NK = np.log(np.maximum(p_NK[part].astype(np.float64), TINY))
         q_NK = np.exp(at * (z_NK - z_NK.max(1, keepdims=True)))
         q_NK /= q_NK.sum(1, keepdims=True)
         mean_N = (q_NK * z_NK).sum(1)
-        slope += weight_N[part] @ (mean_N - z_NK[np.arange(len(z_NK)), target_N[part]])
+        true_N = z_NK[np.arange(len(z_NK)), target_N[part]]
+        true_N = (1 - doubt) * true_N + doubt * (z_NK.sum(1) - true_N) / others
+        slope += weight_N[part] @ (mean_N - true_N)
         curvature += weight_N[part] @ (q_NK * (z_NK - mean_N[:, None]) ** 2).sum(1)
     return np.array([slope]), np.array([curvature])
 
 
 def _slopes_of_labels(
-    target_NK: np.ndarray, p_NK: np.ndarray, weight_N: np.ndarray, at_K: np.ndarray
+    target_NK: np.ndarray, doubt_K: np.ndarray, p_NK: np.ndarray, weight_N: np.ndarray, at_K: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the same of each label, (K,)."""
     slope_K, curvature_K = np.zeros_like(at_K), np.zeros_like(at_K)
@@ -188,7 +198,7 @@ def _slopes_of_labels(
         given_NK = p_NK[part].astype(np.float64)
         z_NK = np.log(np.maximum(given_NK, TINY)) - np.log1p(-np.minimum(given_NK, BELOW_1))
         q_NK = 1 / (1 + np.exp(-np.clip(at_K * z_NK, -700, 700)))
-        slope_K += weight_N[part] @ ((q_NK - target_NK[part]) * z_NK)
+        slope_K += weight_N[part] @ ((q_NK - np.where(target_NK[part] == 1, 1 - doubt_K, doubt_K)) * z_NK)
         curvature_K += weight_N[part] @ (q_NK * (1 - q_NK) * z_NK**2)
     return slope_K, curvature_K
 

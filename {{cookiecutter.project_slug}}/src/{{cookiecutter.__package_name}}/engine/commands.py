@@ -620,9 +620,10 @@ class Commands(LightningCLI):
         if self.subcommand == "fit" and self.run is not None:
             if self.own.fast and self.source is None:
                 extra.append(Fast(self.files.config))
-            extra += [self.files, runs.Timing(self.run), ranks.SameSums(), Calibrates(self.run)]
+            extra += [self.files, runs.Timing(self.run), ranks.SameSums()]
             copy = remote.copy_of(self.run.folder)
             if made.trainer.enable_checkpointing is not False:
+                extra.append(Calibrates(self.run))
                 extra += [StopOnSignal()] if copy is None else [StopOnSignal(), remote.Upload(copy)]
         if self.subcommand in ("fit", "test") and self.run is not None:
             extra.append(loggers.TellLoggers(self.run))
