@@ -322,6 +322,41 @@ def test_a_run_that_was_trained_on_everything_is_exported(images, project, comma
     assert json.loads((tmp_path / RUN / "export/metadata.json").read_text())["parity"]
 
 
+@pytest.mark.parametrize("task", ["classes", "multilabel"])
+def test_calibrated_models_give_what_calibrated_predictions_hold(
+    task, trained, images, targets, project, command, tmp_path
+):
+    new = images
+    if task == "classes":
+        shutil.copytree(trained / RUN, tmp_path / RUN)
+    else:
+        new = targets
+        fitted = command(project, tmp_path, "fit", *of_task(targets, task), "--trainer.max_epochs=5")
+        assert fitted.code == 0, fitted.output
+    lines = [("predict", f"--data.predict_root={new}", "--calibrate=true"), ("export", "--calibrate=true")]
+    for done in command.each(project, tmp_path, lines):
+        assert done.code == 0, done.output
+    folder = tmp_path / RUN / "export"
+    about = json.loads((folder / "metadata.json").read_text())
+    entry = json.loads((tmp_path / RUN / "calibration.json").read_text())["best.ckpt"]
+    assert about["parity"]
+    assert about["temperature"] == entry["temperature"] != [1.0] * len(entry["temperature"])
+    names, column = about["target"]["names"], "label" if task == "classes" else "labels"
+    preprocess = runpy.run_path(str(folder / "preprocessing.py"))["preprocess"]
+    predicted = rows(tmp_path / RUN / "predictions.csv")
+    images_NCHW = np.stack([preprocess(str(new / row["path"])) for row in predicted])
+    expected_NK = np.array([[float(row[name]) for name in names] for row in predicted])
+    for name in ("model.onnx", "model.pt2"):
+        found_NK = run_model(folder / name, images_NCHW)
+        assert np.allclose(found_NK, expected_NK, atol=1e-4)
+        if task == "classes":
+            decided = [names[k] for k in found_NK.argmax(1)]
+        else:
+            decided = [";".join(np.array(names)[reached]) for reached in found_NK >= np.array(about["thresholds"])]
+        assert decided == [row[column] for row in predicted]
+    assert np.abs(run_model(folder / "model.int8.onnx", images_NCHW) - expected_NK).mean() < 0.1
+
+
 @pytest.mark.parametrize("task", OTHER_TASKS)
 def test_labels_and_large_numbers_leave_as_predict_writes_them(task, targets, project, command, tmp_path):
     flags = (*of_task(targets, f"{task}_weighted"), "--trainer.max_epochs=5", "--model.optimizer.lr=0.01")

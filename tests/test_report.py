@@ -287,6 +287,8 @@ def test_fit_on_two_devices_prints_the_command(ended, project, command, tmp_path
     assert done.code == 0, done.output
     assert done.output.count("report:        python -m my_project report") == 1
     assert not (tmp_path / RUN / "report.html").exists()
+    calibration = json.loads((tmp_path / RUN / "calibration.json").read_text())["best.ckpt"]
+    assert calibration["samples"] == len(json.loads((tmp_path / RUN / "manifest.json").read_text())["splits"]["val"])
 
 
 def browse(page: Path, log: Path, *flags: str) -> tuple[str, list[str]]:

@@ -111,6 +111,11 @@ def test_the_pages_show_what_belongs_to_their_targets_and_stay_inert(pages):
     assert all(f">{name}</text>" in pages["numbers"].source for name in axes)
     for title in ("Thresholds", "Labels together", "Images of the greatest loss", "Balance of the labels"):
         assert title in pages["labels"].text
+    # Of validation and of test; the numbers are of too few images for an interval of 95 %.
+    for stage in ("before", "after"):
+        assert pages["labels"].source.count(f">{stage} calibration</text>") == 2
+        assert pages["labels"].cells.count(f"{stage} calibration") == 2
+    assert pages["numbers"].text.count("Intervals by the residuals of") == 2 * len(NUMBERS)
     for title in ("Images furthest off", "Distribution of the numbers", "Error by the true value"):
         assert title in pages["numbers"].text
     assert "Class balance" not in pages["labels"].text + pages["numbers"].text

@@ -220,7 +220,7 @@ def test_the_home_folder_is_written_out(run, monkeypatch, capfd):
 LINKS = [
     *("predictions.csv", ".predictions.csv.unfinished", "test_predictions.csv", "confusion_matrix.csv"),
     *("failure.txt", ".config.yaml.unfinished", "environment.txt", ".manifest.json.unfinished", "unfinished.lock"),
-    "launches.jsonl",
+    *("launches.jsonl", "calibration.json", "best_validated.npy", "test_calibration.json"),
 ]
 
 
@@ -443,6 +443,7 @@ def test_what_a_run_holds_does_not_fill_the_memory(kind, tmp_path):
 
 
 FILES = ["config.yaml", "manifest.json", "environment.txt", "metrics.csv", "timing.csv", "launches.jsonl"]
+FILES += ["calibration.json", "best_validated.npy"]
 
 
 @pytest.mark.parametrize("name", FILES)

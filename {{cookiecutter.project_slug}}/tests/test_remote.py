@@ -248,7 +248,7 @@ def test_other_commands_fetch_what_they_read_and_put_what_they_write(run, link, 
         for what, path in link.calls
         if what == "put"
     }
-    assert put == {"metrics", "test_predictions", "confusion_matrix", "predictions"}
+    assert put == {"metrics", "test_predictions", "test_calibration", "confusion_matrix", "predictions"}
     assert {f"{RUN}/predictions.csv", f"{RUN}/test_predictions.csv"} <= link.store.keys()
     for name in ("validate", "fit"):
         assert run(name, f"--ckpt_path={ROOT}/small/version_0/checkpoints/last.ckpt") == 2

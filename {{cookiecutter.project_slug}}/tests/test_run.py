@@ -27,7 +27,8 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_a_run_leaves_what_describes_it_and_is_found_again(run, shapes, capsys):
     assert run("fit") == 0
     assert "checkpoints/best.ckpt" in capsys.readouterr().out
-    names = {"checkpoints", "config.yaml", "environment.txt", "launches.jsonl", "manifest.json", "timing.csv"}
+    names = {"calibration.json", "checkpoints", "config.yaml", "environment.txt", "launches.jsonl", "manifest.json"}
+    names.add("timing.csv")
     assert {path.name for path in RUN.iterdir()} == names
     assert run("test") == 0
     assert len(read(RUN / "test_predictions.csv")) == 12

@@ -364,3 +364,53 @@ def test_one_word_for_a_missing_cell_means_the_same_in_new_rows(run, goods, tmp_
     said_NK = [[float(row[name]) for name in names] for row in rows_of(RUN / "predictions.csv")]
     with torch.no_grad():
         np.testing.assert_allclose(said_NK, model.predict(data.x_NF).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_numbers_get_intervals_of_the_level_that_is_asked_for(log, run, goods, capfd):
+    names = ["price"] if log else ["price", "age"]
+    flags = ("--data.log_target=true", "--data.target=[price]") if log else ()
+    assert run("fit", "--data.val_fraction=0.3", *flags, task="regression") == 0
+    new = f"--data.predict_table={goods}"
+    assert run("predict", new, "--interval=0.9") == 0
+    predicted = rows_of(RUN / "predictions.csv")
+    assert [*predicted[0]][1:] == names + [f"{end}_{name}" for name in names for end in ("low", "high")]
+    kept = json.loads((RUN / "calibration.json").read_text())["best.ckpt"]
+    rank = int(np.ceil((kept["samples"] + 1) * 0.9))
+    validated, _ = Manifest.load(RUN / "manifest.json", outside=True).splits["val"]
+    assert len(validated) == kept["samples"]
+    for number, name in enumerate(names):
+        half = kept["residuals"][number][rank - 1]
+        said_N, low_N, high_N = (
+            np.array([float(row[key]) for row in predicted]) for key in (name, f"low_{name}", f"high_{name}")
+        )
+        ends = (said_N / np.exp(half), said_N * np.exp(half)) if log else (said_N - half, said_N + half)
+        assert np.allclose((low_N, high_N), ends)
+        true_N = np.array([float(row[name]) for row in rows_of(goods)])
+        is_inside_N = (low_N <= true_N * (1 + 1e-9)) & (true_N <= high_N * (1 + 1e-9))
+        assert is_inside_N[[int(row) for row in validated]].sum() == rank
+    capfd.readouterr()
+    assert run("test", "--interval=0.5") == 0
+    assert capfd.readouterr().out.count("0.5 intervals hold") == len(names)
+    assert json.loads((RUN / "test_calibration.json").read_text())["coverage"].keys() == set(names)
+    for flag in ("--interval=0.99", "--interval=2", "--calibrate=true"):
+        assert run("predict", new, flag) == 2
+        said = capfd.readouterr().err
+        assert flag in said
+        assert said.count("error:") == 1
+
+
+def test_labels_are_the_same_once_their_probabilities_are_calibrated(run, goods):
+    assert run("fit", task="multilabel") == 0
+    found = []
+    for calibrate in ("false", "true"):
+        assert run("predict", f"--data.predict_table={goods}", f"--calibrate={calibrate}") == 0
+        found.append(rows_of(RUN / "predictions.csv"))
+    plain, calibrated = found
+    assert [row["labels"] for row in plain] == [row["labels"] for row in calibrated]
+    assert len({row["labels"] for row in plain}) > 1
+    kept = json.loads((RUN / "calibration.json").read_text())["best.ckpt"]["temperature"]
+    for name, temperature in zip(TARGETS["multilabel"], kept, strict=True):
+        p_N, q_N = (np.array([float(row[name]) for row in rows]) for rows in found)
+        expected_N = 1 / (1 + ((1 - p_N) / p_N) ** (1 / temperature))
+        assert np.allclose(q_N, expected_N, atol=1e-5)

@@ -18,6 +18,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from . import PACKAGE, checkpoints, guard, loggers, ranks, remote, resume, runs, signals
+from .calibrating import Calibrates, Kept, find, needed
+from .calibration import OfNumbers, check_level
 from .configs import (
     CONFIGS,
     DEFAULTS,
@@ -339,6 +341,11 @@ class Commands(LightningCLI):
         if self.command == "predict":
             about = "A sample submission (CSV): also write submission.csv, its columns and its rows in its order."
             parser.add_argument("--like", type=str | None, default=None, help=about)
+            about = "Whether probabilities are calibrated, as the validation split tells; no decision changes."
+            parser.add_argument("--calibrate", type=bool, default=False, help=about)
+        if self.command in ("test", "predict"):
+            about = "The share of true numbers that intervals hold: predict writes low_NAME and high_NAME, test counts."
+            parser.add_argument("--interval", type=float | None, default=None, help=about)
         parser.add_class_arguments(self.callback_options, "callbacks")
         parser.link_arguments("monitor", "model.monitor")
         for callback in ("best", "early_stopping", "check_metric"):
@@ -617,11 +624,15 @@ class Commands(LightningCLI):
             extra += [self.files, runs.Timing(self.run), ranks.SameSums()]
             copy = remote.copy_of(self.run.folder)
             if made.trainer.enable_checkpointing is not False:
+                extra.append(Calibrates(self.run))
                 extra += [StopOnSignal()] if copy is None else [StopOnSignal(), remote.Upload(copy)]
         if self.subcommand in ("fit", "test") and self.run is not None:
             extra.append(loggers.TellLoggers(self.run))
         if self.subcommand in ("test", "predict") and self.run is not None:
-            extra.append(PredictionWriter(self.run, self.own.get("like")))
+            extra.append(PredictionWriter(self.run, self.own.get("like"), self._calibration(), self.own.interval))
+        if self.subcommand == "validate" and self.run is not None and self._is_as_trained():
+            assert self.source is not None
+            extra.append(Calibrates(self.run, self.source.checkpoint))
         options = {**vars(made.trainer), **kwargs}
         given = options["callbacks"] or []
         options["callbacks"] = [*(given if isinstance(given, list) else [given]), *extra]
@@ -637,6 +648,27 @@ class Commands(LightningCLI):
             trainer.profiler = NoProfiler()
         ranks.limit_waiting(trainer, self.typed)
         return trainer
+
+    def _calibration(self) -> Kept | None:
+        """Return what calibrates, where it is asked for; of ``test`` where it is kept."""
+        assert self.run is not None
+        assert self.source is not None
+        level, checkpoint = self.own.interval, self.source.checkpoint
+        if level is not None:
+            check_level(level)
+            kept = needed(self.run, checkpoint, f"--interval={level:g}")
+            assert isinstance(kept.of, OfNumbers)
+            kept.of.half_widths(level)  # refuses a level for which there are too few samples
+            return kept
+        if self.own.get("calibrate"):
+            return needed(self.run, checkpoint, "--calibrate=true")
+        return None if self.subcommand == "predict" else find(self.run, checkpoint)
+
+    def _is_as_trained(self) -> bool:
+        """Tell whether ``validate`` scores the run's own model on its own validation split."""
+        other = ("data.manifest", "trainer.fast_dev_run", "trainer.overfit_batches", "model.")
+        share = self.typed.get("trainer.limit_val_batches", 1.0)  # 1 is one batch
+        return isinstance(share, float) and share == 1 and not any(key.startswith(other) for key in self.typed)
 
     def before_fit(self) -> None:
         """Find a user's mistakes in the data before other ranks start and anything is trained."""
@@ -696,7 +728,11 @@ class Commands(LightningCLI):
         """Say what came out and what to do next."""
         if self.run is None or self.lock is None:
             return
+        calibration = ""
         if not is_out_of_time(self.trainer):
+            for callback in self.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+                if isinstance(callback, Calibrates):
+                    calibration = callback.after_fit(self.trainer, self.datamodule)
             self.lock.run_ended()
         elif self.lock.copy is not None:
             self.lock.copy.finish()
@@ -712,6 +748,8 @@ class Commands(LightningCLI):
             print(f"no validation ran, so there is no best checkpoint{'' if path else ', and no last one'}")
         if path is not None:
             print(f"checkpoint:    {os.path.relpath(path)}")
+        if calibration:
+            print(f"calibration:   {calibration}")
         print(f"run folder:    {self.run}")
         if path is not None:
             has_test = self.datamodule.manifest.splits["test"][0]

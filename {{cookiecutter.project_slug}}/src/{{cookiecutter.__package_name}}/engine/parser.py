@@ -86,6 +86,17 @@ class Options(argparse.ArgumentParser):
         fail(message)
 
 
+def truth(word: str) -> bool:
+    """Read true or false, as a flag of a tool's own has it.
+
+    Raises:
+        argparse.ArgumentTypeError: It is neither.
+    """
+    if word.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, not {word!r}")
+    return word.lower() == "true"
+
+
 # What jsonargparse says of a union as a whole; the lines between tell why the value is none of its types.
 FRAME = re.compile(r"Does not validate against any|Subtypes: |Errors:$|Given value|Parser key |Expected a path but ")
 IN_OTHER_WORDS = (

@@ -1,5 +1,6 @@
 """What ``test`` and ``predict`` write: a row for each sample."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,8 +9,10 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from .files import write_rows
-from .mistakes import RunFailed
+from .calibrating import Kept, tested
+from .calibration import OfNumbers, OfProbabilities
+from .files import write, write_rows
+from .mistakes import Mistake, RunFailed
 from .runs import Run
 from .submission import Submission
 from .targets import Classes, Target
@@ -54,13 +57,19 @@ class PredictionWriter(Callback):
     Where ``predict`` could not read a sample, its row has nothing but the path and, in one more column at the end,
     ``error``, the reason; without such samples there is no such column.
 
+    ``test`` writes what the checkpoint says, and how far that is calibrated beside it, in test_calibration.json.
+
     Args:
         run: The run's files.
         like: A sample submission: ``predict`` also writes submission.csv, with its columns, and its rows in its order.
+        calibration: Calibrates what ``predict`` writes; what ``test`` tells of.
+        level: Of the intervals of numbers: ``predict`` also writes low_NAME and high_NAME.
     """
 
-    def __init__(self, run: Run, like: str | None = None) -> None:
-        self.run, self.like = run, like
+    def __init__(
+        self, run: Run, like: str | None = None, calibration: Kept | None = None, level: float | None = None
+    ) -> None:
+        self.run, self.like, self.calibration, self.level = run, like, calibration, level
         self.submission: Submission | None = None
         self.rows: list[Row] = []
         self.unread: SomeUnread | None = None  # what predict could not read; known on every rank
@@ -103,6 +112,17 @@ class PredictionWriter(Callback):
         print(f"predictions: {self.run.test_predictions}")
         if isinstance(target, Classes):
             self._write_confusion(trainer, target, rows)
+        self._tell_calibration(data, rows, settled)
+
+    def _tell_calibration(self, data: Any, rows: list[Row], settled: list[float] | None) -> None:
+        targets, predicted = np.array([row.target for row in rows]), np.array([row.predicted for row in rows])
+        weights = data.manifest.weights.get("test")
+        weights = None if weights is None else weights[[row.position for row in rows]]
+        about, lines = tested(data.target, targets, predicted, weights, self.calibration, settled, self.level)
+        for line in lines:
+            print(f"calibration: {line}")
+        if about:
+            write(self.run.tested_calibration, json.dumps(about, indent=1) + "\n")
 
     def _write_confusion(self, trainer: Trainer, target: Classes, rows: list[Row]) -> None:
         if len(target.names) > MOST_CLASSES:
@@ -115,8 +135,13 @@ class PredictionWriter(Callback):
         show(trainer, "test/confusion", matrix(counts_KK, target.names))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        if twice := sorted(set(self._bounds(data.target)) & {data.key, *data.target.columns}):
+            raise Mistake(
+                f"--interval={self.level:g} would write a second column {twice[0]!r}, so it would not be clear which "
+                "is which; leave it out, or train with other names."
+            )
         if self.like is not None:  # refused before the work, not after it
-            data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
             self.submission = Submission(self.like, data.predict.keys, data.target, data.noun, data.to_predict)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -127,7 +152,7 @@ class PredictionWriter(Callback):
         if not trainer.is_global_zero:
             return
         target: Target = data.target
-        settled = getattr(pl_module, "settled", None)
+        rows, ends, settled = self._calibrated(rows, getattr(pl_module, "settled", None))
         write_predictions(
             self.run.predictions,
             data.key,
@@ -135,11 +160,12 @@ class PredictionWriter(Callback):
             [
                 (
                     keys[row.position],
-                    [*target.decided(row.predicted, settled), *target.written(row.predicted)],
+                    [*target.decided(row.predicted, settled), *target.written(row.predicted), *target.written(of_row)],
                     row.error,
                 )
-                for row in rows
+                for row, of_row in zip(rows, ends, strict=True)
             ],
+            self._bounds(target),
         )
         print(f"predictions: {self.run.predictions}")
         if self.submission is not None and self.unread is not None:
@@ -152,8 +178,34 @@ class PredictionWriter(Callback):
         if data.left_out:
             print(f"left out: {data.left_out}")
 
+    def _bounds(self, target: Target) -> list[str]:
+        """Return the columns of the intervals."""
+        has_intervals = self.calibration is not None and isinstance(self.calibration.of, OfNumbers)
+        return [f"{end}_{name}" for name in target.names for end in ("low", "high")] if has_intervals else []
 
-def write_predictions(file: Path, key: str, target: Target, rows: Sequence[tuple[str, list[Any], str]]) -> None:
+    def _calibrated(
+        self, rows: list[Row], settled: list[float] | None
+    ) -> tuple[list[Row], list[list[float]], list[float] | None]:
+        """Return the rows calibrated, the ends of the intervals of each, and what decisions go by then."""
+        no_ends: list[list[float]] = [[] for _ in rows]
+        if self.calibration is None or not rows:
+            return rows, no_ends, settled
+        of, predicted = self.calibration.of, np.array([row.predicted for row in rows])
+        if isinstance(of, OfProbabilities):
+            values = of.calibrated(predicted, settled).tolist()
+            return (
+                [row._replace(predicted=value) for row, value in zip(rows, values, strict=True)],
+                no_ends,
+                of.settled(settled),
+            )
+        assert self.level is not None
+        ends_NT2 = np.stack(of.bounds(predicted, self.level), axis=2)
+        return rows, ends_NT2.reshape(len(rows), -1).tolist(), settled
+
+
+def write_predictions(
+    file: Path, key: str, target: Target, rows: Sequence[tuple[str, list[Any], str]], more: Sequence[str] = ()
+) -> None:
     """Write the predictions of new samples, in the form that PredictionWriter describes.
 
     Args:
@@ -161,9 +213,10 @@ def write_predictions(file: Path, key: str, target: Target, rows: Sequence[tuple
         key: What the column of the keys is called.
         target: What is predicted.
         rows: Of each sample the key, what is predicted of it in cells, and why it could not be read.
+        more: Columns after those of the target.
     """
     has_errors = any(error for _, _, error in rows)
-    table = [[key, *target.decision, *target.columns, *(["error"] if has_errors else [])]]
+    table = [[key, *target.decision, *target.columns, *more, *(["error"] if has_errors else [])]]
     for name, cells, error in rows:
         known = [""] * len(cells) if error else cells
         table.append([name, *known, *([error] if has_errors else [])])

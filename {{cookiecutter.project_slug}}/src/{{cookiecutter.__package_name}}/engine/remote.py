@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 WHOLE = ("s3", "gs")  # an object appears whole or not at all; elsewhere a file takes another's place
 COPIES = Path("runs")
 LOCK, FAILURE, LAUNCHES, METRICS = "unfinished.lock", "failure.txt", "launches.jsonl", "metrics.csv"
+GONE = (FAILURE, "best_validated.npy")  # once a fault is overcome, or the run has ended
 RECORD = ".stored.json"  # of a copy: what the store holds of it
 TOKEN = ".token"  # of a copy: by what the lock knew the last process that worked on it here
 BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
@@ -430,12 +431,13 @@ class Copy:
             if not in_sync and not of_others and (everything or _is_needed(name)):
                 self._check_lock(pauses)
                 self.store.ask(functools.partial(self._put, name), pauses)
-        if self.token and FAILURE in record and not self.state(FAILURE):  # it has been overcome
-            self.store.ask(functools.partial(self._remove, FAILURE), pauses)
-            write(
-                self.folder / RECORD,
-                json.dumps({name: known for name, known in self.record.items() if name != FAILURE}),
-            )
+        for gone in GONE:
+            if self.token and gone in record and not self.state(gone):
+                self.store.ask(functools.partial(self._remove, gone), pauses)
+                write(
+                    self.folder / RECORD,
+                    json.dumps({name: known for name, known in self.record.items() if name != gone}),
+                )
 
     def _put(self, name: str) -> None:
         files, target = self.store.files, f"{self.place}/{name}"

@@ -67,6 +67,9 @@ class Run:
         self.submission = self.folder / "submission.csv"
         self.test_predictions = self.folder / "test_predictions.csv"
         self.confusion_matrix = self.folder / "confusion_matrix.csv"
+        self.calibration = self.folder / "calibration.json"
+        self.best_validated = self.folder / "best_validated.npy"  # until the run ends
+        self.tested_calibration = self.folder / "test_calibration.json"
         self.baseline = self.folder / "baseline.json"
         self.report = self.folder / "report.html"
         self.export = self.folder / "export"

@@ -44,14 +44,14 @@ def preprocess(path: str | Path) -> np.ndarray:
 
 
 class Predict(nn.Module):
-    """What is exported: all that the model's ``predict`` does, from images (uint8) to predictions (float32)."""
+    """What is exported: all that the model's ``predict`` does, calibrated: images (uint8) → predictions (float32)."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, calibrates: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.calibrates = model, calibrates
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        return self.model.predict(images_NCHW).float()
+        return self.calibrates(self.model.predict(images_NCHW).float())
 
 
 def inputs(x_NCHW: Tensor, data: Any) -> dict[str, Tensor]:

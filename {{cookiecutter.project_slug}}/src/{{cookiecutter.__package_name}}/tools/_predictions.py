@@ -4,19 +4,15 @@ It draws nothing. The scores are those that a run logs, with the samples' weight
 samples, K classes or labels, T numbers, S distinct predictions of one class or label, B bins, D draws.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from ..engine import calibration as calibrations
 from ..engine import scores
+from ..engine.reliability import LEAST, bootstrap, calibration
 from ..engine.targets import Classes, Numbers, Target
-
-BINS = 15  # of the confidence, as Guo et al. 2017 have it
-DRAWS = 1000  # of the bootstrap
-MOST_DRAWN = 100_000  # values of a split: of more, a bootstrap would take longer than the rest of the page
-LEAST = 1e-12  # of a probability whose logarithm is taken
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,8 @@ class Predictions:
         weights: The weight of each sample, (N,); None where all count the same.
         settled: What validation chose: the threshold of each label.
         settled_here: Whether it was chosen on these very samples, so that scores by it would flatter.
+        calibration: What calibrates the checkpoint; None where nothing is known.
+        uncalibrated: What this was before it was calibrated; None where it is not.
     """
 
     target: Target
@@ -40,6 +38,8 @@ class Predictions:
     weights: np.ndarray | None = None
     settled: list[float] | None = None
     settled_here: bool = False
+    calibration: calibrations.OfProbabilities | calibrations.OfNumbers | None = None
+    uncalibrated: Self | None = None
 
     headline: ClassVar[str]  # the score that is shown first
     settles: ClassVar[bool] = False  # whether what validation chose matters
@@ -54,6 +54,19 @@ class Predictions:
         """What scores are made of: the predictions in 64 bits, targets and weights of the samples that count."""
         counts_N = self.weight_N > 0
         return self.predicted[counts_N].astype(np.float64), self.targets[counts_N], self.weight_N[counts_N]
+
+    def calibrated(self) -> Self:
+        """Return the same, calibrated; itself where nothing calibrates it."""
+        of = self.calibration
+        if self.uncalibrated is not None or not isinstance(of, calibrations.OfProbabilities):
+            return self
+        predicted, settled = of.calibrated(self.predicted, self.settled), of.settled(self.settled)
+        return replace(self, predicted=predicted, settled=settled, uncalibrated=self)
+
+    def before_and_after(self) -> dict[str, Self]:
+        """Return what is known: before calibration, and after it."""
+        after = self.calibrated()
+        return {"": self} if after.uncalibrated is None else {"before": after.uncalibrated, "after": after}
 
     def scores(self) -> dict[str, float]:
         """Return the scores by their names."""
@@ -105,7 +118,7 @@ class OfClasses(Predictions):
         count.
         """
         _, _, f1_K = self.per_class()
-        error, _ = self.calibration()
+        error, _ = self.calibration_error()
         true_N = np.take_along_axis(self.predicted, self.targets[:, None], 1)[:, 0]
         return {
             "accuracy": float(np.average(self.hit_N, weights=self.weight_N)),
@@ -119,7 +132,7 @@ class OfClasses(Predictions):
         """Return precision, recall and F1 of each class, (K,) each; NaN where there is nothing to divide by."""
         return precision_recall_f1(self.label_N[:, None] == np.arange(len(self.classes)), self.has_NK, self.weight_N)
 
-    def calibration(self) -> tuple[float, np.ndarray]:
+    def calibration_error(self) -> tuple[float, np.ndarray]:
         """Return the expected calibration error, and the accuracy of each bin of confidence, NaN of an empty one."""
         return calibration(self.confidence_N, self.hit_N, self.weight_N)
 
@@ -215,7 +228,9 @@ class OfNumbers(Predictions):
     def of(self, number: int) -> "OfNumbers":
         """Return what is said of one of the numbers."""
         one = Numbers([self.target.names[number]], self.target.log)
-        return replace(self, target=one, targets=self.targets[:, [number]], predicted=self.predicted[:, [number]])
+        intervals = self.calibration.only(number) if isinstance(self.calibration, calibrations.OfNumbers) else None
+        targets, predicted = self.targets[:, [number]], self.predicted[:, [number]]
+        return replace(self, target=one, targets=targets, predicted=predicted, calibration=intervals)
 
     def scores(self) -> dict[str, float]:
         """Return RMSE, MAE, R² and Spearman's rank correlation; of several numbers the means."""
@@ -238,35 +253,6 @@ class OfNumbers(Predictions):
 
 
 KINDS: dict[str, type[Predictions]] = {"multiclass": OfClasses, "multilabel": OfLabels, "regression": OfNumbers}
-
-
-def bootstrap(
-    weight_N: np.ndarray, columns: int, score_of_draws: Callable[[np.ndarray], np.ndarray]
-) -> tuple[float, float] | None:
-    """Return the 2.5th and 97.5th percentile of a score over draws of as many samples, with replacement.
-
-    Args:
-        weight_N: The weight of each sample.
-        columns: How many values a sample has.
-        score_of_draws: Returns the score (D,) of draws, by what each sample weighs in them, (N, D).
-
-    Returns:
-        The bounds; None for too much data, or a score that is not defined.
-    """
-    count = len(weight_N)
-    if not 2 <= count * columns <= MOST_DRAWN:
-        return None
-    rng = np.random.default_rng(0)
-    at_once = max(1, 1_000_000 // count)
-    found = []
-    for start in range(0, DRAWS, at_once):
-        drawn_DN = rng.integers(count, size=(min(at_once, DRAWS - start), count))
-        times_ND = np.stack([np.bincount(drawn_N, minlength=count) for drawn_N in drawn_DN], axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found.append(score_of_draws(times_ND * weight_N[:, None]))
-    defined = np.concatenate(found)
-    defined = defined[np.isfinite(defined)]
-    return (float(np.quantile(defined, 0.025)), float(np.quantile(defined, 0.975))) if len(defined) else None
 
 
 def average_precision_of_draws(predicted_N: np.ndarray, has_N: np.ndarray, weight_ND: np.ndarray) -> np.ndarray:
@@ -302,21 +288,6 @@ def precision_recall_f1(
     said_K, has_K = weight_N @ said_NK, weight_N @ has_NK
     with np.errstate(invalid="ignore"):
         return right_K / said_K, right_K / has_K, 2 * right_K / (said_K + has_K)
-
-
-def calibration(sure_N: np.ndarray, right_N: np.ndarray, weight_N: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the expected calibration error, and the share that is right in each bin, (B,); NaN of an empty one.
-
-    It is Σ_b n_b / N · |right_b − sure_b| over 15 bins of equal width (Guo et al. 2017). (Not by torchmetrics, which
-    shows no bins, and puts a confidence of 1, frequent in float32, into a sixteenth.)
-    """
-    bin_N = np.clip(np.ceil(sure_N * BINS).astype(int) - 1, 0, BINS - 1)
-    weight_B = np.bincount(bin_N, weight_N, BINS)
-    right_B = np.bincount(bin_N, right_N * weight_N, BINS)
-    sure_B = np.bincount(bin_N, sure_N * weight_N, BINS)
-    error = np.abs(right_B - sure_B).sum() / weight_N.sum()
-    with np.errstate(invalid="ignore"):
-        return float(error), right_B / weight_B
 
 
 class Ranked(NamedTuple):

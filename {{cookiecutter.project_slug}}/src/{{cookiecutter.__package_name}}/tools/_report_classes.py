@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.reliability import BINS, DRAWS
 from . import _report_figures as shared
 from . import _samples
 from ._page import figure, figures, note, table
-from ._predictions import BINS, DRAWS, OfClasses, rankings
+from ._predictions import OfClasses, rankings
 from ._report_figures import MANY
 from ._results import Run
 from ._words import NOUN, ONE
@@ -45,7 +46,7 @@ def evaluation(p: OfClasses) -> str:
     return (
         f"<h3>Confusion matrix</h3>{figures(confusion(p, False), confusion(p, True))}{confusions(p)}"
         f"<h3>Classes</h3>{classes(p)}<h3>Each class against the rest</h3>{figures(*of_rank)}"
-        f"<h3>Calibration</h3>{figures(*reliability(p))}"
+        f"<h3>Calibration</h3>{figures(*reliability(p))}{shared.calibration_scores(p)}"
     )
 
 
@@ -86,11 +87,13 @@ def classes(p: OfClasses) -> str:
 
 def reliability(p: OfClasses) -> Iterator[tuple[Any, str]]:
     """Draw how often the network is right where it is how sure, and how sure it is how often."""
-    error, accuracy_B = p.calibration()
-    sure, accuracy = float(p.confidence_N.mean()), float(p.hit_N.mean())
-    means = f"mean confidence {sure:.3f}, accuracy {accuracy:.3f}: {'over' if sure > accuracy else 'under'}-confident"
-    canvas = shared.reliability(accuracy_B, "confidence", "accuracy")
-    yield canvas, f"Expected calibration error {error:.3f} ({BINS} bins of equal width, Guo et al. 2017); {means}."
+    for stage, of_stage in p.before_and_after().items():
+        error, accuracy_B = of_stage.calibration_error()
+        sure, accuracy = float(of_stage.confidence_N.mean()), float(of_stage.hit_N.mean())
+        how = "over" if sure > accuracy else "under"
+        means = f"mean confidence {sure:.3f}, accuracy {accuracy:.3f}: {how}-confident"
+        canvas = shared.reliability(accuracy_B, "confidence", "accuracy", stage)
+        yield canvas, f"Expected calibration error {error:.3f} ({BINS} bins of equal width, Guo et al. 2017); {means}."
     canvas, axes = figure(4.2, 3.2)
     both = [p.confidence_N[p.hit_N], p.confidence_N[~p.hit_N]]
     edges = np.linspace(0, 1, BINS + 1)

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.calibrating import with_interval
+from ..engine.reliability import BINS, SCORES, compared
 from ..engine.splits import SPLITS
 from ._page import INK, curve, figure, figures, label, note, table
-from ._predictions import BINS, Ranked
+from ._predictions import OfClasses, OfLabels, Ranked
 from ._results import Run
 from ._words import NOUN
 
@@ -105,15 +107,36 @@ def worst_of(by_name: dict[int, float], most: int = 4) -> list[int]:
     return sorted(by_name, key=by_name.__getitem__)[:most]
 
 
-def reliability(right_B: np.ndarray, x_name: str, y_name: str) -> Any:
-    """Draw how often something is right in each bin of how sure the network is."""
+def reliability(right_B: np.ndarray, x_name: str, y_name: str, stage: str = "") -> Any:
+    """Draw how often something is right in each bin of how sure the network is, before or after calibration."""
     edges = np.linspace(0, 1, BINS + 1)
     canvas, axes = figure(4.2, 3.2)
+    if stage:
+        axes.set_title(f"{stage} calibration", fontsize="medium")
     axes.bar(edges[:-1], right_B, 0.92 / BINS, align="edge", color="C0", label=y_name)
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.9, linestyle="--", label=f"{y_name} = {x_name}")
     axes.set(xlabel=x_name, ylabel=y_name, xlim=(0, 1), ylim=(0, 1.02))
     canvas.legend(loc="outside upper center", ncols=2)
     return canvas
+
+
+def calibration_scores(p: OfClasses | OfLabels) -> str:
+    """Show the scores of probabilities before calibration and after it, with their intervals."""
+    known = p.before_and_after()
+    _, targets, weight_N = p.counted
+    scores = compared(p.target, targets, weight_N, **{stage or "now": of.counted[0] for stage, of in known.items()})
+    rows = []
+    for stage, of_stage in scores.items():
+        cells = [with_interval(score) for score in of_stage.values()]
+        rows.append([{"now": "as predicted"}.get(stage, f"{stage} calibration"), *cells])
+    text = (
+        "In brackets the 95 % interval of a bootstrap. NLL: negative log-likelihood; Brier: the mean square of what a "
+    )
+    text += "probability is off. Less is better."
+    if len(rows) > 1:
+        text = f"By the {p.calibration} that validation gave. {text}"
+        text += " On validation, where it was fitted, it flatters." if p.settled_here else ""
+    return table(["probabilities", *SCORES], rows) + note(text)
 
 
 def bars(run: Run, noun: str) -> tuple[Any, np.ndarray]:

@@ -1,14 +1,15 @@
 """What the report shows of several labels: scores of each, thresholds, labels together, the worst samples."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from ..engine.reliability import DRAWS, calibration
 from . import _report_figures as shared
 from . import _samples
 from ._page import INK, cell, figure, figures, note, shortened, table
-from ._predictions import DRAWS, OfLabels, calibration, rankings, ranks
+from ._predictions import OfLabels, rankings, ranks
 from ._report_figures import MANY
 from ._results import Run
 from ._words import A_ONE, NOUN, ONE
@@ -43,7 +44,8 @@ def evaluation(p: OfLabels) -> str:
         f"<h3>Labels</h3>{by_label(p)}",
         f"<h3>Thresholds</h3>{figures(f1_by_threshold(p), precision_and_recall(p))}",
         f"<h3>Labels together</h3>{together(p)}" if len(p.labels) > 1 else "",
-        f"<h3>Labels of {A_ONE}, and calibration</h3>{figures(labels_per_sample(p), reliability(p))}",
+        f"<h3>Labels of {A_ONE}, and calibration</h3>{figures(labels_per_sample(p), *reliability(p))}",
+        shared.calibration_scores(p),
     ]
     return "".join(parts)
 
@@ -170,15 +172,19 @@ def confusions(p: OfLabels, most: int = 10) -> str:
     return table(header, rows) if rows else note(f"No {ONE} misses one label and is said to have another instead.")
 
 
-def reliability(p: OfLabels) -> tuple[Any, str]:
+def reliability(p: OfLabels) -> Iterator[tuple[Any, str]]:
     """Draw how often labels are there of which the network says how probable they are."""
     weight_N = np.repeat(p.weight_N, len(p.labels))
-    error, share_B = calibration(p.predicted.ravel(), p.has_NK.ravel(), weight_N)
-    canvas = shared.reliability(share_B, "probability", "share")
-    sure = float(np.average(p.predicted.ravel(), weights=weight_N))
     share = float(np.average(p.has_NK.ravel(), weights=weight_N))
-    means = f"mean probability {sure:.3f}, share that is there {share:.3f}"
-    return canvas, f"How often a label is there that is so probable, all labels together: error {error:.3f}; {means}."
+    for stage, of_stage in p.before_and_after().items():
+        error, share_B = calibration(of_stage.predicted.ravel(), p.has_NK.ravel(), weight_N)
+        canvas = shared.reliability(share_B, "probability", "share", stage)
+        sure = float(np.average(of_stage.predicted.ravel(), weights=weight_N))
+        means = f"mean probability {sure:.3f}, share that is there {share:.3f}"
+        yield (
+            canvas,
+            f"How often a label is there that is so probable, all labels together: error {error:.3f}; {means}.",
+        )
 
 
 def examples(p: OfLabels, data: Any, most: int = 12) -> str:

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..engine.calibrating import covered
+from ..engine.calibration import OfNumbers as Intervals
+from ..engine.reliability import DRAWS
 from . import _report_figures as shared
 from . import _samples
 from ._page import INK, amount, cell, figure, figures, label, note, table
-from ._predictions import DRAWS, OfNumbers
+from ._predictions import OfNumbers
 from ._report_figures import SPLIT_NAMES
 from ._results import Run
 from ._words import NOUN, ONE
@@ -20,6 +23,7 @@ DENSE = 1000  # points from which on their number is drawn
 DRAWN = 6  # numbers that have figures
 BINS = 10  # of the true values
 IN_A_BIN = 10  # samples, at least
+LEVELS = (0.5, 0.8, 0.9, 0.95)  # of intervals
 
 
 def cards(split: str, p: OfNumbers) -> list[tuple[str, str, str]]:
@@ -65,7 +69,30 @@ def of_one(p: OfNumbers) -> str:
     """The figures of one number, and its error by bin."""
     [name] = p.target.names
     drawn = (predicted_against_true(p), residuals(p), residuals_against_predicted(p), error_by_bin(p))
-    return f"<h3>{escape(name)}</h3>{figures(*drawn)}{table_of_bins(bins(p))}"
+    return f"<h3>{escape(name)}</h3>{figures(*drawn)}{table_of_bins(bins(p))}{intervals(p)}"
+
+
+def intervals(p: OfNumbers) -> str:
+    """Show how wide the intervals of several levels are, and how often those hold the true number."""
+    of = p.calibration
+    if not isinstance(of, Intervals):
+        return ""
+    levels = [level for level in LEVELS if level <= of.highest]
+    if not levels:
+        return note(f"{of.samples} validation {NOUN} are too few for an interval.")
+    rows, [name] = [], p.target.names
+    predicted, targets, _ = p.counted
+    for level in levels:
+        [half] = of.half_widths(level)
+        width = f"a factor of {amount(float(np.exp(half)))}" if p.target.log else f"± {amount(float(half))}"
+        found = covered(of, targets, predicted, level)[name]
+        share = f"{found['share']:.1%}"
+        if not p.settled_here:
+            share += " ({:.1%} to {:.1%})".format(*found["interval"])
+        rows.append([f"{level:.0%}", width, share])
+    text = f"Intervals by the residuals of {of.samples:,} validation {NOUN} (split conformal; predict --interval 0.9)"
+    text += ", which these are." if p.settled_here else "; in brackets the exact 95 % interval of each share."
+    return table(["interval", "width", "holds the true number"], rows) + note(text)
 
 
 def scatter(axes: Any, x_N: np.ndarray, y_N: np.ndarray, x_scale: str, y_scale: str) -> str:

@@ -13,12 +13,11 @@ metadata.json           the target, sizes, hashes, versions, and how each file d
 The first four carry metadata.json's facts, too. Where a probability of model.onnx or model.pt2 differs from the
 checkpoint's by more than 1e-4 (a value by 1e-4 of the targets' standard deviation), the command fails: the files go to
 export-failed/, and an export/ of earlier stays.
-``--opset N`` writes another version of ONNX's operators than 20. Needs the extra ``export``. Other flags are those of
-``validate``.
+``--calibrate true`` makes the temperature of calibration.json part of the models. ``--opset N`` writes another version
+of ONNX's operators than 20. Needs the extra ``export``. Other flags are those of ``validate``.
 """
 
 import argparse
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -32,15 +31,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..cli import CLI
 from ..engine import signals
+from ..engine.calibrating import needed, sha256
+from ..engine.calibration import OfProbabilities
 from ..engine.files import write
 from ..engine.loading import Batch
 from ..engine.mistakes import Mistake, RunFailed, require
-from ..engine.parser import Options
+from ..engine.parser import Options, truth
 from ..engine.targets import Classes, Target
 from . import _exported
 from ._page import aligned, check_packages
@@ -74,11 +75,11 @@ class OnCPU(CLI):
         """Let a run that was trained without validation be exported, too."""
 
 
-def facts(cli: CLI, opset: int) -> dict[str, Any]:
+def facts(cli: CLI, opset: int, calibration: OfProbabilities | None) -> dict[str, Any]:
     """Describe what is exported, as values of JSON."""
     assert cli.source
     model, data, target = cli.model, cli.datamodule, cli.datamodule.target
-    thresholds = target.thresholds(model.settled)
+    thresholds = target.thresholds(calibration.settled(model.settled) if calibration else model.settled)
     return {
         "target": target.as_dict(),
         **({"class_names": target.names} if isinstance(target, Classes) else {}),
@@ -87,8 +88,9 @@ def facts(cli: CLI, opset: int) -> dict[str, Any]:
         **_scale(model),
         "network": model.hparams.network,
         "checkpoint": cli.source.checkpoint.name,
-        "checkpoint_sha256": _sha256(cli.source.checkpoint),
-        "manifest_sha256": _sha256(data.manifest_path),
+        "checkpoint_sha256": sha256(cli.source.checkpoint),
+        "manifest_sha256": sha256(data.manifest_path),
+        **({"temperature": calibration.temperature} if calibration else {}),  # inside the models
         "opset": opset,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
     }
@@ -101,11 +103,6 @@ def _scale(model: Any) -> dict[str, Any]:
     scale = model.standardised
     mean = (scale.centre_T.double() + scale.centre_rest_T.double()).tolist()
     return {"standardised": {"mean": mean, "deviation": scale.scale_T.tolist(), "log": scale.log}}
-
-
-def _sha256(path: str | Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -129,11 +126,12 @@ def refused(network: str, cannot: str, remedy: str) -> Iterator[None]:
         ) from error
 
 
-def write_models(model: Any, data: Any, about: dict[str, Any], folder: Path) -> None:
+def write_models(model: Any, calibrates: nn.Module, data: Any, about: dict[str, Any], folder: Path) -> None:
     """Write model.onnx, model.pt2 and model.safetensors.
 
     Args:
         model: The model.
+        calibrates: What its predictions go through.
         data: The data module.
         about: What they say of themselves.
         folder: Where they go.
@@ -151,7 +149,8 @@ def write_models(model: Any, data: Any, about: dict[str, Any], folder: Path) -> 
     any_number = tuple({0: batch} for _ in inputs)
     remedy = "its forward must not decide by the values of tensors."
     with torch.no_grad(), refused(type(model.network).__name__, "exported", remedy):
-        program = torch.export.export(_exported.Predict(model).eval(), (*inputs.values(),), dynamic_shapes=any_number)
+        whole = _exported.Predict(model, calibrates).eval()
+        program = torch.export.export(whole, (*inputs.values(),), dynamic_shapes=any_number)
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # names the folders of this machine
         exported: Any = torch.onnx.export(
@@ -252,7 +251,9 @@ def compared_on(data: Any) -> tuple[str, tuple[list[str], np.ndarray]]:
     return split, data.manifest.splits[split]
 
 
-def runners(model: Any, data: Any, about: dict[str, Any], folder: Path) -> dict[str, Callable[[Batch], np.ndarray]]:
+def runners(
+    model: Any, calibrates: nn.Module, data: Any, about: dict[str, Any], folder: Path
+) -> dict[str, Callable[[Batch], np.ndarray]]:
     """Return what gives probabilities_NK: the checkpoint, and each file as another program loads it."""
     import onnxruntime
 
@@ -268,7 +269,7 @@ def runners(model: Any, data: Any, about: dict[str, Any], folder: Path) -> dict[
     keys, _ = compared_on(data)[1]
     read = _exported.from_files(data, about, keys, folder)
     return {
-        "checkpoint": lambda batch: model.predict(batch.x).numpy(),
+        "checkpoint": lambda batch: calibrates(model.predict(batch.x)).numpy(),
         "model.pt2": lambda batch: program(*_exported.inputs(batch.x, data).values()).numpy(),
         **{name: lambda batch, run=run: run(arrays(batch.x, data)) for name, run in sessions.items()},
         "from files": lambda batch: sessions["model.onnx"](read(batch.position.tolist())),
@@ -276,7 +277,7 @@ def runners(model: Any, data: Any, about: dict[str, Any], folder: Path) -> dict[
 
 
 @torch.no_grad()
-def compare(model: Any, data: Any, about: dict[str, Any], folder: Path) -> Figures:
+def compare(model: Any, calibrates: nn.Module, data: Any, about: dict[str, Any], folder: Path) -> Figures:
     """Score the checkpoint and every file on the validation split, or on the training split where there is none.
 
     Returns:
@@ -284,9 +285,9 @@ def compare(model: Any, data: Any, about: dict[str, Any], folder: Path) -> Figur
         standard deviations), the share of samples that get the same class or labels, the target's score, and samples a
         second on this machine's processor. "from files" is model.onnx with preprocessing.py.
     """
-    runs = runners(model, data, about, folder)
-    target = data.target
-    measure = target.measure(model.settled)
+    runs = runners(model, calibrates, data, about, folder)
+    target, settled = data.target, about.get("thresholds")
+    measure = target.measure(settled)
     split, samples = compared_on(data)
     dataset = data.dataset(*samples, data.manifest.weights.get(split))
     found: dict[str, list[np.ndarray]] = {name: [] for name in runs}
@@ -309,7 +310,7 @@ def compare(model: Any, data: Any, about: dict[str, Any], folder: Path) -> Figur
     for name, parts in found.items():
         given = np.concatenate(parts)
         path = folder / name
-        same = target.alike(given, expected, model.settled)
+        same = target.alike(given, expected, settled)
         figures[name] = {
             "bytes": path.stat().st_size if path.is_file() else None,
             "largest_difference": float(target.differences(given, expected, data.train_targets).max()),
@@ -380,6 +381,8 @@ def main(args: list[str]) -> None:
     parser.add_argument("--int8", action=argparse.BooleanOptionalAction, default=_exported.INT8, help=about_int8)
     about_opset = f"The version of ONNX's operators, for a runtime that wants another (default: {OPSET})."
     parser.add_argument("--opset", type=int, default=OPSET, metavar="N", help=about_opset)
+    about_calibrate = "Whether the models give calibrated probabilities (default: false)."
+    parser.add_argument("--calibrate", type=truth, default=False, metavar="true", help=about_calibrate)
     options, flags = parser.parse_known_args(args)
     check_packages("export", "export", "onnx", "onnxruntime", "onnxscript")
     _check_opset(options.opset)
@@ -387,12 +390,18 @@ def main(args: list[str]) -> None:
     cli = OnCPU(["validate", *flags])
     assert cli.run
     model, data = cli.model.eval(), cli.datamodule
-    about = facts(cli, options.opset)
+    calibration, calibrates = None, nn.Identity()
+    if options.calibrate:
+        assert cli.source
+        calibration = needed(cli.run, cli.source.checkpoint, "--calibrate=true").of
+        assert isinstance(calibration, OfProbabilities)
+        calibrates = calibration.module(model.settled)
+    about = facts(cli, options.opset, calibration)
     export = cli.run.export
     failed = export.with_name("export-failed")
     with folder_beside(export) as folder:
         steps = {
-            "trace": lambda: write_models(model, data, about, folder),
+            "trace": lambda: write_models(model, calibrates, data, about, folder),
             "example": lambda: _exported.write_example(about, folder),
         }
         if options.int8:
@@ -400,7 +409,7 @@ def main(args: list[str]) -> None:
         for name, step in (bar := tqdm(steps.items(), leave=False)):
             bar.set_description(name)
             step()
-        figures = compare(model, data, about, folder)
+        figures = compare(model, calibrates, data, about, folder)
         worst = float(np.max([figures[name]["largest_difference"] for name in ("model.onnx", "model.pt2")]))
         same = worst <= TOLERANCE  # not so where it is no number
         write(folder / "metadata.json", json.dumps({**about, "parity": same, "figures": figures}, indent=1) + "\n")

@@ -5,6 +5,7 @@
     report RUN RUN ...              what differs between runs, as comparison.html
     report --ckpt_path FILE         a run with another checkpoint than its best
 
+``--calibrate true`` shows probabilities as calibration.json has them; how far they are calibrated is shown in any case.
 The validation split is scored anew, with the flags of ``validate``, which come after the folders; the test split is
 shown as ``test`` saved it. Needs matplotlib and jinja2 (the extra ``report``).
 """
@@ -12,6 +13,7 @@ shown as ``test`` saved it. Needs matplotlib and jinja2 (the extra ``report``).
 import os
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from itertools import takewhile
 from pathlib import Path
@@ -23,10 +25,11 @@ from tqdm import tqdm
 
 from ..cli import CLI
 from ..engine import PACKAGE, runs
+from ..engine.calibrating import Kept, find, needed, tested_checkpoint
 from ..engine.endings import is_refusal
 from ..engine.files import read_text, reading
 from ..engine.mistakes import Mistake
-from ..engine.parser import Options
+from ..engine.parser import Options, truth
 from ..engine.resume import SILENT
 from ..engine.targets import Target
 from . import _page as page
@@ -56,14 +59,17 @@ def main(args: list[str]) -> None:
     results.add_run_options(parser)
     parser.add_argument("--ckpt_path", help="the checkpoint to score: best, last or a file in a run's folder")
     parser.add_argument("--output", type=Path, help="the page; RUN/report.html or comparison.html unless given")
+    about = "whether to show calibrated probabilities (default: false)"
+    parser.add_argument("--calibrate", type=truth, default=False, metavar="true", help=about)
     options, flags = parser.parse_known_args(args[len(folders) :])
     of_a_file = options.ckpt_path not in (None, "best", "last")
     if not folders:
         chosen = runs.Run.of(options.ckpt_path) if of_a_file else runs.latest(options.run_root, options.name)
         folders = [chosen.folder]
     found = [Run(folder) for folder in dict.fromkeys(folders)]
-    if len(found) > 1 and (flags or options.ckpt_path):
+    if len(found) > 1 and (flags or options.ckpt_path or options.calibrate):
         given = [*flags, *([f"--ckpt_path={options.ckpt_path}"] if options.ckpt_path else [])]
+        given += ["--calibrate=true"] if options.calibrate else []
         raise Mistake(f"{' '.join(given)} has no effect on a comparison, which scores nothing anew; leave it out.")
     if of_a_file:
         owner = runs.Run.of(Path(options.ckpt_path).absolute())
@@ -81,7 +87,7 @@ def main(args: list[str]) -> None:
     print(f"report: of {', '.join(str(run.folder) for run in found)}")
     for run in found:
         print(f"its {NOUN}: {run.setting(f'data.{CLI.data_module.places[0]}', '')}")
-    parts = compare(found) if len(found) > 1 else show(found[0], flags, options.ckpt_path)
+    parts = compare(found) if len(found) > 1 else show(found[0], flags, options.ckpt_path, options.calibrate)
     with tqdm(parts, "report", leave=False) as bar:
         sections = [Section(title, draw()) for title, draw in bar]
     title = found[0].name if len(found) == 1 else f"{len(found)} runs"
@@ -89,7 +95,7 @@ def main(args: list[str]) -> None:
     print(f"report: {output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 
-def show(run: Run, flags: list[str], choice: str | None) -> Parts:
+def show(run: Run, flags: list[str], choice: str | None, calibrate: bool = False) -> Parts:
     """Score the validation split; returns the sections of the page of one run."""
     kept = {None: run.checkpoint, "best": run.best, "last": run.last}
     checkpoint = kept.get(choice, choice)
@@ -106,6 +112,12 @@ def show(run: Run, flags: list[str], choice: str | None) -> Parts:
             validation = f"The validation split could not be scored: {str(error).strip().splitlines()[-1]}"
             print(f"report: {validation}")
     tested = run.tested()
+    if checkpoint is not None:
+        path = Path(checkpoint)
+        kept = needed(run, path, "--calibrate=true") if calibrate else calibration_of(run, path)
+        validation = with_calibration(validation, kept, calibrate)
+        if kept is not None and kept.checkpoint == tested_checkpoint(run):
+            tested = with_calibration(tested, kept, calibrate)
     return [
         ("Summary", lambda: summary(run, validation, tested)),
         ("What to look at", lambda: findings(run)),
@@ -117,6 +129,23 @@ def show(run: Run, flags: list[str], choice: str | None) -> Parts:
         ("Timing", lambda: timing(run)),
         ("Reproduce", lambda: reproduce(run)),
     ]
+
+
+def calibration_of(run: Run, checkpoint: Path) -> Kept | None:
+    """Return what is kept of a checkpoint, if that can be read."""
+    try:
+        return find(run, checkpoint)
+    except Mistake as error:
+        print(f"report: {error}")
+        return None
+
+
+def with_calibration(p: Predictions | str, kept: Kept | None, calibrate: bool) -> Predictions | str:
+    """Return predictions with what calibrates them, or calibrated by it."""
+    if isinstance(p, str) or kept is None or p.target != kept.of.target:
+        return p
+    p = replace(p, calibration=kept.of)
+    return p.calibrated() if calibrate else p
 
 
 def summary(run: Run, validation: Predictions | str, tested: Predictions | str) -> str:
@@ -134,6 +163,7 @@ def summary(run: Run, validation: Predictions | str, tested: Predictions | str) 
         header = ["split", NOUN, *p.scores()]
         rows.append([split, len(p.paths), *views.score_cells(p)])
         shown += views.cards(split, p)
+        remarks |= {CALIBRATED if p.uncalibrated is not None else "": None}
         remarks |= {views.remark(p): None, WEIGHTED if p.weights is not None else "": None}
     if best := run.best_validation:
         shown.append((f"Best {run.monitor}", f"{best.value:.4f}", f"epoch {run.epoch(best.step)}, step {best.step:,}"))
@@ -154,6 +184,7 @@ def failure(run: Run) -> str:
     return note(f"The run failed: {run.error}") + (traceback if run.traceback else "")
 
 
+CALIBRATED = "Probabilities are calibrated (--calibrate true); no decision is another one."
 WEIGHTED = f"The samples have weights, which count in the scores; numbers of {NOUN} are without them."
 
 

@@ -26,18 +26,18 @@ INT8 = False  # whether model.int8.onnx is written unless told
 
 
 class Predict(nn.Module):
-    """What is exported: all that the model's ``predict`` does, from raw columns to predictions (float32)."""
+    """What is exported: all that the model's ``predict`` does, calibrated: raw columns → predictions (float32)."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, calibrates: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.calibrates = model, calibrates
 
     def forward(self, columns: Tensor, categories: Tensor | None = None) -> Tensor:
         """Predict of numbers and categories, or of those that there are."""
         x_NF = columns.float()  # codes are below 2^24, which 32 bits hold
         if categories is not None:
             x_NF = torch.cat([x_NF, categories.float()], 1)
-        return self.model.predict(x_NF).float()
+        return self.calibrates(self.model.predict(x_NF).float())
 
 
 def inputs(x_NF: Tensor, data: Any) -> dict[str, Tensor]:
