@@ -22,7 +22,7 @@ OF_IMAGES = """
     configs/tasks configs/recipes/baseline.yaml configs/recipes/finetune.yaml
     configs/recipes/small_data.yaml engine/backbone.py engine/builtin.py engine/cache.py engine/columns.py
     engine/contents.py engine/decoding.py engine/folders.py engine/image_files.py engine/images.py engine/labels.py
-    engine/looks.py engine/places.py tools/_near_copies.py tools/preview.py tools/smote.py
+    engine/looks.py engine/places.py tools/_looked.py tools/_near_copies.py tools/preview.py tools/smote.py
 """.split()
 OF_TABLES = """
     engine/arrow.py engine/builtin_tables.py engine/encoding.py engine/heads.py engine/kinds.py engine/leaks.py

@@ -52,7 +52,7 @@ LAUNCH = ("Dockerfile", "kubernetes.yaml", "skypilot.yaml", "slurm.sh", "torchru
 PAGES = ("data", "machines", "resuming", "techniques")
 RECIPES = ("imbalanced", "long_schedule", "stabilise")
 RECIPES_OF = {"images": ("baseline", "finetune", "small_data"), "table": ("tabular", "tabular_strong")}
-TOOL_FILES_OF = {"images": ("_near_copies.py", "preview.py", "smote.py"), "table": ("_preprocessing.py",)}
+TOOL_FILES_OF = {"images": ("_looked.py", "_near_copies.py", "preview.py", "smote.py"), "table": ("_preprocessing.py",)}
 TABLES = ("diabetes", "table", "california")
 
 
