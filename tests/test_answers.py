@@ -22,8 +22,8 @@ YOURS = """
 ENGINE = """
     __init__ batches cells checkpoints commands configs delimited endings factories fallible fast faults files guard
     internals keepers launches loading loggers metrics mistakes optimizers output parser per_sample predictions
-    preemption ranks remote resume rules runs sampling schema scores signals splits stages steps submission targets
-    task together watching weights workers
+    preemption quantisation ranks remote resume rules runs sampling schema scores signals splits stages steps submission
+    targets task together watching weights workers
 """.split()
 ENGINE_OF = {
     "images": """
@@ -37,8 +37,8 @@ TEST_FILES = "conftest sandbox suites test_loggers test_losses test_ranks test_s
 TEST_FILES_OF = {
     "images": """
         test_data test_folders test_guard test_internals test_labels test_launches test_mistakes test_model test_pixels
-        test_reading test_remote test_resume test_run test_schedules test_scores test_speed test_stop test_targets
-        test_techniques test_weights
+        test_quantisation test_reading test_remote test_resume test_run test_schedules test_scores test_speed test_stop
+        test_targets test_techniques test_weights
     """.split(),
     "table": "test_augment test_encoding test_model test_networks test_rows test_tables".split(),
 }
@@ -51,7 +51,7 @@ TOOL_FILES = """
 LAUNCH = ("Dockerfile", "kubernetes.yaml", "skypilot.yaml", "slurm.sh", "torchrun.sh")
 PAGES = ("data", "machines", "resuming", "techniques")
 RECIPES = ("imbalanced", "long_schedule", "stabilise")
-RECIPES_OF = {"images": ("baseline", "finetune", "small_data"), "table": ("tabular", "tabular_strong")}
+RECIPES_OF = {"images": ("baseline", "finetune", "qat", "small_data"), "table": ("tabular", "tabular_strong")}
 TOOL_FILES_OF = {"images": ("_looked.py", "_near_copies.py", "preview.py", "smote.py"), "table": ("_preprocessing.py",)}
 TABLES = ("diabetes", "table", "california")
 
