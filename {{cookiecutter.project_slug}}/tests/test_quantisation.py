@@ -164,7 +164,7 @@ def test_averaged_weights_are_rounded_too_and_the_recipe_starts_from_a_run(train
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--model.compile=true",), "quantisation-aware training + compile"),
+        (("--model.compile=true",), "give --model.compile false"),
         (("--callbacks.qat.momentum=0",), "--callbacks.qat.momentum=0.0 is out of range"),
     ],
 )

@@ -9,7 +9,6 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from .engine.factories import recipe
 from .engine.internals import finds_unused_parameters, synchronises_batch_norm
-from .engine.quantisation import QuantisationAware
 from .engine.rules import Rule
 from .engine.stages import BATCH_NORMS, stages
 from .losses import Focal, LogitAdjusted
@@ -140,14 +139,6 @@ RULES = [
         True,
         "the loaded weights would replace the drawn ones; drop one",
         lambda model, data, trainer: bool(model.hparams.weights and model.hparams.init),
-    ),
-    Rule(
-        "quantisation-aware training + compile",
-        True,
-        "what is rounded follows the batches, which torch.compile would freeze; --model.compile false",
-        lambda model, data, trainer: (
-            model.hparams.compile and any(isinstance(callback, QuantisationAware) for callback in trainer.callbacks)
-        ),
     ),
     Rule(
         "gradual unfreezing + plain DDP",

@@ -181,6 +181,11 @@ class QuantisationAware(Callback):
         """Put the roundings in, once, and say what is not rounded."""
         if self.undo:
             return
+        if pl_module.hparams.get("compile"):
+            raise Mistake(
+                "--model.compile=true compiles the network once, and what --callbacks.qat rounds follows the batches, "
+                "so it would be rounded wrongly; give --model.compile false."
+            )
         model, data = pl_module, getattr(trainer, "datamodule", None)
         network: Any = model.network
         assert data is not None

@@ -37,7 +37,8 @@ def heat(model: Any, x_NCHW: Tensor, outputs: Sequence[int]) -> np.ndarray:
     try:
         from captum.attr import LayerAttribution, LayerGradCam
     except ImportError as error:
-        raise NotShown(f"it needs the package {error.name}, the extra explain: pip install -e '.[explain]'") from error
+        package = str(error.name).partition(".")[0]
+        raise NotShown(f"it needs the package {package}, the extra explain: pip install -e '.[explain]'") from error
 
     network = model.network
     with _evaluated(network):
