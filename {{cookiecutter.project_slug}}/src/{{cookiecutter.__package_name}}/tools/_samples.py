@@ -48,7 +48,7 @@ def looked(model: Any, images: Sequence[np.ndarray], outputs: Sequence[int]) -> 
     """Return where a model looked in each image, and what to say of it: why not, where it cannot be told."""
     x_NCHW = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2))
     try:
-        return _looked.heat(model, x_NCHW, outputs), LOOKED
+        return [*_looked.heat(model, x_NCHW, outputs)], LOOKED
     except _looked.NotShown as error:
         return [], f"Where the network looked is not shown: {error}."
 
