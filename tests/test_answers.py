@@ -43,7 +43,8 @@ TEST_FILES_OF = {
     "table": "test_augment test_encoding test_model test_networks test_rows test_tables".split(),
 }
 TOOL_FILES = """
-    __init__.py _baseline_models.py _baselines.py _checks.py _example.py _exported.py _findings.py _flags.py _page.py
+    __init__.py _baseline_models.py _baselines.py _checks.py _example.py _exported.py _findings.py _flags.py
+    _integers.py _page.py
     _predictions.py _report_classes.py _report_figures.py _report_labels.py _report_numbers.py _results.py _samples.py
     _space.py _words.py baseline.py crossval.py diagnose.py export.py lr_range.py page.html page.mplstyle report.py
     space.yaml tune.py verify.py
