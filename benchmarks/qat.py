@@ -11,6 +11,7 @@ et al. 2017), which quantising is known to hurt. Writes results/qat.md with pair
 """
 
 import argparse
+import inspect
 import os
 import sys
 import tempfile
@@ -84,17 +85,17 @@ def scores(export: Path, data: Any, split: str) -> dict[str, np.ndarray]:
 
 def measure(folder: Path, name: str, seed: int, split: str) -> np.ndarray:
     """Train, train on with and without rounding, and export; returns the scores of each way, (5, 2)."""
+    import my_project.networks as networks  # pyright: ignore[reportMissingImports]
+    import my_project.tools.export as export  # pyright: ignore[reportMissingImports]
     from lightning.pytorch import Trainer, seed_everything
     from my_project.data import ImageData  # pyright: ignore[reportMissingImports]
     from my_project.engine.keepers import BestCheckpoint  # pyright: ignore[reportMissingImports]
     from my_project.engine.quantisation import QuantisationAware  # pyright: ignore[reportMissingImports]
     from my_project.model import Classifier  # pyright: ignore[reportMissingImports]
-    from my_project.networks import SmallCNN  # pyright: ignore[reportMissingImports]
-    from my_project.tools import export  # pyright: ignore[reportMissingImports]
     from torch.optim import AdamW
 
     images, epochs = SETS[name]
-    network = Separable if name == "separable" else partial(SmallCNN, width=8)
+    network = networks.Separable if name == "separable" else partial(networks.SmallCNN, width=8)
     quiet: dict[str, Any] = {"logger": False, "accelerator": "cpu", "enable_progress_bar": False}
     quiet |= {"enable_model_summary": False, "gradient_clip_val": 1.0}
     first = folder / f"{name}-{seed}/first"
@@ -153,6 +154,8 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="qat-"))
     project = Path(cookiecutter(str(HERE.parent), no_input=True, output_dir=str(folder)))
+    with (project / "src/my_project/networks.py").open("a") as file:  # where a checkpoint may name it
+        file.write("\n\n" + inspect.getsource(Separable))
     sys.path.insert(0, str(project / "src"))
     os.chdir(folder)
     from my_project.engine.builtin import write_digits  # pyright: ignore[reportMissingImports]
