@@ -19,10 +19,10 @@ ANSWERS = json.loads(r"""{{ cookiecutter | jsonify }}""")
 PACKAGE = f"src/{ANSWERS['__package_name']}"
 IS_TABLE = ANSWERS["__kind"] == "table"
 OF_IMAGES = """
-    configs/tasks configs/recipes/baseline.yaml configs/recipes/finetune.yaml
-    configs/recipes/small_data.yaml engine/backbone.py engine/builtin.py engine/cache.py engine/columns.py
-    engine/contents.py engine/decoding.py engine/folders.py engine/image_files.py engine/images.py engine/labels.py
-    engine/looks.py engine/places.py engine/preprocessing.py engine/recomputing.py engine/timm_models.py
+    configs/recipes/baseline.yaml configs/recipes/finetune.yaml configs/recipes/qat.yaml configs/recipes/small_data.yaml
+    configs/tasks engine/backbone.py engine/builtin.py engine/cache.py engine/columns.py engine/contents.py
+    engine/decoding.py engine/folders.py engine/image_files.py engine/images.py engine/labels.py engine/looks.py
+    engine/places.py engine/preprocessing.py engine/recomputing.py engine/timm_models.py tools/_looked.py
     tools/_near_copies.py tools/preview.py tools/smote.py
 """.split()
 OF_TABLES = """
@@ -31,8 +31,8 @@ OF_TABLES = """
     engine/tables.py
 """.split()
 TESTS_OF_IMAGES = """
-    data folders guard internals labels launches mistakes model pixels preprocessing reading remote resume run
-    schedules scores speed stop targets techniques timm weights
+    data folders guard internals labels launches mistakes model pixels preprocessing quantisation reading remote resume
+    run schedules scores speed stop targets techniques timm weights
 """.split()
 OF_OTHER_DATA = {
     **{f"{PACKAGE}/{path}": IS_TABLE for path in OF_IMAGES},

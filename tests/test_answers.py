@@ -22,8 +22,8 @@ YOURS = """
 ENGINE = """
     __init__ batches calibrating calibration cells checkpoints commands configs delimited endings factories fallible
     fast faults files guard internals keepers launches loading loggers metrics mistakes optimizers output parser
-    per_sample predictions preemption ranks reliability remote resume rules runs sampling schema scores signals splits
-    stages steps submission targets task together watching weights workers
+    per_sample predictions preemption quantisation ranks reliability remote resume rules runs sampling schema scores
+    signals splits stages steps submission targets task together watching weights workers
 """.split()
 ENGINE_OF = {
     "images": """
@@ -38,13 +38,14 @@ TEST_FILES = "conftest sandbox suites test_calibration test_loggers test_losses 
 TEST_FILES_OF = {
     "images": """
         test_data test_folders test_guard test_internals test_labels test_launches test_mistakes test_model test_pixels
-        test_preprocessing test_reading test_remote test_resume test_run test_schedules test_scores test_speed test_stop
-        test_targets test_techniques test_timm test_weights
+        test_preprocessing test_quantisation test_reading test_remote test_resume test_run test_schedules test_scores
+        test_speed test_stop test_targets test_techniques test_timm test_weights
     """.split(),
     "table": "test_augment test_encoding test_model test_networks test_rows test_tables".split(),
 }
 TOOL_FILES = """
-    __init__.py _baseline_models.py _baselines.py _checks.py _example.py _exported.py _findings.py _flags.py _page.py
+    __init__.py _baseline_models.py _baselines.py _checks.py _example.py _exported.py _findings.py _flags.py
+    _integers.py _page.py
     _predictions.py _report_classes.py _report_figures.py _report_labels.py _report_numbers.py _results.py _samples.py
     _space.py _words.py baseline.py crossval.py diagnose.py export.py lr_range.py page.html page.mplstyle report.py
     space.yaml tune.py verify.py
@@ -52,8 +53,8 @@ TOOL_FILES = """
 LAUNCH = ("Dockerfile", "kubernetes.yaml", "skypilot.yaml", "slurm.sh", "torchrun.sh")
 PAGES = ("data", "machines", "resuming", "techniques")
 RECIPES = ("imbalanced", "long_schedule", "stabilise")
-RECIPES_OF = {"images": ("baseline", "finetune", "small_data"), "table": ("tabular", "tabular_strong")}
-TOOL_FILES_OF = {"images": ("_near_copies.py", "preview.py", "smote.py"), "table": ("_preprocessing.py",)}
+RECIPES_OF = {"images": ("baseline", "finetune", "qat", "small_data"), "table": ("tabular", "tabular_strong")}
+TOOL_FILES_OF = {"images": ("_looked.py", "_near_copies.py", "preview.py", "smote.py"), "table": ("_preprocessing.py",)}
 TABLES = ("diabetes", "table", "california")
 
 

@@ -39,6 +39,17 @@ class Choosy(SmallCNN):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return self.head(self.features(x_NCHW if x_NCHW.sum() > 0 else -x_NCHW))
+
+
+class Exotic(SmallCNN):
+    """Uses what ONNX does not have."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        import torch
+
+        logits_NK = super().forward(x_NCHW)
+        return torch.linalg.matrix_exp(logits_NK[:, :, None] * logits_NK[:, None] / 100)[:, 0]
+
 '''
 
 
@@ -270,6 +281,61 @@ def test_a_network_that_does_not_survive_the_export_fails_in_one_line(network, c
         assert not kept["parity"]
         assert worst > 1e-4
         assert f"{worst:.2g}" in done.errors[0]
+
+
+def test_an_operator_that_cannot_be_exported_is_named(images, edited, command, tmp_path):
+    flags = ("--model.network=Exotic", "--trainer.max_epochs=1", "--model.network.width=8")
+    fitted = command(edited, tmp_path, "fit", "--data.root", images, *TINY[1:], *flags)
+    assert fitted.code == 0, fitted.output
+    assert "at the operator aten.linalg_matrix_exp" in command(edited, tmp_path, "export").refusal
+
+
+@pytest.fixture(scope="module")
+def for_integers(trained, images, project, command, tmp_path_factory) -> Path:
+    """A folder with a run that goes on from ``trained`` by quantisation-aware training, and with its export."""
+    folder = tmp_path_factory.mktemp("integers")
+    sizes = ("--data.image_size=8", "--data.stored_size=11", "--data.channels=3", "--model.network.width=8")
+    weights = f"--model.weights={trained / RUN / 'checkpoints/best.ckpt'}"
+    flags = (*TINY[1:], *sizes, "--config=qat", weights, "--callbacks.qat.momentum=0.5", "--trainer.max_epochs=4")
+    predict = ("predict", "--data.predict_root", images)
+    lines = [("fit", "--data.root", images, *flags), ("export",), predict]
+    done = command.each(project, folder, lines)
+    assert not any(each.code for each in done), "".join(each.output for each in done)
+    shutil.copy(folder / RUN / "predictions.csv", folder / "rounded.csv")
+    plain = command(project, folder, *predict, "--callbacks.qat=null")
+    assert plain.code == 0, plain.output
+    (folder / "output").write_text(done[1].output)
+    return folder
+
+
+def test_the_integers_are_those_that_training_rounded_to(for_integers, images):
+    export = for_integers / RUN / "export"
+    assert {path.name for path in export.iterdir()} == FILES
+    figures = json.loads((export / "metadata.json").read_text())["figures"]
+    assert {"model.int8.onnx", "calibrated.int8.onnx"} < set(figures)
+    assert "calibrated.int8.onnx" in (for_integers / "output").read_text()
+    assert figures["model.onnx"]["largest_difference"] < 1e-4
+    kinds = [node.op_type for node in onnx.load(export / "model.int8.onnx").graph.node]
+    assert kinds.count("QuantizeLinear") == 7  # the inputs of six convolutions and of the last layer
+    assert figures["model.int8.onnx"]["bytes"] < 0.6 * figures["model.onnx"]["bytes"]
+    rounded, plain = (rows(path) for path in (for_integers / "rounded.csv", for_integers / RUN / "predictions.csv"))
+    names = ("blue", "green", "red")
+    said_NK, float_NK = (np.array([[float(row[name]) for name in names] for row in each]) for each in (rounded, plain))
+    preprocess = runpy.run_path(str(export / "preprocessing.py"))["preprocess"]
+    images_NCHW = np.stack([preprocess(images / row["path"]) for row in rounded])
+    integers_NK = run_model(export / "model.int8.onnx", images_NCHW)
+    assert np.abs(integers_NK - said_NK).mean() < 0.3 * np.abs(integers_NK - float_NK).mean()
+
+
+def test_a_layer_that_is_not_in_the_exported_graph_is_named(for_integers, project, command, tmp_path):
+    shutil.copytree(for_integers / "runs", tmp_path / "runs")
+    file = tmp_path / RUN / "checkpoints/best.ckpt"
+    content = torch.load(file, weights_only=True)
+    content["ranges"]["features.9.0"] = [[0.0, 1.0]]
+    torch.save(content, file)
+    done = command(project, tmp_path, "export", "--callbacks.qat=null")
+    assert "its layer features.9.0 is no Conv and no Gemm there" in done.refusal
+    assert "export --no-int8" in done.refusal
 
 
 def test_what_is_missing_is_said_in_one_line(edited, command, tmp_path):

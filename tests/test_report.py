@@ -161,6 +161,106 @@ def test_a_page_reads_well_with_two_classes_and_with_a_hundred(count, project, c
     assert ("Classes by number" in page.text) == (count == 100)
 
 
+LOOKED = """
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from my_project.engine.backbone import Backbone
+from my_project.networks import SmallCNN, SmallMLP
+from my_project.tools import _looked
+
+def draw(count, side, seed):
+    # A red or a blue square on grey noise is the class; where it stands is returned, too.
+    rng, edge = np.random.default_rng(seed), side // 4
+    images = rng.integers(60, 100, (count, side, side, 1), dtype=np.uint8).repeat(3, 3)
+    names, places = rng.integers(0, 2, count), np.zeros((count, side, side), bool)
+    for image, name, place in zip(images, names, places):
+        top, left = rng.integers(0, side - edge + 1, 2)
+        image[top : top + edge, left : left + edge] = ([250, 40, 40], [40, 40, 250])[name]
+        place[top : top + edge, left : left + edge] = True
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.from_numpy(names), places
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+prepared = lambda x: (x.float() - 110) / 60
+for side, epochs in ((8, 10), (32, 5)):
+    network = SmallCNN(3, 2, width=8, dropout=0.5)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    x, y, _ = draw(512, side, 0)
+    for step in range(epochs * 8):
+        part = slice(step % 8 * 64, step % 8 * 64 + 64)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(prepared(x[part])), y[part]).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    network.requires_grad_(False)
+    network.features.eval()
+    modes = [module.training for module in network.modules()]
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    model = SimpleNamespace(network=network, prepared=prepared)
+    x, y, place = draw(12, side, 1)
+    drawn = torch.get_rng_state()
+    with torch.inference_mode():
+        heat = _looked.heat(model, x, y.tolist())
+    assert heat.shape == place.shape and heat.min() >= 0 and heat.max() == 1
+    on, off = (np.array([of[where].mean() for of, where in zip(heat, of_kind)]) for of_kind in (place, ~place))
+    print(side, on.mean(), off.mean())
+    assert on.mean() > 1.7 * off.mean() and (on > off).all()
+    assert torch.equal(drawn, torch.get_rng_state())
+    assert [module.training for module in network.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert not any(module._forward_hooks for module in network.modules())
+    pictures = _looked.overlaid(x[0].permute(1, 2, 0).numpy(), heat[0])
+    assert pictures.shape == (side, side, 3) and pictures.dtype == np.uint8
+
+x = torch.zeros(1, 3, 64, 64)
+for name, kind in (("resnet18", nn.ReLU), ("convnext_tiny", nn.Module), ("swin_t", nn.Module)):
+    layer = _looked.last_feature_maps(Backbone(3, 2, name=name).eval(), x)
+    made = []
+    handle = layer.register_forward_hook(lambda module, inputs, output: made.append(output.shape))
+    assert isinstance(layer, kind), (name, layer)
+for network in (SmallMLP(3, 2), Backbone(3, 2, name="vit_b_16", image_size=64)):
+    try:
+        _looked.last_feature_maps(network.eval(), x)
+        raise SystemExit(f"{network} has feature maps")
+    except _looked.NotShown as error:
+        assert "has no feature maps" in str(error)
+"""
+
+
+def test_the_heat_lies_where_the_network_looked_and_leaves_it_as_it_was(project, command, tmp_path):
+    (tmp_path / "looked.py").write_text(LOOKED)
+    done = command(project, tmp_path, "-m", tmp_path / "looked.py")
+    assert done.code == 0, done.output
+
+
+def test_the_page_shows_where_the_network_looked_or_says_why_not(project, command, tmp_path):
+    images = draw(tmp_path / "images", ["one", "other"], 20)
+    first = ("fit", "--data.root", images, *TINY, "--model.optimizer.lr=1e-9")  # so that there are mistakes
+    done = command.each(project, tmp_path, [first, (*first, "--model.network=SmallMLP", "--name=mlp")])
+    assert not any(each.code for each in done), done[0].output + done[1].output
+    page = reported(command, project, tmp_path, RUN)
+    assert "Beside each image what in it spoke for what the caption names" in page.text
+    assert page.source.count('class="pair"') == page.text.count("; heat: ") > 0
+    mlp = Path("runs/mlp/version_0")
+    page = reported(command, project, tmp_path, mlp, page=mlp / "report.html")
+    assert "Where the network looked is not shown: SmallMLP has no feature maps" in page.text
+    script = tmp_path / "without.py"
+    hidden = "import sys\nsys.modules['captum'] = None\nfrom my_project.__main__ import main\n"
+    script.write_text(f"{hidden}sys.exit(main(['report', {str(RUN)!r}]))\n")
+    done = command(project, tmp_path, "-m", script)
+    assert done.code == 0, done.output
+    page = Page(tmp_path / RUN / "report.html")
+    assert "it needs the package captum, the extra explain: pip install -e '.[explain]'" in page.text
+    assert 'class="pair"' not in page.source
+
+
 def test_a_run_that_failed_early_is_shown_as_far_as_it_came(copied, project, command):
     for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "timing.csv", "test_predictions.csv"):
         (copied / RUN / name).unlink()

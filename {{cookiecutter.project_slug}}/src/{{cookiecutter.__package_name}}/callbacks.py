@@ -20,6 +20,7 @@ from .engine.keepers import (
     ProgressBar,
 )
 from .engine.metrics import MONITOR
+from .engine.quantisation import QuantisationAware
 from .engine.watching import Pictures, Projector
 
 
@@ -37,6 +38,7 @@ class Callbacks:
         device_stats: Logs memory and load of the device (needs psutil on a CPU).
         pictures: Shows the loggers the confusion matrix, and training samples where they can be seen.
         projector: Hands embeddings of validation samples to TensorBoard's projector.
+        qat: Trains for 8-bit integers, which export writes.
     """
 
     def __init__(
@@ -51,9 +53,10 @@ class Callbacks:
         device_stats: DeviceStatsMonitor | None = None,
         pictures: Pictures | None = None,
         projector: Projector | None = None,
+        qat: QuantisationAware | None = None,
     ) -> None:
         given = (best, last, check_metric, early_stopping, lr_monitor, progress_bar)
-        given += (averaging, device_stats, pictures, projector)
+        given += (averaging, device_stats, pictures, projector, qat)
         self.items: list[Callback] = [callback for callback in given if callback is not None]
 
 

@@ -20,6 +20,7 @@ ACCEPTED = ("trainer", "callbacks", "name", "model.compile", "data.num_workers",
 ACCEPTED += ("data.max_megapixels",)
 REFUSED = (
     "callbacks.averaging",
+    "callbacks.qat",
     "trainer.accumulate_grad_batches",
     "trainer.gradient_clip",
     "trainer.limit_train_batches",

@@ -27,6 +27,7 @@ from .loading import Batch
 from .metrics import MONITOR
 from .mistakes import Mistake, not_compiled, require
 from .optimizers import ScheduleFactory, StepPlateau, make_optimizer, parameter_groups, with_warmup
+from .quantisation import Ranges, read_ranges
 from .rules import Rule, check
 from .sampling import derived_seed, run_seed
 from .schema import Schema
@@ -66,6 +67,7 @@ class Task(LightningModule):
     losses: Any
     scores: Any
     settled: list[float] | None = None  # what validation chose: a threshold for each label
+    ranges: Ranges | None = None  # what quantisation-aware training found, see engine/quantisation.py
     is_weighted: bool = False  # whether samples have weights
     training_inputs: Any = None  # what ``build`` may fit a preprocessing on; None where a checkpoint has it
     sums: Tensor | None = None
@@ -389,6 +391,7 @@ class Task(LightningModule):
             )
         target = _read_schema(theirs).target
         self.settled = _read_settled(checkpoint.get("settled"))
+        self.ranges = read_ranges(checkpoint.get("ranges"))
         if self.schema is None or target != self.schema.target:
             raise Mistake(
                 f"the checkpoint knows {target}, the data has {self.schema and self.schema.target}, so its scores "

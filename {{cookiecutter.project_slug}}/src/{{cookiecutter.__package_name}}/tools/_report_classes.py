@@ -103,21 +103,21 @@ def reliability(p: OfClasses) -> Iterator[tuple[Any, str]]:
     yield canvas, f"How sure the network is how often: {len(both[0]):,} {NOUN} right, {len(both[1]):,} wrong."
 
 
-def examples(p: OfClasses, data: Any, most: int = 12) -> str:
-    """The surest mistakes and the least sure hits, as the network saw them."""
+def examples(p: OfClasses, data: Any, model: Any, most: int = 12) -> str:
+    """The surest mistakes, and where the network looked, and the least sure hits, as the network saw them."""
     least_sure_first = np.argsort(p.confidence_N, kind="stable")
     hit_N = p.hit_N[least_sure_first]
     hits = least_sure_first[hit_N]
     mistakes = least_sure_first[~hit_N][::-1]
     parts = []
-    for title, chosen in (("Surest mistakes", mistakes), ("Least sure hits", hits)):
+    for title, chosen, looked in (("Surest mistakes", mistakes, model), ("Least sure hits", hits, None)):
         captions = []
         for i in chosen[:most].tolist():
             text = p.classes[p.targets[i]]
             if not p.hit_N[i]:
                 text += f", not {p.classes[p.label_N[i]]}"
             captions.append((p.paths[i], f"{text} ({p.confidence_N[i]:.2f})"))
-        parts.append(_samples.tiles(title, captions, data))
+        parts.append(_samples.tiles(title, captions, data, looked, p.label_N[chosen[:most]].tolist()))
     return "".join(parts) + note("The true class, what it was taken for, and how sure the network was of that.")
 
 

@@ -187,11 +187,11 @@ def reliability(p: OfLabels) -> Iterator[tuple[Any, str]]:
         )
 
 
-def examples(p: OfLabels, data: Any, most: int = 12) -> str:
-    """The samples of the greatest loss, with the labels that are missing and those that are too many."""
+def examples(p: OfLabels, data: Any, model: Any, most: int = 12) -> str:
+    """The samples of the greatest loss: labels that are missing or too many, and what spoke for the worst."""
     loss_N = p.loss_NK.mean(1)
-    captions = []
-    for i in np.argsort(-loss_N, kind="stable")[:most].tolist():
+    captions, worst = [], np.argsort(-loss_N, kind="stable")[:most]
+    for i in worst.tolist():
         missing = np.flatnonzero(p.has_NK[i] & ~p.said_NK[i]).tolist()
         surplus = np.flatnonzero(p.said_NK[i] & ~p.has_NK[i]).tolist()
         parts = []
@@ -202,7 +202,8 @@ def examples(p: OfLabels, data: Any, most: int = 12) -> str:
         if not parts:
             parts.append(f"every label right, least surely {listed(p, i, [int(p.loss_NK[i].argmax())])}")
         captions.append((p.paths[i], "; ".join(parts)))
-    return _samples.tiles(f"{NOUN.capitalize()} of the greatest loss", captions, data) + note(
+    costliest = p.loss_NK[worst].argmax(1).tolist()
+    return _samples.tiles(f"{NOUN.capitalize()} of the greatest loss", captions, data, model, costliest) + note(
         f"Labels that the {ONE} has and are missed, labels that are said and are not there, and how probable each was."
     )
 

@@ -245,19 +245,20 @@ def table_of_bins(found: list[Bin]) -> str:
     return f"<details><summary>Error by the true value</summary>{shown}</details>"
 
 
-def examples(p: OfNumbers, data: Any, most: int = 12) -> str:
-    """The samples whose numbers are furthest off, with the true ones and the predicted ones."""
+def examples(p: OfNumbers, data: Any, model: Any, most: int = 12) -> str:
+    """The samples whose numbers are furthest off: true ones, predicted ones, and what spoke for greater ones."""
     names = p.target.names
     off_NT = np.abs(p.target.learned(p.predicted) - p.target.learned(p.targets))
     off_NT = off_NT / np.maximum(off_NT.mean(0), np.finfo(float).tiny)  # so that units do not matter
-    captions = []
+    captions, numbers = [], []
     for i in np.argsort(-off_NT.max(1), kind="stable")[:most].tolist():
         number = int(off_NT[i].argmax())
+        numbers.append(number)
         of = f"{names[number]}: " if len(names) > 1 else ""
         captions.append((p.paths[i], f"{of}true {amount(p.targets[i, number])}, said {amount(p.predicted[i, number])}"))
     text = "The true number and the predicted one"
     text += f": of each {ONE} that which is furthest off, by the mean error of its kind." if len(names) > 1 else "."
-    return _samples.tiles(f"{NOUN.capitalize()} furthest off", captions, data) + note(text)
+    return _samples.tiles(f"{NOUN.capitalize()} furthest off", captions, data, model, numbers) + note(text)
 
 
 def balance(run: Run) -> str:

@@ -4,7 +4,8 @@ Starts from a checkpoint as ``validate`` does and writes runs/NAME/version_N/exp
 
 model.onnx, model.pt2   give for any N samples what ``predict`` writes: probabilities (N, K), or values (N, T) of
                         numbers in the unit that they were given in
-model.int8.onnx         the same in 8-bit integers, quantised after training; what that costs is shown
+model.int8.onnx         the same in 8-bit integers, quantised after training; what that costs is shown. Of a run with
+                        --callbacks.qat those that training rounded to, compared with quantising after training
 model.safetensors       the weights alone
 preprocessing.py        turns what people have into what the models take
 example.py              tells with these two what is predicted
@@ -21,9 +22,11 @@ import argparse
 import importlib.metadata
 import json
 import logging
+import re
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +46,7 @@ from ..engine.loading import Batch
 from ..engine.mistakes import Mistake, RunFailed, require
 from ..engine.parser import Options, truth
 from ..engine.targets import Classes, Target
-from . import _exported
+from . import _exported, _integers
 from ._page import aligned, check_packages
 from ._words import NOUN
 
@@ -51,8 +54,11 @@ TOLERANCE = 1e-4  # of a probability; classes can then differ only where two are
 LAYERS = {"Conv", "Gemm", "MatMul"}  # of ONNX: what a network computes with its weights
 OPSET = 20  # of ONNX, unless --opset says otherwise
 OLDEST_OPSET = 18  # torch writes none before: it warns, and writes this one
+INT8, CALIBRATED = "model.int8.onnx", "calibrated.int8.onnx"  # the latter for comparison alone
 CALIBRATION = 256  # training samples that show the quantiser the range of each layer
+NO_INT8 = "leave model.int8.onnx out: export --no-int8."
 VERSIONS = ("torch", "onnx", "onnxruntime", "numpy", *_exported.PACKAGES)
+OPERATOR = re.compile(r"call_function\[target=torch\.ops\.([\w.]+)\]")  # in torch's messages
 Figures = dict[str, dict[str, Any]]
 
 
@@ -121,9 +127,24 @@ def refused(network: str, cannot: str, remedy: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        why = f"{reason}{place_of(error)}"
         raise Mistake(
-            f"--model.network={network} cannot be {cannot} ({reason}), so nothing was written; {remedy}"
+            f"--model.network={network} cannot be {cannot} ({why}), so nothing was written; {remedy}"
         ) from error
+
+
+def place_of(error: BaseException) -> str:
+    """Say at which operator or in whose forward torch and onnxruntime raised; nothing where that cannot be told."""
+    operator = next(filter(None, (OPERATOR.search(str(one)) for one in (error, error.__cause__))), None)
+    if operator:
+        return f"; at the operator {operator[1]}"
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    nodes: list[Any] = [node for frame in frames if hasattr(node := frame.f_locals.get("node"), "op_type")]
+    if nodes:  # onnxruntime's quantiser goes from one to the next
+        return f"; at the operator {nodes[-1].op_type}, {nodes[-1].name!r}"
+    forwards = [frame for frame in frames if frame.f_code.co_name == "forward" and "self" in frame.f_locals]
+    own = [frame for frame in forwards if isinstance(frame.f_locals["self"], nn.Module)]
+    return f"; in {type(own[-1].f_locals['self']).__name__}.forward, line {own[-1].f_lineno}" if own else ""
 
 
 def write_models(model: Any, calibrates: nn.Module, data: Any, about: dict[str, Any], folder: Path) -> None:
@@ -183,8 +204,21 @@ def _no_opset(opset: int, reason: str) -> str:
     return f"--opset={opset} cannot be exported ({reason}), so nothing was written; leave it out for {OPSET}."
 
 
-def quantise(model: Any, data: Any, folder: Path) -> None:
-    """Write model.int8.onnx: weights per channel, activations in the range that they have on training samples.
+def write_trained_integers(model: Any, folder: Path) -> None:
+    """Write model.int8.onnx of a run that was trained for it: with the ranges that it found.
+
+    Raises:
+        Mistake: A layer that training rounded is not in model.onnx.
+    """
+    import onnx
+
+    original = onnx.load(folder / "model.onnx")
+    with refused(type(model.network).__name__, "quantised", NO_INT8):
+        onnx.save(_integers.with_integers(original, model.ranges, "model.network"), folder / INT8)
+
+
+def quantise(model: Any, data: Any, folder: Path, name: str = INT8) -> None:
+    """Write an ONNX of integers: weights per channel, activations in the range that they have on training samples.
 
     Static quantisation: the dynamic kind, which finds each range anew, makes convolutions slower.
 
@@ -206,9 +240,9 @@ def quantise(model: Any, data: Any, folder: Path) -> None:
 
     source = folder / "model.onnx"
     prepared = folder / "prepared.onnx"
-    target = folder / "model.int8.onnx"
+    target = folder / name
     original = onnx.load(source)
-    with refused(type(model.network).__name__, "quantised", "leave model.int8.onnx out: export --no-int8."):
+    with refused(type(model.network).__name__, "quantised", NO_INT8):
         # The network is optimised already; what onnxruntime would do to it fits the processor at hand.
         quant_pre_process(source, prepared, skip_optimization=True, skip_symbolic_shape=True)
         quantize_static(
@@ -405,11 +439,15 @@ def main(args: list[str]) -> None:
             "example": lambda: _exported.write_example(about, folder),
         }
         if options.int8:
-            steps["quantise"] = lambda: quantise(model, data, folder)
+            trained = model.ranges is not None
+            steps["quantise"] = lambda: quantise(model, data, folder, CALIBRATED if trained else INT8)
+            if trained:
+                steps["integers"] = lambda: write_trained_integers(model, folder)
         for name, step in (bar := tqdm(steps.items(), leave=False)):
             bar.set_description(name)
             step()
         figures = compare(model, calibrates, data, about, folder)
+        (folder / CALIBRATED).unlink(missing_ok=True)
         worst = float(np.max([figures[name]["largest_difference"] for name in ("model.onnx", "model.pt2")]))
         same = worst <= TOLERANCE  # not so where it is no number
         write(folder / "metadata.json", json.dumps({**about, "parity": same, "figures": figures}, indent=1) + "\n")

@@ -99,13 +99,13 @@ def show(run: Run, flags: list[str], choice: str | None, calibrate: bool = False
     """Score the validation split; returns the sections of the page of one run."""
     kept = {None: run.checkpoint, "best": run.best, "last": run.last}
     checkpoint = kept.get(choice, choice)
-    data = None
+    cli = None
     validation: Predictions | str = "No checkpoint, so nothing could be scored: the run ended before its first one."
     if checkpoint is not None:
         collect = Collect()
         try:
-            data = results.from_checkpoint("validate", checkpoint, *flags, callbacks=[collect]).datamodule
-            validation = collect.predictions(data)
+            cli = results.from_checkpoint("validate", checkpoint, *flags, callbacks=[collect])
+            validation = collect.predictions(cli.datamodule)
         except (Mistake, MisconfigurationException) as error:
             if choice is not None or flags or not is_refusal(error):
                 raise
@@ -122,10 +122,10 @@ def show(run: Run, flags: list[str], choice: str | None, calibrate: bool = False
         ("Summary", lambda: summary(run, validation, tested)),
         ("What to look at", lambda: findings(run)),
         ("Curves", lambda: curves(run)),
-        ("Validation", lambda: evaluation(validation, str(checkpoint)) + examples(validation, data)),
+        ("Validation", lambda: evaluation(validation, str(checkpoint)) + examples(validation, cli)),
         ("Test", lambda: evaluation(tested, "what test saved")),
         ("Baselines", lambda: baselines(run)),
-        ("Data", lambda: balance(run) + augmentation(data)),
+        ("Data", lambda: balance(run) + augmentation(cli and cli.datamodule)),
         ("Timing", lambda: timing(run)),
         ("Reproduce", lambda: reproduce(run)),
     ]
@@ -280,9 +280,9 @@ def baselines(run: Run) -> str:
     return "".join([*parts, *map(note, [about, *kept.remarks])])
 
 
-def examples(p: Predictions | str, data: Any) -> str:
+def examples(p: Predictions | str, cli: Any) -> str:
     """The samples of which the network is most wrong, as it saw them."""
-    return "" if isinstance(p, str) else VIEWS[p.target.task].examples(p, data)
+    return "" if isinstance(p, str) else VIEWS[p.target.task].examples(p, cli.datamodule, cli.model)
 
 
 def balance(run: Run) -> str:

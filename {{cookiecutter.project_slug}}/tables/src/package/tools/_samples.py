@@ -11,13 +11,17 @@ from ._page import note, table
 SHOWN = 12  # columns
 
 
-def tiles(title: str, chosen: Iterable[tuple[str, str]], data: Any) -> str:
+def tiles(
+    title: str, chosen: Iterable[tuple[str, str]], data: Any, model: Any = None, outputs: Iterable[int] = ()
+) -> str:
     """Return rows of the validation split with captions as HTML.
 
     Args:
         title: What they are.
         chosen: The key of each and its caption.
         data: The data module.
+        model: Is not asked: of a row there is nothing to show of where it looked.
+        outputs: Are not, either.
     """
     split = data.dataset(*data.split("val"))
     position = {key: i for i, key in enumerate(split.keys)}
