@@ -11,7 +11,12 @@ from torch.nn import functional
 
 from project_package.cli import CLI
 from project_package.engine import calibrating, calibration, reliability
-from project_package.engine.calibration import OfProbabilities, Temperature, Temperatures, fit_temperature
+from project_package.engine.calibration import (
+    OfProbabilities,
+    Temperature,
+    Temperatures,
+    fit_temperature,
+)
 from project_package.engine.mistakes import Mistake
 from project_package.engine.splits import Manifest
 from project_package.engine.targets import Classes, Labels, Numbers

@@ -20,7 +20,12 @@ from project_package.data import ImageData
 from project_package.engine.cache import Cache
 from project_package.engine.decoding import decode
 from project_package.engine.images import Decoding, Normalise
-from project_package.engine.preprocessing import MEAN, STD, Preprocessing, scaled_side
+from project_package.engine.preprocessing import (
+    MEAN,
+    STD,
+    Preprocessing,
+    scaled_side,
+)
 from project_package.model import Classifier
 from project_package.networks import Backbone, SmallCNN
 

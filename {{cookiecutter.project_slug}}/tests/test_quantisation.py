@@ -13,7 +13,10 @@ from torch.nn import functional
 
 from project_package.engine import quantisation
 from project_package.engine.mistakes import Mistake
-from project_package.engine.quantisation import QuantisationAware, layers_to_round
+from project_package.engine.quantisation import (
+    QuantisationAware,
+    layers_to_round,
+)
 from project_package.model import Classifier
 from project_package.networks import Backbone, SmallCNN, SmallMLP
 
