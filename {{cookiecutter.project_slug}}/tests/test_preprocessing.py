@@ -13,8 +13,7 @@ from lightning.pytorch import Trainer
 from PIL import Image, ImageOps
 from sandbox import exit_code
 from torch import nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional
+from torchvision.transforms import InterpolationMode, functional
 
 from project_package.callbacks import LastCheckpoint
 from project_package.data import ImageData
