@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,7 @@ from lightning.pytorch import Trainer
 from PIL import Image, ImageOps
 from sandbox import exit_code
 from torch import nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tv
+from torchvision.transforms import InterpolationMode, functional
 
 from project_package.callbacks import LastCheckpoint
 from project_package.data import ImageData
@@ -24,6 +24,7 @@ from project_package.engine.preprocessing import MEAN, STD, Preprocessing, scale
 from project_package.model import Classifier
 from project_package.networks import Backbone, SmallCNN
 
+tv: Any = functional  # whose annotations know no images
 SHAPES = [(300, 300), (401, 300), (300, 517), (333, 257), (90, 71), (40, 200), (641, 97)]  # width × height
 # The weights of each size, share and filter that torchvision has, but for the largest sizes.
 PUBLISHED = [
