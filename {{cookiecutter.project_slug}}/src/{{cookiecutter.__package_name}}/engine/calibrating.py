@@ -165,7 +165,10 @@ def told(of: OfProbabilities | OfNumbers, entry: dict[str, Any]) -> str:
         how = "a factor of" if of.target.log else "±"
         more = " …" if len(of.target.names) > 4 else ""
         return f"{LEVEL:.0%} of numbers within {how} {width}{more} (by {of.samples:,} residuals of validation)"
-    return f"{of}; validation {change(entry['before'], entry['after'])}"
+    line = f"{of}; validation {change(entry['before'], entry['after'])}"
+    if entry["after"]["NLL"]["value"] > entry["before"]["NLL"]["value"]:
+        line += f"; it has no mistake, so the fit takes one of {entry['samples'] + 2:,} for wrong"
+    return line
 
 
 def _readable(of: OfNumbers, level: float) -> list[float]:
