@@ -239,7 +239,7 @@ def test_norms_are_chosen_by_name(norm, kind):
 @pytest.mark.parametrize(
     ("stride", "sides"),
     [
-        (None, {8: 8, 31: 31, 32: 16, 64: 32, 126: 63, 128: 32}),
+        (None, {8: 8, 31: 31, 32: 16, 64: 32, 127: 64, 128: 32}),
         (1, {128: 128}),
         (2, {8: 4, 128: 64}),
         (4, {16: 4, 64: 16}),
@@ -248,8 +248,15 @@ def test_norms_are_chosen_by_name(norm, kind):
 def test_the_first_stage_follows_the_images_side_unless_its_stride_is_given(stride, sides):
     network = SmallCNN(1, 3, width=8, stem_stride=stride).eval()
     for side, first in sides.items():
+        network.follow(side)
         assert network.features[0](torch.zeros(1, 1, side, side)).shape[-1] == first
         assert network(torch.zeros(1, 1, side, side)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(16, 1), (32, 2)])
+def test_the_networks_stride_is_that_of_its_images(side, stride, shapes):
+    model, _, _ = fit(shapes, data_options={"image_size": side}, epochs=1)
+    assert model.network.features[0][0].stride == (stride, stride)
 
 
 def test_width_depth_and_dropout_are_flags():

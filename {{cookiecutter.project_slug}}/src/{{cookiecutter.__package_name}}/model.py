@@ -70,6 +70,8 @@ class ImageTask(Task):
     def build(self, schema: Schema, balance: Any) -> None:
         channels, outputs, hparams = schema.inputs["channels"], len(schema.target.names), self.hparams
         self.network = self.make_network(channels, outputs)
+        if hasattr(self.network, "follow"):
+            self.network.follow(schema.inputs["image_size"])
         self.normalised = Normalise.as_declared(schema.inputs, hparams.channels_last)
         kinds = ((MixUp, hparams.mixup), (CutMix, hparams.cutmix))
         mixers = [kind(alpha=alpha, num_classes=outputs) for kind, alpha in kinds if alpha]

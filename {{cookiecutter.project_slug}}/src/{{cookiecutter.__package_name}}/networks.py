@@ -3,7 +3,8 @@
 A network is any ``nn.Module`` made with (in_channels, num_classes, *, options) that turns x_NCHW into logits_NK. To add
 one, write the class here; ``--model.network NAME`` and ``--model.network.OPTION`` then know it. Its last child module
 is the head, its children before are its stages: freeze, unfreeze_every, layer_decay and backbone_lr_factor go by them,
-and a run with one of these prints them. Shapes: N samples, C channels, H × W pixels, K classes.
+and a run with one of these prints them. A method ``follow``, if there is one, is told the side of the images. Shapes: N
+samples, C channels, H × W pixels, K classes.
 """
 
 import math
@@ -11,7 +12,6 @@ from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .engine.backbone import Backbone as Backbone  # so that --model.network Backbone finds it
 from .engine.timm_models import Timm as Timm
@@ -39,22 +39,6 @@ def norm_layer(norm: Norm, channels: int) -> nn.Module:
     return nn.GroupNorm(groups[norm], channels) if norm in groups else nn.Identity()
 
 
-# The side from which the first two convolutions of a SmallCNN halve what they are given, by its stem_stride.
-HALVED_FROM = {None: (32, 64), 1: (math.inf, math.inf), 2: (0, math.inf), 4: (0, 0)}
-
-
-class HalvingConv2d(nn.Conv2d):
-    """A 3 × 3 convolution, with stride 2 from ``halved_from`` pixels on: the first ones would cost most."""
-
-    def __init__(self, in_channels: int, out_channels: int, halved_from: float, bias: bool) -> None:
-        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
-        self.halved_from = halved_from
-
-    def forward(self, input: Tensor) -> Tensor:
-        stride = 2 if input.shape[-1] >= self.halved_from else 1
-        return functional.conv2d(input, self.weight, self.bias, stride, self.padding)
-
-
 class SmallCNN(nn.Module):
     """Three stages of two 3 × 3 convolutions; trains in seconds on small images, larger ones are halved first.
 
@@ -80,19 +64,25 @@ class SmallCNN(nn.Module):
         stem_stride: Literal[1, 2, 4] | None = None,
     ) -> None:
         super().__init__()
-        self.activation = activation
+        self.activation, self.stem_stride = activation, stem_stride
         self.features = nn.Sequential()
-        halved_from = iter((*HALVED_FROM[stem_stride], *[math.inf] * 4))
         channels = in_channels
         for out in (width, 2 * width, 4 * width):
             stage = nn.Sequential(nn.MaxPool2d(2, ceil_mode=True)) if len(self.features) else nn.Sequential()
             for _ in range(2):
-                conv = HalvingConv2d(channels, out, next(halved_from), bias=norm == "none")
+                conv = nn.Conv2d(channels, out, 3, padding=1, bias=norm == "none")
                 stage.extend([conv, norm_layer(norm, out), ACTIVATIONS[activation]()])
                 channels = out
             self.features.append(stage)
         pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout or 0.0)]
         self.head = nn.Sequential(*pool, nn.Linear(channels, num_classes))
+        self.follow(0)
+
+    def follow(self, image_size: int) -> None:
+        """Give the first stage the stride for images of this side, in pixels: at full size it would cost most."""
+        stride = self.stem_stride or (1 if image_size < 32 else 2 if image_size < 128 else 4)
+        first, second = (module for module in self.features[0].modules() if isinstance(module, nn.Conv2d))
+        first.stride, second.stride = ((2, 2) if stride >= least else (1, 1) for least in (2, 4))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return self.head(self.features(x_NCHW))
