@@ -286,6 +286,13 @@ def test_fast_takes_the_fastest_that_is_worth_it(times, steps, chosen):
     assert str(chosen) in said
 
 
+def test_fast_does_not_compile_what_cannot_be_compiled():
+    compiled = HALF._replace(compiled=True)
+    times = {HALF: 0.4, compiled: 0.2}
+    made, _ = choose(PLAIN, 10**6, lambda setting: Stub(setting, times.get(setting, 1.0)), may_compile=False)  # type: ignore[arg-type]
+    assert made == HALF
+
+
 def test_fast_counts_the_steps_of_a_gpu_which_is_given_several_at_once():
     present, better = Setting("16-true", False, False), Setting("16-true", True, False)
     for steps, chosen in ((500, present), (5_000, better)):

@@ -21,6 +21,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.profilers import PassThroughProfiler
 from torch import nn
 
+from .quantisation import QuantisationAware
+
 LOOK = 0.02  # of the run's estimated time that a look at every setting may take
 STAKE = 0.1  # of the time that a setting seems to save, which may be spent on measuring it
 COMPILE = 0.01  # of the run's estimated time that a compilation may take
@@ -112,13 +114,16 @@ def interleaved(steps: list[Step], together: int, rounds: int) -> Step:
     return min(steps, key=lambda step: step.median)
 
 
-def choose(present: Setting, count: int, make: Callable[[Setting], Step]) -> tuple[Setting, str]:
+def choose(
+    present: Setting, count: int, make: Callable[[Setting], Step], may_compile: bool = True
+) -> tuple[Setting, str]:
     """Find the fastest setting for a run.
 
     Args:
         present: What the run would be without; a precision other than 32-true is kept.
         count: The steps of the run.
         make: Makes the step of a setting.
+        may_compile: Whether the network can be compiled.
 
     Returns:
         The setting, and what was measured, for people.
@@ -139,7 +144,7 @@ def choose(present: Setting, count: int, make: Callable[[Setting], Step]) -> tup
     rounds = int(STAKE * saved / (together * sum(step.median for step in rivals)))
     best = interleaved(rivals, together, min(ROUNDS, rounds)) if rounds else first
     said = "; ".join(f"{step.setting} {step.median * 1e3:.1f} ms" for step in steps)
-    if COMPILE * count * best.median > COMPILING and not present.compiled:
+    if may_compile and COMPILE * count * best.median > COMPILING and not present.compiled:
         compiled = make(best.setting._replace(compiled=True))
         try:
             look(compiled)
@@ -188,9 +193,9 @@ class Fast(Callback):
         given = self.config.trainer
         if device.type == "cuda" and given.benchmark is None and not given.deterministic:
             torch.backends.cudnn.benchmark = given.benchmark = True  # for a run that goes on, too
-        chosen, said = choose(
-            present, steps * trainer.accumulate_grad_batches, lambda setting: Step(setting, network, inputs, device)
-        )
+        rounds = any(isinstance(callback, QuantisationAware) for callback in trainer.callbacks)  # pyright: ignore
+        count = steps * trainer.accumulate_grad_batches
+        chosen, said = choose(present, count, lambda setting: Step(setting, network, inputs, device), not rounds)
         chosen = trainer.strategy.broadcast(chosen)
         if trainer.is_global_zero:
             print(f"fast: {said}")
