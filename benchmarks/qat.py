@@ -110,7 +110,7 @@ def measure(folder: Path, name: str, seed: int, split: str) -> np.ndarray:
         callbacks = [BestCheckpoint(dirpath=str(where)), *([QuantisationAware()] if way == "qat" else [])]
         Trainer(max_epochs=epochs if way == "first" else 5, callbacks=callbacks, **quiet).fit(model, data)
         model = Classifier.load_from_checkpoint(where / "best.ckpt", network=network).eval()
-        export.write_models(model, data, {"opset": export.OPSET}, where)
+        export.write_models(model, nn.Identity(), data, {"opset": export.OPSET}, where)
         if way == "qat":
             export.write_trained_integers(model, where)
         else:

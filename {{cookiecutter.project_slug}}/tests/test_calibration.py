@@ -348,6 +348,9 @@ def test_a_validation_of_other_samples_calibrates_nothing(trained, run):
     (RUN / "calibration.json").unlink()
     assert run("validate", "--trainer.limit_val_batches=1") == 0
     assert not (RUN / "calibration.json").exists()
+    if CLI.data_module.noun == "images":
+        assert run("validate", "--data.fit=stretch") == 0
+        assert not (RUN / "calibration.json").exists()
     assert run("validate", "--trainer.limit_val_batches=1.0") == 0
     assert kept().keys() == {"best.ckpt"}
 

@@ -249,6 +249,8 @@ def test_weights_of_a_transformer_name_those_of_other_sizes(shapes):
         made(shapes, partial(As, name="vit_b_16"), "DEFAULT", image_size=100)
     with pytest.raises(ValueError, match=r"network.image_size=384 .* 224.*IMAGENET1K_SWAG_E2E_V1 384"):
         made(shapes, partial(As, name="vit_b_16", image_size=384), "DEFAULT")
+    with pytest.raises(ValueError, match=r"image_size=224 .* give --model.network.image_size 518"):
+        made(shapes, partial(As, name="vit_h_14"), "DEFAULT")
 
 
 def test_weights_are_fed_as_they_were_trained_and_so_is_all_that_follows(shapes, tmp_path, monkeypatch):

@@ -75,11 +75,27 @@ def test_what_follows_a_layer_decides_whether_its_outputs_are_rounded():
     assert "model.encoder.layers.encoder_layer_0.mlp.0" in left
 
 
+def test_before_a_norm_that_activates_as_timms_do_outputs_are_not_rounded():
+    class Activates(nn.BatchNorm2d):
+        def __init__(self, channels: int):
+            super().__init__(channels)
+            self.act = nn.SiLU()
+
+        def forward(self, input):
+            return self.act(super().forward(input))
+
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), Activates(4), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    layers, left = layers_to_round(network, torch.randn(1, 1, 8, 8))
+    assert [(layer.name, layer.outputs_of) for layer in layers] == [("0", None), ("2", network[2]), ("4", None)]
+    assert not left
+
+
 def attached(model: Classifier, ranges: quantisation.Ranges | None) -> QuantisationAware:
     """Round a model as a validation does."""
     callback, model.ranges = QuantisationAware(), ranges
     data = SimpleNamespace(example=lambda count: torch.zeros(count, 1, 16, 16, dtype=torch.uint8))
-    trainer: object = SimpleNamespace(datamodule=data, state=SimpleNamespace(fn="validate"))
+    state = SimpleNamespace(fn="validate")
+    trainer: object = SimpleNamespace(datamodule=data, state=state, precision="32-true")
     callback.on_validation_start(trainer, model)  # pyright: ignore[reportArgumentType]
     return callback
 
@@ -169,6 +185,7 @@ def test_averaged_weights_are_rounded_too_and_the_recipe_starts_from_a_run(train
     [
         (("--model.compile=true",), "give --model.compile false"),
         (("--callbacks.qat.momentum=0",), "--callbacks.qat.momentum=0.0 is out of range"),
+        (("--trainer.precision=bf16-true",), "--trainer.precision=bf16-true keeps weights in other digits"),
     ],
 )
 def test_what_cannot_be_rounded_is_refused_in_one_line(flags, words, run, capsys):

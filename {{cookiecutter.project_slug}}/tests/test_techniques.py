@@ -254,9 +254,18 @@ def test_the_first_stage_follows_the_images_side_unless_its_stride_is_given(stri
 
 
 @pytest.mark.parametrize(("side", "stride"), [(16, 1), (32, 2)])
-def test_the_networks_stride_is_that_of_its_images(side, stride, shapes):
-    model, _, _ = fit(shapes, data_options={"image_size": side}, epochs=1)
+def test_the_networks_stride_is_that_of_the_images_it_is_trained_on(side, stride, shapes):
+    last = LastCheckpoint(dirpath="checkpoints")
+    model, _, trainer = fit(shapes, callbacks=[last], data_options={"image_size": side}, epochs=1)
     assert model.network.features[0][0].stride == (stride, stride)
+    for other in (16, 32):
+        again, data = Classifier(network=SMALL), ImageData(str(shapes), num_workers=0, batch_size=8, image_size=other)
+        trainer.validate(again, data, ckpt_path="checkpoints/last.ckpt")
+        assert again.network.features[0][0].stride == (stride, stride)
+    content = torch.load("checkpoints/last.ckpt", weights_only=True)
+    del content["hyper_parameters"]["schema"]["inputs"]["mean"]  # as a run of before, whose network was told nothing
+    torch.save(content, "before.ckpt")
+    assert Classifier.load_from_checkpoint("before.ckpt").network.features[0][0].stride == (1, 1)
 
 
 def test_width_depth_and_dropout_are_flags():

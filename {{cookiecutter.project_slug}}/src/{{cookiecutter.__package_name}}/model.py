@@ -70,12 +70,20 @@ class ImageTask(Task):
     def build(self, schema: Schema, balance: Any) -> None:
         channels, outputs, hparams = schema.inputs["channels"], len(schema.target.names), self.hparams
         self.network = self.make_network(channels, outputs)
-        if hasattr(self.network, "follow"):
-            self.network.follow(schema.inputs["image_size"])
+        self.follow(schema.inputs)
         self.normalised = Normalise.as_declared(schema.inputs, hparams.channels_last)
         kinds = ((MixUp, hparams.mixup), (CutMix, hparams.cutmix))
         mixers = [kind(alpha=alpha, num_classes=outputs) for kind, alpha in kinds if alpha]
         self.mix = RandomApply([RandomChoice(mixers)], hparams.mix_probability) if mixers else None
+
+    def follow(self, inputs: dict[str, Any]) -> None:
+        """Tell the network, if it asks, the side of the images that it is trained on; runs of before were not told."""
+        if hasattr(self.network, "follow"):
+            self.network.follow(inputs["image_size"] if "mean" in inputs else 0)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.follow(checkpoint["hyper_parameters"]["schema"]["inputs"])  # not the side of what is evaluated
 
     def prepared(self, x_NCHW: Tensor) -> Tensor:
         """Normalise images (uint8): what the network takes."""

@@ -94,10 +94,11 @@ class Backbone(nn.Module):
         side, scaled = given.crop_size[0], given.resize_size[0]
         if name.startswith("vit_") and not is_file:  # its weights hold a position for each patch
             sides = {entry.name: entry.transforms().crop_size[0] for entry in published}
-            if image_size not in (None, side):
+            if (image_size or SIDE) != side:
                 raise Mistake(
-                    f"--model.network.image_size={image_size} is not the size of --model.weights={weights}, {side}, so "
-                    f"they would not fit; leave it out, or choose weights of another size ({_listed(sides)})."
+                    f"--model.network.image_size={image_size or SIDE} is not the size of --model.weights={weights}, so "
+                    f"they would not fit; give --model.network.image_size {side}, or choose weights of another size "
+                    f"({_listed(sides)})."
                 )
             size, others = side, f"choose weights of another size ({_listed(sides)})"
         mean, std = tuple(given.mean), tuple(given.std)

@@ -209,10 +209,10 @@ def tested(
     targets, predicted, weight_N = targets[counts_N], predicted[counts_N], weight_N[counts_N]
     about: dict[str, Any] = {"samples": len(targets), "checkpoint_sha256": kept.checkpoint if kept else None}
     if not len(targets) or not np.isfinite(predicted).all():
-        return {}, []
+        return about, []
     if isinstance(target, Numbers):
         if kept is None or not isinstance(kept.of, OfNumbers) or (level is None and kept.of.highest < LEVEL):
-            return {}, []
+            return {**about, "checkpoint_sha256": None}, []
         coverage = covered(kept.of, targets, predicted, level or LEVEL)
         lines = [
             f"{level or LEVEL:.4g} intervals hold {each['share']:.4f} of the true {name} ({each['interval'][0]:.4f} to "

@@ -121,8 +121,7 @@ class PredictionWriter(Callback):
         about, lines = tested(data.target, targets, predicted, weights, self.calibration, settled, self.level)
         for line in lines:
             print(f"calibration: {line}")
-        if about:
-            write(self.run.tested_calibration, json.dumps(about, indent=1) + "\n")
+        write(self.run.tested_calibration, json.dumps(about, indent=1) + "\n")
 
     def _write_confusion(self, trainer: Trainer, target: Classes, rows: list[Row]) -> None:
         if len(target.names) > MOST_CLASSES:

@@ -22,6 +22,7 @@ from .stages import BATCH_NORMS
 MOST_WEIGHT = 64  # integers from -64 to 64, symmetric, a scale for each output channel
 MOST_VALUE = 255  # of inputs and outputs, from 0
 LEAST_SCALE = 1e-12
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 Ranges = dict[str, list[list[float]]]  # layer → the range of its inputs and, where they are rounded, its outputs
 
 
@@ -94,7 +95,8 @@ def layers_to_round(network: nn.Module, x: Tensor) -> tuple[list[Layer], list[st
         if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
             calls.append(_Call(module, inputs[0], sums[-1], output, _sum([output])))
 
-    leaves = {module: name for name, module in network.named_modules() if not any(True for _ in module.children())}
+    # timm's norms have an activation within.
+    leaves = {m: name for name, m in network.named_modules() if isinstance(m, BATCH_NORMS) or not [*m.children()]}
     handles: list[Any] = [module.register_forward_pre_hook(before) for module in leaves]
     handles += [module.register_forward_hook(after) for module in leaves]
     modes = {module: module.training for module in network.modules()}
@@ -117,8 +119,10 @@ def layers_to_round(network: nn.Module, x: Tensor) -> tuple[list[Layer], list[st
         elif len(own) != 1 or not _is_plain(module, own[0].given):
             left.append(name)
         else:
-            last = _next(calls, own[0], BATCH_NORMS) or own[0]
-            cut = module is head or _next(calls, last, (nn.ReLU, nn.ReLU6)) is not None
+            norm = _next(calls, own[0], BATCH_NORMS)
+            last = norm or own[0]
+            activates = norm is not None and any(True for _ in norm.module.children())
+            cut = module is head or activates or _next(calls, last, (nn.ReLU, nn.ReLU6)) is not None
             found.append(Layer(name, module, None if cut else last.module))
     return found, left
 
@@ -185,6 +189,11 @@ class QuantisationAware(Callback):
             raise Mistake(
                 "--model.compile=true compiles the network once, and what --callbacks.qat rounds follows the batches, "
                 "so it would be rounded wrongly; give --model.compile false."
+            )
+        if str(trainer.precision) not in PRECISIONS:
+            raise Mistake(
+                f"--trainer.precision={trainer.precision} keeps weights in other digits than those that are rounded to "
+                f"integers, so no layer could compute; give one of {', '.join(PRECISIONS)}, or --callbacks.qat null."
             )
         model, data = pl_module, getattr(trainer, "datamodule", None)
         network: Any = model.network

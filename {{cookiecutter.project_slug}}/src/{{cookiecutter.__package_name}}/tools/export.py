@@ -430,6 +430,10 @@ def main(args: list[str]) -> None:
         calibration = needed(cli.run, cli.source.checkpoint, "--calibrate=true").of
         assert isinstance(calibration, OfProbabilities)
         calibrates = calibration.module(model.settled)
+        if model.ranges:
+            print(
+                "calibration: of the rounded network, as model.int8.onnx is; model.onnx and model.pt2 are not rounded"
+            )
     about = facts(cli, options.opset, calibration)
     export = cli.run.export
     failed = export.with_name("export-failed")

@@ -97,8 +97,8 @@ def main(args: list[str]) -> None:
 
 def show(run: Run, flags: list[str], choice: str | None, calibrate: bool = False) -> Parts:
     """Score the validation split; returns the sections of the page of one run."""
-    kept = {None: run.checkpoint, "best": run.best, "last": run.last}
-    checkpoint = kept.get(choice, choice)
+    checkpoints = {None: run.checkpoint, "best": run.best, "last": run.last}
+    checkpoint = checkpoints.get(choice, choice)
     cli = None
     validation: Predictions | str = "No checkpoint, so nothing could be scored: the run ended before its first one."
     if checkpoint is not None:
@@ -163,7 +163,7 @@ def summary(run: Run, validation: Predictions | str, tested: Predictions | str) 
         header = ["split", NOUN, *p.scores()]
         rows.append([split, len(p.paths), *views.score_cells(p)])
         shown += views.cards(split, p)
-        remarks |= {CALIBRATED if p.uncalibrated is not None else "": None}
+        remarks |= {f"{split}: {CALIBRATED}" if p.uncalibrated is not None else "": None}
         remarks |= {views.remark(p): None, WEIGHTED if p.weights is not None else "": None}
     if best := run.best_validation:
         shown.append((f"Best {run.monitor}", f"{best.value:.4f}", f"epoch {run.epoch(best.step)}, step {best.step:,}"))
@@ -184,7 +184,7 @@ def failure(run: Run) -> str:
     return note(f"The run failed: {run.error}") + (traceback if run.traceback else "")
 
 
-CALIBRATED = "Probabilities are calibrated (--calibrate true); no decision is another one."
+CALIBRATED = "probabilities are calibrated (--calibrate true); no decision is another one."
 WEIGHTED = f"The samples have weights, which count in the scores; numbers of {NOUN} are without them."
 
 
