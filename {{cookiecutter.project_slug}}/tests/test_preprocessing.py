@@ -110,7 +110,8 @@ def pictures(tmp_path_factory):
 @pytest.mark.parametrize(("name", "weights"), PUBLISHED)
 def test_what_published_weights_are_fed_is_what_their_own_transforms_give(name, weights, pictures):
     transforms = torchvision.models.get_model_weights(name)[weights].transforms()
-    data, model = made(pictures, partial(As, name=name), weights)
+    network = partial(As, name=name, image_size=384) if "SWAG" in weights else partial(As, name=name)
+    data, model = made(pictures, network, weights)
     level_C11 = 255 * torch.tensor(transforms.std).view(3, 1, 1)
     for index, key in enumerate(data.train_keys):
         fed = model.prepared(data.train[index].x[None])[0]  # without a seed: as evaluation sees it

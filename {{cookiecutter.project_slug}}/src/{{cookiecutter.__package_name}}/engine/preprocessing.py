@@ -241,8 +241,8 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
         Mistake: They do.
     """
-    for name in NAMES:
-        was = before.get(name, EARLIER.get(name, now[name]))
+    for name, earlier in EARLIER.items():
+        was = before.get(name, earlier)
         if was != now[name]:
             raise Mistake(
                 f"--data.{name}={now[name]} is not what the run was fed, {was}, so it would no longer be one "

@@ -92,8 +92,9 @@ def layers_to_round(network: nn.Module, x: Tensor) -> tuple[list[Layer], list[st
         sums.append(_sum(inputs))
 
     def after(module: nn.Module, inputs: Any, output: Any) -> None:
+        sum_given = sums.pop()  # a norm may hold a module that was called within
         if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-            calls.append(_Call(module, inputs[0], sums[-1], output, _sum([output])))
+            calls.append(_Call(module, inputs[0], sum_given, output, _sum([output])))
 
     # timm's norms have an activation within.
     leaves = {m: name for name, m in network.named_modules() if isinstance(m, BATCH_NORMS) or not [*m.children()]}
