@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def trained(seed: int, epochs: int, warmup: float, augment: Any = None) -> dict[str, np.ndarray]:
     """Train for a seed; returns the validation probabilities by kind of weights, (epochs, N, K), and what is true."""
     from lightning.pytorch import seed_everything
-    from my_project import augment as pipelines  # pyright: ignore[reportMissingImports]
+    from my_project.augment import PIPELINES  # pyright: ignore[reportMissingImports]
     from my_project.data import ImageData  # pyright: ignore[reportMissingImports]
     from my_project.engine.images import Normalise  # pyright: ignore[reportMissingImports]
     from my_project.engine.optimizers import (  # pyright: ignore[reportMissingImports]
@@ -61,7 +61,7 @@ def trained(seed: int, epochs: int, warmup: float, augment: Any = None) -> dict[
 
     seed_everything(seed, verbose=False)
     if augment is not None:
-        pipelines.PIPELINES["tried"] = augment
+        PIPELINES["tried"] = augment
     data = ImageData("digits", num_workers=0, augment="light" if augment is None else "tried")
     data.prepare_data()
     data.setup("fit")

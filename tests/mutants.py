@@ -89,7 +89,7 @@ MUTANTS = [
     ("engine/task.py", "            check(self.rules, self, data, self.trainer)",
      "            pass", "contradiction_stops"),
     ("networks.py", "nn.Flatten(), nn.Dropout(dropout or 0.0)]", "nn.Flatten(), nn.Identity()]", "dropout_are"),
-    ("networks.py", "(1 if image_size < 32 else 2 if image_size < 128 else 4)", "1", "the_first_stage_follows"),
+    ("networks.py", "(1 if image_size < 64 else 2 if image_size < 128 else 4)", "1", "the_first_stage_follows"),
     ("model.py", "self.follow(schema.inputs)", "pass", "the_networks_stride"),
     ("model.py", 'self.follow(checkpoint["hyper_parameters"]["schema"]["inputs"])', "pass", "the_networks_stride"),
     ("networks.py", "ACTIVATIONS[activation]()])", "nn.ReLU()])", "activations_are"),

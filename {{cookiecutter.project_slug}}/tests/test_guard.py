@@ -555,6 +555,6 @@ def test_hashes_that_claim_more_rows_than_they_have_are_taken_again(tmp_path):
 def test_null_for_the_callbacks_of_a_config_sets_nothing(trained, run):
     (trained / "unfinished.lock").touch()
     change(trained, "callbacks", None)
-    assert run("fit", "--resume=auto") == 0
+    assert run("fit", "--resume=same") == 0
     Path("none.yaml").write_text("callbacks:\n")
     assert run("fit", "--config=none.yaml", "--trainer.max_steps=1") == 0

@@ -49,7 +49,7 @@ class SmallCNN(nn.Module):
         dropout: Share of the features that training drops before the last layer; null for none.
         activation: The nonlinearity.
         norm: The normalisation after each convolution.
-        stem_stride: Input pixels, along a side, for one of the first stage; null follows the image: 1, 2 from 32 pixels
+        stem_stride: Input pixels, along a side, for one of the first stage; null follows the image: 1, 2 from 64 pixels
             on, 4 from 128 pixels on.
     """
 
@@ -80,7 +80,7 @@ class SmallCNN(nn.Module):
 
     def follow(self, image_size: int) -> None:
         """Give the first stage the stride for images of this side, in pixels: at full size it would cost most."""
-        stride = self.stem_stride or (1 if image_size < 32 else 2 if image_size < 128 else 4)
+        stride = self.stem_stride or (1 if image_size < 64 else 2 if image_size < 128 else 4)
         first, second = (module for module in self.features[0].modules() if isinstance(module, nn.Conv2d))
         first.stride, second.stride = ((2, 2) if stride >= least else (1, 1) for least in (2, 4))
 

@@ -263,9 +263,6 @@ class Copy:
         self.leftovers: list[str] = []  # of uploads that were killed
         self.failing_since: float | None = None
 
-    def __deepcopy__(self, memo: Any) -> "Copy":
-        return self  # WeightAveraging copies the model, and by its trainer whatever callbacks hold
-
     # What is in sync: name → the store's mark, and size and time of the copy's file.
 
     @property

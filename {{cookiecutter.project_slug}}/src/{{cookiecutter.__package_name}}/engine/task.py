@@ -4,6 +4,7 @@ resume.
 A subclass writes ``build``, ``training_step``, ``score`` and ``predict``. Shapes: N samples.
 """
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -193,6 +194,14 @@ class Task(LightningModule):
     def fitting(self) -> bool:
         """Whether a trainer fits this model."""
         return self.attached is not None and self.trainer.state.fn == "fit"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Task":
+        # Averaging copies a model. What makes its parts holds the command line, and by it the trainer and its processes.
+        memo.update({id(value): value for value in vars(self).values() if isinstance(value, partial)})
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
 
     @property
     def is_built(self) -> bool:
