@@ -196,7 +196,7 @@ class Task(LightningModule):
         return self.attached is not None and self.trainer.state.fn == "fit"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Task":
-        # Averaging copies a model. What makes its parts holds the command line, and by it the trainer and its processes.
+        # Averaging copies a model. What makes its parts holds the command line, and with it the trainer.
         memo.update({id(value): value for value in vars(self).values() if isinstance(value, partial)})
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
