@@ -67,11 +67,11 @@ def is_the_templates(path):
     if path.is_relative_to(PACKAGE):
         inner = path.relative_to(PACKAGE)
         candidates = [next(sources.glob("src/*")) / inner, sources / "tables/src/package" / inner]
-    answers = re.compile(rb"\{\{ cookiecutter\.(\w+) \}\}")
+    answers, raw = re.compile(rb"\{\{ cookiecutter\.(\w+) \}\}"), re.compile(rb"\{[%] (end)?raw %\}")
     content = path.read_bytes()
     for source in filter(Path.is_file, candidates):
         plain = source.read_bytes()
-        baked = answers.sub(lambda match: str(ANSWERS[match[1].decode()]).encode(), plain)
+        baked = answers.sub(lambda match: str(ANSWERS[match[1].decode()]).encode(), raw.sub(b"", plain))
         if content in (plain, baked):
             return True
     return False

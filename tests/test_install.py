@@ -23,21 +23,25 @@ echo "python3 $* VIRTUAL_ENV=$VIRTUAL_ENV PIP_TARGET=$PIP_TARGET" >> "{log}"
 for packages in .venv/lib/python3*/site-packages; do
     mkdir -p $packages/pip
     touch $packages/pip/__init__.py
-    echo 'import os, sys; print("pip", *sys.argv[1:], sys.prefix, os.environ.get("PIP_TARGET"),' \
-        'os.environ.get("PYTHONPATH"), file=open("{log}", "a"))' > $packages/pip/__main__.py
+    echo 'import os, shutil, sys; print("pip", *sys.argv[1:], sys.prefix, os.environ.get("PIP_TARGET"),' \
+        'os.environ.get("PYTHONPATH"), file=open("{log}", "a")); shutil.copy("{uv}", sys.prefix + "/bin/uv")' \
+        > $packages/pip/__main__.py
 done
 """
 
 
 class Installer:
-    """Runs ``make install`` with a stand-in of uv, or of Python's own venv and pip."""
+    """Runs ``make install`` with a stand-in of uv, or of Python's own venv and of a pip that installs such a uv."""
 
     def __init__(self, folder: Path, with_uv: bool) -> None:
         self.log, programs = folder / "log", folder / "programs"
         programs.mkdir()
-        name, text = ("uv", UV) if with_uv else ("python3", PYTHON3)
-        (programs / name).write_text(text.format(log=self.log, python=sys.executable))
-        (programs / name).chmod(0o755)
+        uv, python3 = programs / "uv" if with_uv else folder / "uv", programs / "python3"
+        uv.write_text(UV.format(log=self.log, python=sys.executable))
+        uv.chmod(0o755)
+        if not with_uv:
+            python3.write_text(PYTHON3.format(log=self.log, python=sys.executable, uv=uv))
+            python3.chmod(0o755)
         self.path = f"{programs}:/usr/bin:/bin"
         assert with_uv or shutil.which("uv", path=self.path) is None
 
@@ -142,7 +146,7 @@ def test_whatever_the_shell_has_set_the_installation_goes_into_the_projects_envi
     )
     install(project, UV_SYSTEM_PYTHON="1", **dict.fromkeys(names, elsewhere))
     asked = install.log.read_text()
-    assert "--editable .[tools] --group dev" in asked
+    assert "--constraints constraints.txt --editable . --group dev" in asked
     assert elsewhere not in asked
     assert "UV_SYSTEM_PYTHON=1" not in asked
     assert "--python .venv/bin/python" in asked or f"{project}/.venv" in asked
