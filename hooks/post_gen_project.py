@@ -22,8 +22,8 @@ OF_IMAGES = """
     configs/recipes/baseline.yaml configs/recipes/finetune.yaml configs/recipes/qat.yaml configs/recipes/small_data.yaml
     configs/tasks engine/backbone.py engine/builtin.py engine/cache.py engine/columns.py engine/contents.py
     engine/decoding.py engine/digits.csv.gz engine/folders.py engine/image_files.py engine/images.py engine/labels.py
-    engine/looks.py engine/places.py engine/preprocessing.py engine/recomputing.py engine/timm_models.py tools/_looked.py
-    tools/_near_copies.py tools/preview.py tools/smote.py
+    engine/looks.py engine/places.py engine/preprocessing.py engine/recomputing.py engine/timm_models.py
+    tools/_looked.py tools/_near_copies.py tools/preview.py tools/smote.py
 """.split()
 OF_TABLES = """
     engine/arrow.py engine/builtin_tables.py engine/diabetes.csv engine/encoding.py engine/heads.py engine/kinds.py

@@ -51,8 +51,8 @@ def california() -> str:
         from sklearn.datasets import fetch_california_housing  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise Mistake(
-            "--data.table=california needs scikit-learn, which is not installed, so nothing was downloaded; install the "
-            "project's extra: pip install -e '.[california]'."
+            "--data.table=california needs scikit-learn, which is not installed, so nothing was downloaded; install "
+            "the project's extra: pip install -e '.[california]'."
         ) from error
     try:
         data: Any = fetch_california_housing(data_home="data/california-archive")
