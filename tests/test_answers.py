@@ -35,7 +35,10 @@ ENGINE_OF = {
     """.split(),
 }
 DATA_OF = {"images": "digits.csv.gz", "table": "diabetes.csv"}
-TEST_FILES = "conftest sandbox suites test_calibration test_loggers test_losses test_ranks test_shortages".split()
+TEST_FILES = """
+    conftest deprecations sandbox suites test_calibration test_deprecations test_loggers test_losses test_ranks
+    test_shortages
+""".split()
 TEST_FILES_OF = {
     "images": """
         test_data test_folders test_guard test_internals test_labels test_launches test_mistakes test_model test_pixels

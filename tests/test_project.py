@@ -253,7 +253,7 @@ def test_a_project_declares_what_it_imports_and_nothing_else(answers, tmp_path):
     run = [path for path in sources if path.parent.name != "tools"]
     assert needed(run, inner=False) <= always
     assert needed(sources) - SHARED <= always.union(*extras.values())
-    of_tests = needed(project.glob("tests/*.py")) - {"conftest", "sandbox", "suites"}
+    of_tests = needed(project.glob("tests/*.py")) - {"conftest", "deprecations", "sandbox", "suites"}
     skipped = re.findall(r'importorskip\("(\w+)', "".join(path.read_text() for path in project.glob("tests/*.py")))
     assert of_tests - set(map(distribution, skipped)) <= always | group
     assert always.union(group, *extras.values()) - needed(sources) - of_tests <= set(BY_NAME)
