@@ -20,6 +20,7 @@ import pytest
 CATEGORIES = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
 DEPRECATED = re.compile("deprecat", re.IGNORECASE)  # torch says much of it in a UserWarning
 FAMILY = {"lightning_utilities": "lightning", "lightning_fabric": "lightning", "pytorch_lightning": "lightning"}
+BETWEEN = ("torch.nn.modules.module", "torch.utils._contextlib")  # forward and @torch.no_grad() of others
 PACKAGE = getattr(find_spec("project_package"), "submodule_search_locations", [])
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "all"  # else only the first of a kind, which may be Lightning's
 
@@ -39,17 +40,22 @@ def raising(folders: Iterable[Path]) -> Callable[..., None]:
 
 def user(frame: FrameType, ours: tuple[str, ...]) -> FrameType:
     """Return the frame that used what a warning is about: the first beyond the library that warns."""
-    while frame.f_back and family(frame) in ("warnings", "_py_warnings", "typing_extensions"):
-        frame = frame.f_back  # the last: @deprecated
-    if frame.f_code.co_filename.startswith(ours) or not any("warn" in name for name in frame.f_code.co_names):
-        return frame  # what it called warns from C
-    library, is_configured = family(frame), False
+    library, is_configured = "", False
+    while frame.f_back and family(module(frame)) in ("warnings", "_py_warnings", "typing_extensions"):
+        library = library or family(
+            getattr(frame.f_locals.get("arg"), "__module__", "")
+        )  # what @deprecated stands over
+        frame = frame.f_back
+    says = any("warn" in name for name in frame.f_code.co_names)  # else it called what warns from C
+    if frame.f_code.co_filename.startswith(ours) or not (library or says) or module(frame).startswith("_pytest."):
+        return frame  # pytest.warns says again what it was not asked for
+    library = library or family(module(frame))
     while frame.f_back:
-        if family(frame) == "jsonargparse" != library:
+        if family(module(frame)) == "jsonargparse" != library:
             is_configured = True  # it makes what a config names, for Lightning's command line
         elif module(frame) == "lightning.pytorch.cli" and is_configured:
             pass
-        elif family(frame) not in (library, *sys.stdlib_module_names):
+        elif family(module(frame)) not in (library, *sys.stdlib_module_names) and module(frame) not in BETWEEN:
             break
         frame = frame.f_back
     return frame
@@ -59,9 +65,8 @@ def module(frame: FrameType) -> str:
     return frame.f_globals.get("__name__", "")
 
 
-def family(frame: FrameType) -> str:
-    name = module(frame).partition(".")[0]
-    return FAMILY.get(name, name)
+def family(name: str) -> str:
+    return FAMILY.get(name.partition(".")[0], name.partition(".")[0])
 
 
 def watch() -> None:

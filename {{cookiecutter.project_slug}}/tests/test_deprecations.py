@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from deprecations import CATEGORIES
+from typing_extensions import deprecated
 
 
 def library(name: str, code: str, **known: Any) -> Callable[..., None]:
@@ -43,6 +45,15 @@ def test_what_one_library_uses_of_another_is_not(level):
     library("lightning.pytorch.trainer", "old()", old=old(level))()
 
 
+def test_what_is_marked_as_deprecated_belongs_to_its_library():
+    marked = deprecated("it is deprecated", category=FutureWarning)(library("torch.nn.old", "..."))
+    library("lightning.pytorch", "marked()", marked=marked)()
+    with pytest.raises(FutureWarning):
+        marked()
+    with pytest.raises(FutureWarning):
+        library("torch.nn.public", "marked()", marked=marked)()
+
+
 def test_what_a_library_of_a_family_uses_of_it_is_raised():
     said = library("lightning_utilities.core", "warnings.warn('', FutureWarning)")
     with pytest.raises(FutureWarning):
@@ -55,6 +66,17 @@ def test_what_a_config_names_is_used_here():
         library("lightning.pytorch.cli", "made()", made=made)()
     parser = library("jsonargparse._core", "warnings.warn('it is deprecated', DeprecationWarning)")
     library("lightning.pytorch.cli", "parser()", parser=parser)()
+
+
+def test_a_method_without_gradients_is_used_here():
+    with pytest.raises(FutureWarning):
+        torch.no_grad()(library("lightning.pytorch.core.module", "warnings.warn('', FutureWarning)"))()
+
+
+def test_what_was_warned_of_while_another_warning_was_awaited_is_not():
+    with pytest.warns(UserWarning, match="something else"):
+        old(text="something else", category="UserWarning")()
+        library("lightning.pytorch.trainer", "old()", old=old())()
 
 
 def test_other_warnings_are_but_shown():

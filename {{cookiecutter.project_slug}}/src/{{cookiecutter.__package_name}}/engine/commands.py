@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
+from jsonargparse import add_instantiator
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
@@ -601,7 +602,7 @@ class Commands(LightningCLI):
 
     def instantiate_classes(self) -> None:
         maker = Maker()
-        self.parser.add_instantiator(maker, object)
+        add_instantiator(maker, object)  # for all parsers, in place of the last one; Lightning's own come before it
         try:
             super().instantiate_classes()
             self.datamodule.model = self.model
