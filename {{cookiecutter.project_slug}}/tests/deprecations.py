@@ -42,12 +42,14 @@ def user(frame: FrameType, ours: tuple[str, ...]) -> FrameType:
     """Return the frame that used what a warning is about: the first beyond the library that warns."""
     library, is_configured = "", False
     while frame.f_back and family(module(frame)) in ("warnings", "_py_warnings", "typing_extensions"):
-        library = library or family(
-            getattr(frame.f_locals.get("arg"), "__module__", "")
-        )  # what @deprecated stands over
+        marked = frame.f_locals.get("arg")  # what @deprecated stands over
+        library = library or family(getattr(marked, "__module__", ""))
         frame = frame.f_back
-    says = any("warn" in name for name in frame.f_code.co_names)  # else it called what warns from C
-    if frame.f_code.co_filename.startswith(ours) or not (library or says) or module(frame).startswith("_pytest."):
+    if frame.f_code.co_filename.startswith(ours):
+        return frame
+    if not library and not any("warn" in name for name in frame.f_code.co_names):
+        return frame  # what it calls warns from C
+    if module(frame).startswith("_pytest."):
         return frame  # pytest.warns says again what it was not asked for
     library = library or family(module(frame))
     while frame.f_back:

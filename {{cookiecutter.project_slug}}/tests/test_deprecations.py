@@ -74,9 +74,9 @@ def test_a_method_without_gradients_is_used_here():
 
 
 def test_what_was_warned_of_while_another_warning_was_awaited_is_not():
+    other = old(text="something else", category="UserWarning")
     with pytest.warns(UserWarning, match="something else"):
-        old(text="something else", category="UserWarning")()
-        library("lightning.pytorch.trainer", "old()", old=old())()
+        library("lightning.pytorch.trainer", "old(), other()", old=old(), other=other)()
 
 
 def test_other_warnings_are_but_shown():

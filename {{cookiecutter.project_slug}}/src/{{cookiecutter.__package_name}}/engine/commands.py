@@ -601,7 +601,7 @@ class Commands(LightningCLI):
         self.files = runs.RunFiles(run, as_given, self.plain, str(config.ckpt_path or ""))
 
     def instantiate_classes(self) -> None:
-        maker = Maker()
+        maker: Any = Maker()
         add_instantiator(maker, object)  # for all parsers, in place of the last one; Lightning's own come before it
         try:
             super().instantiate_classes()
