@@ -34,7 +34,11 @@ ENGINE_OF = {
         arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling summaries table_files tables
     """.split(),
 }
-TEST_FILES = "conftest sandbox suites test_calibration test_loggers test_losses test_ranks test_shortages".split()
+DATA_OF = {"images": "digits.csv.gz", "table": "diabetes.csv"}
+TEST_FILES = """
+    conftest deprecations sandbox suites test_calibration test_deprecations test_loggers test_losses test_ranks
+    test_shortages
+""".split()
 TEST_FILES_OF = {
     "images": """
         test_data test_folders test_guard test_internals test_labels test_launches test_mistakes test_model test_pixels
@@ -73,6 +77,7 @@ def expected_files(answers: dict[str, str]) -> set[str]:
     common |= {"docs/search.md"} if kind == "table" and answers["tools"] == "yes" else set()
     common |= {f"src/my_project/{name}.py" for name in YOURS}
     common |= {f"src/my_project/engine/{name}.py" for name in (*ENGINE, *ENGINE_OF[kind])}
+    common |= {f"src/my_project/engine/{DATA_OF[kind]}"}
     if answers["tools"] == "yes":
         common |= {f"src/my_project/tools/{name}" for name in (*TOOL_FILES, *TOOL_FILES_OF[kind])}
     common |= {f"src/my_project/configs/{name}.yaml" for name in ("base", "logger")}
@@ -100,7 +105,7 @@ def test_each_answer_bakes_exactly_its_files_and_valid_ones(answers, tmp_path):
     needs = " ".join(meta["project"]["dependencies"])
     assert ("wandb" in needs) == (answers["logger"] == "wandb")
     assert ("tensorboard" in needs) == (answers["logger"] == "tensorboard")
-    assert ("scikit-learn" in needs) == (answers["data"] in ("digits", "diabetes", "california"))
+    assert ("scikit-learn" in needs) == (answers["data"] == "california")
     is_table = answers["data"] in TABLES
     assert all((name in needs) != is_table for name in ("albumentations", "torchvision"))
     assert ("pyarrow" in needs) == is_table
@@ -123,7 +128,7 @@ def test_each_answer_bakes_exactly_its_files_and_valid_ones(answers, tmp_path):
     logger = yaml.safe_load((configs / "logger.yaml").read_text())["trainer"]["logger"]
     assert logger == ("WandbLogger" if answers["logger"] == "wandb" else True)
     for path in project.rglob("*"):
-        if path.is_file() and ".git/" not in str(path):
+        if path.is_file() and ".git/" not in str(path) and path.suffix != ".gz":
             text = path.read_text()
             assert "cookiecutter." not in text, path
             assert "{{" not in text.replace("${{", ""), path  # as a workflow writes a value
@@ -159,6 +164,9 @@ def test_baked_python_and_configs_equal_their_source(data, kind, tmp_path):
         if relative.startswith("tests/"):
             text = text.replace("project_package", "my_project")
         assert (project / relative).read_text() == text
+    built_in = f"engine/{DATA_OF[kind]}"
+    source = SOURCE / "src/{{cookiecutter.__package_name}}" / built_in
+    assert (project / "src/my_project" / built_in).read_bytes() == source.read_bytes()
 
 
 def test_there_are_at_most_ten_questions_each_with_a_prompt():
