@@ -328,9 +328,9 @@ def refused(edited: Sequence[Path]) -> Mistake:
         else ""
     )
     return Mistake(
-        f"you edited {', '.join(map(str, edited))}{many}, and an update replaces engine/ and tools/ whole, so that would "
-        "be lost; move it into files of yours, such as a subclass, or give it up: make update REPLACE=yes (git keeps "
-        "it)."
+        f"you edited {', '.join(map(str, edited))}{many}, and an update replaces engine/ and tools/ whole, so all would "
+        "be lost; move it into files of yours, such as a subclass, or give it up: make update REPLACE=yes "
+        "(git keeps it)."
     )
 
 
