@@ -258,13 +258,13 @@ def find_version(template: Path, link: Link, to: str) -> str:
     """
     cookiecutters = f"{link.directory.strip('/')}/cookiecutter.json".lstrip("/")
     known = re.fullmatch("[0-9a-f]{7,64}", link.commit) is not None
-    if not known or not git_says("cat-file", "-e", f"{link.commit}^{{commit}}", folder=template):
+    if not known or not git_says("cat-file", "-e", f"{link.commit}^0", folder=template):
         raise Mistake(
             f"{LINK} names the commit {link.commit!r}, which the template {without_password(link.template)!r} does not "
             "have, so what this project was made of is unknown; mend it: 'commit' is that of the template's version "
             "that made the project."
         )
-    name = ["--verify", "--quiet", "--end-of-options", f"{to or 'HEAD'}^{{commit}}"]
+    name = ["--verify", "--quiet", "--end-of-options", f"{to or 'HEAD'}^0"]
     if not git_says("rev-parse", *name, folder=template):
         names = git("for-each-ref", "--format=%(refname:short)", "refs/tags", "refs/heads", folder=template).split()
         raise Mistake(f"the template has no {to or 'commit'}, so there is nothing to update to; it has {some(names)}.")
@@ -328,9 +328,9 @@ def refused(edited: Sequence[Path]) -> Mistake:
         else ""
     )
     return Mistake(
-        f"you edited {', '.join(map(str, edited))}{many}, and an update replaces engine/ and tools/ whole, so all would "
-        "be lost; move it into files of yours, such as a subclass, or give it up: make update REPLACE=yes "
-        "(git keeps it)."
+        f"you edited {', '.join(map(str, edited))}{many}, and an update replaces engine/ and tools/ whole, so that "
+        "would be lost; move it into files of yours, such as a subclass, or give it up: make update REPLACE=yes (git "
+        "keeps it)."
     )
 
 
