@@ -279,23 +279,27 @@ def find_version(template: Path, link: Link, to: str) -> str:
 
 
 def bake(template: Path, link: Link, work: Path) -> Path:
-    """Make the project as it was before anybody edited it; returns its folder.
+    """Make the project as the template has it; returns its folder.
+
+    Args:
+        template: A clone.
+        link: Of which commit, with which answers.
+        work: A folder for all of it.
 
     Raises:
         Mistake: The answers in .cruft.json give none, or that of another package.
     """
-    git("clone", "--quiet", "--no-checkout", template, work / "made")
-    git("checkout", "--quiet", link.commit, folder=work / "made")
-    # A configuration of the user's may answer other questions, and what was answered last is theirs.
-    settings = {"replay_dir": str(work / "replay"), "cookiecutters_dir": str(work / "replay")}
+    git("clone", "--quiet", "--no-checkout", template, work / "template")
+    git("checkout", "--quiet", link.commit, folder=work / "template")
+    settings = {"replay_dir": str(work / "replay"), "cookiecutters_dir": str(work / "replay")}  # not the user's
     (work / "config.yaml").write_text(json.dumps(settings), encoding="utf-8")
-    source = work / "made" / link.directory
+    source = work / "template" / link.directory
     command = [sys.executable, "-P", "-m", "cookiecutter", "--no-input", "--config-file", work / "config.yaml"]
     answers = [f"{key}={value}" for key, value in link.answers.items()]
-    done = run([*command, "--output-dir", work / "pristine", source, *answers], work)
+    done = run([*command, "--output-dir", work / "made", source, *answers], work)
     if done.returncode:
         raise Mistake(f"the answers in {LINK} give no project ({cause(done)}); mend them, and commit that.")
-    project = next((work / "pristine").iterdir())
+    project = next((work / "made").iterdir())
     if not (project / SOURCE).is_dir():
         made = next((path.parent.name for path in project.glob("src/*/__init__.py")), "none")
         raise Mistake(
@@ -305,8 +309,14 @@ def bake(template: Path, link: Link, work: Path) -> Path:
     return project
 
 
+def files(project: Path) -> list[Path]:
+    """Return the files of a project that nobody has worked in, without git's and the one that names its version."""
+    found = (path for path in sorted(project.rglob("*")) if path.is_file() and path.name != LINK.name)
+    return [path for path in found if ".git" not in path.relative_to(project).parts]
+
+
 def edits(pristine: Path) -> list[Path]:
-    """Return the files of the machinery that the owner edited, and those of engine/ that are gone.
+    """Return the files of the machinery that are not as the template has them, and those of engine/ that are gone.
 
     A tool may be gone; files of the owner's beside them are no edits.
     """
@@ -369,9 +379,20 @@ def rejects() -> set[str]:
     return set(paths(git("ls-files", "--others", "-z", "--", "*.rej")))
 
 
-def unfinished(rejected_before: set[str]) -> Mapping[str, str]:
-    """Return what an update could not merge, and why: nobody else says so."""
+def unfinished(rejected_before: set[str], old: Path, new: Path) -> Mapping[str, str]:
+    """Return what an update could not merge, and why: nobody else says so.
+
+    Args:
+        rejected_before: What ``rejects`` found before.
+        old: The project as the template had it.
+        new: As it has it now.
+    """
     found = {}
+    for path in (path.relative_to(old) for path in files(old)):
+        if not (new / path).exists() and path.exists():
+            found[str(path)] = "the template has it no longer, and you changed it; remove it, or keep it as yours"
+    for path in edits(new):
+        found[str(path)] = "it is not as the template has it"
     for path in paths(git("diff", "--name-only", "--relative", "-z", "HEAD")):
         if Path(path).is_file() and CONFLICT.search(Path(path).read_bytes()):
             found[path] = "you and the template changed the same lines; both stand between <<<<<<< and >>>>>>>"
@@ -419,13 +440,12 @@ def update(to: str = "", replace: bool = False) -> None:
         if git_says("diff", "--quiet", link.commit, target, folder=template):
             print(f"The project has version {old} of the template; there is nothing to update.")
             return
-        pristine = bake(template, link, work)
+        pristine = bake(template, link, work / "old")
         edited = edits(pristine)
         if edited and not replace:
             raise refused(edited)
         # git merges only what it has the common version of, which nobody may have committed before editing it.
-        made = [path for path in pristine.rglob("*") if path.is_file() and ".git" not in path.parts]
-        git("hash-object", "-w", "--no-filters", "--", *made)
+        git("hash-object", "-w", "--no-filters", "--", *files(pristine))
         rejected = rejects()
         try:
             head = give_up(edited, pristine) if edited else before
@@ -437,7 +457,7 @@ def update(to: str = "", replace: bool = False) -> None:
             git("reset", "--quiet", "--hard", before)
             note().unlink(missing_ok=True)
             raise
-        left = unfinished(rejected)
+        left = unfinished(rejected, pristine, bake(template, read_link(), work / "new"))
         count = len(changes())
         note().unlink()
         owners = for_owners(template, link, target)
