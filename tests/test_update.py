@@ -308,21 +308,6 @@ def test_what_does_not_fit_into_a_file_fails_too(project, fresh):
     assert ended.said.count("\n  ") == 2
 
 
-def test_a_project_in_a_folder_of_a_larger_repository_is_updated_there(fresh, tmp_path):
-    outer = tmp_path / "outer"
-    shutil.copytree(fresh, outer / "a b/ünder", ignore=shutil.ignore_patterns(".git"))
-    (outer / "README.md").write_text("of the whole")
-    git(outer, "init", "--quiet")
-    commit(outer)
-    handed_on = {"GIT_DIR": str(tmp_path / "none"), "GIT_WORK_TREE": str(tmp_path)}
-    ended = update(outer / "a b/ünder", fresh, "--to=next", **handed_on)
-    assert ended.code == 0, ended.said
-    changed = git(outer, "diff", "--name-only", "HEAD").splitlines()
-    assert "a b/ünder/src/my_project/engine/newcomer.py" in changed
-    assert all(name.startswith("a b/ünder/") for name in changed)
-    assert not (outer / "src").exists()
-
-
 def test_a_project_that_has_the_version_is_left_alone(project, fresh):
     for to in ("", link_of(fresh)["commit"], "main"):
         ended = update(project, fresh, f"--to={to}")
@@ -443,13 +428,13 @@ def broken_off(where: str, how: str) -> str:
     )
 
 
-@pytest.mark.parametrize(("how", "code"), [("raise KeyboardInterrupt", 130), ("os.kill(os.getpid(), 15)", 143)])
-def test_an_update_that_is_stopped_before_the_merge_leaves_nothing(how, code, project, fresh):
+def test_an_update_that_is_stopped_before_the_merge_leaves_nothing(project, fresh):
     with (project / PACKAGE / "engine/rules.py").open("a") as file:
         file.write("# mine\n")
     before = commit(project)
-    ended = update(project, fresh, "--to=next", "--replace=yes", program=broken_off("merge", how))
-    assert ended.code == code, ended.said
+    stopped = broken_off("merge", "os.kill(os.getpid(), signal.SIGTERM)")
+    ended = update(project, fresh, "--to=next", "--replace=yes", program=stopped)
+    assert ended.code == 128 + signal.SIGTERM, ended.said
     assert (git(project, "rev-parse", "HEAD"), git(project, "status", "--porcelain")) == (before, "")
 
 
@@ -535,20 +520,27 @@ def test_an_abbreviation_becomes_the_address_that_git_knows(template, tmp_path):
     assert link["commit"] == git(template, "rev-parse", "next")
 
 
-def test_a_template_in_a_folder_of_a_repository_is_found_there_again(clone, tmp_path):
-    outer = tmp_path / "outer"
-    (outer / "in").mkdir(parents=True)
-    shutil.copytree(clone, outer / "in/a template", ignore=shutil.ignore_patterns(".git"))
-    git(outer, "init", "--quiet")
-    commit(outer)
-    project = make(outer, tmp_path / "out", directory="in/a template")
+def test_a_template_and_a_project_may_lie_in_folders_of_larger_repositories(clone, tmp_path):
+    source, outer = tmp_path / "source", tmp_path / "outer"
+    shutil.copytree(clone, source / "in/a template", ignore=shutil.ignore_patterns(".git"))
+    for repository in (source, outer):
+        repository.mkdir(exist_ok=True)
+        git(repository, "init", "--quiet")
+        (repository / "README.md").write_text("of the whole")
+        commit(repository)
+    project = make(source, outer / "a b/ünder", directory="in/a template")
     assert link_of(project)["directory"] == "in/a template"
-    commit(project)
-    change(outer / "in/a template" / SOURCE.name)
     commit(outer)
-    ended = update(project, project)
+    change(source / "in/a template" / SOURCE.name)
+    commit(source)
+    handed_on = {"GIT_DIR": str(tmp_path / "none"), "GIT_WORK_TREE": str(tmp_path)}
+    ended = update(project, project, **handed_on)
     assert ended.code == 0, ended.said
     assert (project / PACKAGE / "engine/newcomer.py").is_file()
+    changed = git(outer, "diff", "--name-only", "HEAD").splitlines()
+    assert len(changed) > 4
+    assert all(name.startswith("a b/ünder/my-project/") for name in changed)
+    assert not (outer / "src").exists()
 
 
 def test_a_template_that_git_does_not_know_leaves_no_link(clone, tmp_path):
