@@ -73,11 +73,11 @@ def is_the_templates(path):
         return False
     if TEMPLATE is None:
         return True
-    answers = re.compile(rb"\{\{ cookiecutter\.(\w+) \}\}")
+    answers, raw = re.compile(rb"\{\{ cookiecutter\.(\w+) \}\}"), re.compile(rb"\{[%] (end)?raw %\}")
     content = path.read_bytes()
     for source in sources_of(path):
         plain = source.read_bytes()
-        baked = answers.sub(lambda match: str(ANSWERS[match[1].decode()]).encode(), plain)
+        baked = answers.sub(lambda match: str(ANSWERS[match[1].decode()]).encode(), raw.sub(b"", plain))
         if content in (plain, baked):
             return True
     return False

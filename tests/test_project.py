@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import lock
 import pytest
 from conftest import SOURCE, TEMPLATE, bake
 
@@ -76,6 +77,34 @@ def test_a_fresh_project_is_green_in_its_own_environment(tmp_path):
     project = bake(tmp_path, **FAR)
     make("install", project, NEWEST)
     make("check", project, NEWEST)
+
+
+def pins(path: Path) -> dict[str, set[str]]:
+    """Return the versions, and where each holds, that a list of versions has for each package."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)(?:\[[^\]]*\])?==([^\\\n]*)", path.read_text(), re.MULTILINE):
+        found.setdefault(name, set()).add(version.strip())
+    return found
+
+
+def test_the_versions_that_travel_with_a_project_are_those_that_the_tests_run_with():
+    known, locked = pins(SOURCE / "constraints.txt"), pins(TEMPLATE / "requirements.lock")
+    both = set(known) & set(locked)
+    assert {"torch", "lightning", "jsonargparse", "numpy", "albumentations", "optuna", "ruff", "timm"} <= both
+    assert {name: known[name] for name in both} == {name: locked[name] for name in both}
+    assert not [line for line in (SOURCE / "constraints.txt").read_text().splitlines() if "://" in line]
+
+
+@pytest.mark.parametrize("data", ["image_folder", "table"])
+def test_every_package_that_a_project_can_ask_for_has_a_known_version(data, tmp_path):
+    asked = lock.requirements(bake(tmp_path, data=data))
+    names = {re.match(r"[\w.-]+", line)[0] for line in asked}
+    assert not names - set(pins(SOURCE / "constraints.txt"))
+
+
+def test_the_workflow_and_the_image_install_by_one_version_of_uv(project):
+    workflow, image = (project / ".github/workflows/ci.yml").read_text(), (project / "launch/Dockerfile").read_text()
+    assert re.findall(r'version: "([\d.]+)"', workflow) == re.findall(r"uv==([\d.]+)", image)
 
 
 def test_a_new_repository_has_the_branch_that_the_workflow_listens_to(project):
