@@ -51,7 +51,7 @@ TOOL_FILES = """
     space.yaml tune.py verify.py
 """.split()
 LAUNCH = ("Dockerfile", "kubernetes.yaml", "skypilot.yaml", "slurm.sh", "torchrun.sh")
-PAGES = ("data", "machines", "resuming", "techniques")
+PAGES = ("data", "machines", "resuming", "techniques", "updating")
 RECIPES = ("imbalanced", "long_schedule", "stabilise")
 RECIPES_OF = {"images": ("baseline", "finetune", "qat", "small_data"), "table": ("tabular", "tabular_strong")}
 TOOL_FILES_OF = {"images": ("_looked.py", "_near_copies.py", "preview.py", "smote.py"), "table": ("_preprocessing.py",)}

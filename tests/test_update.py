@@ -94,6 +94,8 @@ def change(source: Path) -> None:
             file.write("# of the next version\n")
     losses = (package / "losses.py").read_text()
     (package / "losses.py").write_text("# of the next version\n" + losses)
+    versions = (source / "constraints.txt").read_text()
+    (source / "constraints.txt").write_text(versions.replace("numpy==", "numpy==0."))
     (package / "engine/newcomer.py").write_text("# of the next version\n")
     (source / "launch/skypilot.yaml").unlink()
 
@@ -267,6 +269,7 @@ def test_edited_machinery_is_named_and_given_up_where_that_is_asked_for(project,
     wanted.pop("tools/verify.py")
     assert files(project / PACKAGE) == wanted
     assert not (project / "launch/skypilot.yaml").exists()
+    assert "numpy==0." in (project / "constraints.txt").read_text()
     assert "`losses.py`: look" in ended.said
     [way_back] = re.findall("To take it back: (.*)", ended.said)
     assert way_back == f"git reset --hard {mine[:12]} && git clean -fd ."
@@ -279,6 +282,8 @@ def test_what_cannot_be_merged_fails_and_is_listed_with_the_way_back(project, fr
     shutil.rmtree(project / ".git")
     losses = project / PACKAGE / "losses.py"
     losses.write_text("# mine\n" + losses.read_text())
+    versions = (project / "constraints.txt").read_text().replace("numpy==", "numpy==9.")
+    (project / "constraints.txt").write_text(versions)
     (project / ".gitignore").write_text((project / ".gitignore").read_text() + "*.rej\n")
     git(project, "init", "--quiet")
     first = commit(project, "first, with an edit")
@@ -287,6 +292,8 @@ def test_what_cannot_be_merged_fails_and_is_listed_with_the_way_back(project, fr
     assert "src/my_project/losses.py: you and the template changed the same lines" in ended.said
     assert f"git reset --hard {first[:12]} && git clean -fd ." in ended.said
     assert ended.said.count("\n  ") == 1
+    assert (project / "constraints.txt").read_text() == versions
+    assert "constraints.txt stays as you have it" in ended.said
     assert "newcomer" in git(project, "status", "--porcelain")
     assert "not all is committed" in refusal(project, fresh, "--to=next")
 
@@ -455,6 +462,13 @@ def test_after_a_kill_in_the_middle_of_the_merge_the_way_back_is_said_and_leads_
     assert update(project, fresh).code == 0
     (project / "half.py").touch()
     assert "not all is committed" in refusal(project, fresh)
+
+
+def test_make_update_updates_then_installs_then_tests(fresh):
+    command = ["make", "--dry-run", "update", "TO=v0.2.0", "REPLACE=yes"]
+    said = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=True).stdout
+    order = r"my_project\.engine\.updating --to 'v0\.2\.0' --replace 'yes'.* pip install .*-m pytest"
+    assert re.search(order, said, re.DOTALL), said
 
 
 def test_the_updater_imports_nothing_heavy(fresh):

@@ -24,6 +24,7 @@ from .mistakes import Mistake, RunFailed, shown, some
 PATIENCE = 300  # seconds that a server gets to send the template, and each program that runs here to end
 LINK = Path(".cruft.json")
 SOURCE = Path("src") / PACKAGE
+VERSIONS = Path("constraints.txt")
 # The file or folder of git's own that is there as long as something goes on.
 GOES_ON = {
     "MERGE_HEAD": "a merge",
@@ -404,6 +405,25 @@ def unfinished(rejected_before: set[str], old: Path, new: Path) -> Mapping[str, 
     return found
 
 
+def keep_versions(pristine: Path, head: str) -> bool:
+    """Leave the versions alone that ``make upgrade`` found: merged with the template's they were tried by nobody.
+
+    Args:
+        pristine: The project as the template had it.
+        head: The commit before the merge.
+
+    Returns:
+        Whether the owner's differ from the template's.
+    """
+    if not (pristine / VERSIONS).is_file() or not git_says("cat-file", "-e", f"{head}:./{VERSIONS}"):
+        return False
+    if git("rev-parse", f"{head}:./{VERSIONS}") == git("hash-object", "--no-filters", "--", pristine / VERSIONS):
+        return False
+    git("checkout", "--quiet", head, "--", VERSIONS)
+    Path(f"{VERSIONS}.rej").unlink(missing_ok=True)
+    return True
+
+
 def for_owners(template: Path, link: Link, target: str) -> list[str]:
     """Return what the template's CHANGELOG tells the owners of projects that are older than a version."""
 
@@ -457,6 +477,7 @@ def update(to: str = "", replace: bool = False) -> None:
             git("reset", "--quiet", "--hard", before)
             note().unlink(missing_ok=True)
             raise
+        are_kept = keep_versions(pristine, head)
         left = unfinished(rejected, pristine, bake(template, read_link(), work / "new"))
         count = len(changes())
         note().unlink()
@@ -464,6 +485,8 @@ def update(to: str = "", replace: bool = False) -> None:
     print(f"Updated from version {old} of the template to {new}: {count} files differ, and nothing is committed yet.")
     if edited:
         print(f"Given up: {', '.join(map(str, edited))}; git revert {head[:12]} brings your edits back.")
+    if are_kept:
+        print(f"{VERSIONS} stays as you have it; if its versions do not suit the new requirements: make upgrade")
     if owners:
         print("\n".join(["What the template's CHANGELOG leaves to you, by file:", *owners]))
     if left:
