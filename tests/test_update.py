@@ -82,6 +82,10 @@ def template(tmp_path_factory) -> Path:
         text.replace("## 0.1.0", "### For owners\n\n- `losses.py`: look\n\n## 0.1.0", 1), encoding="utf-8"
     )
     commit(clone, "A version after it")
+    git(clone, "checkout", "--quiet", "-b", "narrow", "main")
+    questions = (clone / "cookiecutter.json").read_text(encoding="utf-8")
+    (clone / "cookiecutter.json").write_text(questions.replace('"digits", ', "", 1), encoding="utf-8")
+    commit(clone, "An answer is gone")
     git(clone, "checkout", "--quiet", "main")
     return clone
 
@@ -112,6 +116,7 @@ def project(fresh, tmp_path) -> Path:
     copy = tmp_path / "my project ü"
     shutil.copytree(fresh, copy)
     commit(copy, "first")
+    assert git(copy, "ls-files", ".cruft.json")
     return copy
 
 
@@ -443,6 +448,15 @@ def test_an_update_that_is_stopped_before_the_merge_leaves_nothing(project, fres
     ended = update(project, fresh, "--to=next", "--replace=yes", program=stopped)
     assert ended.code == 128 + signal.SIGTERM, ended.said
     assert (git(project, "rev-parse", "HEAD"), git(project, "status", "--porcelain")) == (before, "")
+
+
+def test_a_version_that_cannot_be_made_of_the_answers_changes_nothing(project, fresh):
+    before = git(project, "rev-parse", "HEAD")
+    ended = update(project, fresh, "--to=narrow")
+    assert ended.code == 1
+    assert re.match("error: cruft could not make the new version .*digits.*mend those in .cruft.json", ended.said)
+    assert (git(project, "rev-parse", "HEAD"), git(project, "status", "--porcelain")) == (before, "")
+    assert "there is nothing to update" in update(project, fresh).said
 
 
 def test_after_a_kill_in_the_middle_of_the_merge_the_way_back_is_said_and_leads_there(project, fresh):

@@ -125,7 +125,7 @@ def git_says(*args: str | Path, folder: Path | None = None) -> bool:
 def cause(done: subprocess.CompletedProcess[str]) -> str:
     """Return the line in which a program says why it failed."""
     lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip(" ╭╮╰╯─│")]
-    telling = [line for line in lines if re.match(r"(error|fatal|\w+(Error|Exception)): ", line)]
+    telling = [line for line in lines if re.match(r"(error|fatal|[\w.]+(Error|Exception)): ", line)]
     return (telling or lines or [f"exit code {done.returncode}"])[-1 if not telling else 0]
 
 
@@ -316,6 +316,17 @@ def files(project: Path) -> list[Path]:
     return [path for path in found if ".git" not in path.relative_to(project).parts]
 
 
+def is_same(path: Path, made: Path) -> bool:
+    """Tell whether a file of the project is as the template has it."""
+    return path.is_file() and not path.is_symlink() and path.read_bytes() == made.read_bytes()
+
+
+def unedited(pristine: Path) -> list[Path]:
+    """Return the files of the project that are as the template has them."""
+    every = (path.relative_to(pristine) for path in files(pristine))
+    return [path for path in every if is_same(path, pristine / path)]
+
+
 def edits(pristine: Path) -> list[Path]:
     """Return the files of the machinery that are not as the template has them, and those of engine/ that are gone.
 
@@ -325,8 +336,7 @@ def edits(pristine: Path) -> list[Path]:
     for part in ("engine", "tools"):
         for made in sorted(path for path in (pristine / SOURCE / part).rglob("*") if path.is_file()):
             path = made.relative_to(pristine)
-            is_same = path.is_file() and not path.is_symlink() and path.read_bytes() == made.read_bytes()
-            if not is_same and (part == "engine" or path.exists() or path.is_symlink()):
+            if not is_same(path, made) and (part == "engine" or path.exists() or path.is_symlink()):
                 found.append(path)
     return found
 
@@ -370,9 +380,13 @@ def merge(template: Path, to: str, work: Path) -> None:
     # Inside a repository the template's hook makes none, which cruft would compare as it does all files.
     git("init", "--quiet", work)
     command = [sys.executable, "-P", "-m", "cruft", "update", "--skip-apply-ask", "--template-path", template]
-    done = run([*command, *(["--checkout", to] if to else [])], TMPDIR=str(temporary))
+    plain = {"TMPDIR": str(temporary), "TYPER_STANDARD_TRACEBACK": "1"}
+    done = run([*command, *(["--checkout", to] if to else [])], **plain)
     if done.returncode:
-        raise RunFailed(f"cruft could not make the new version ({cause(done)}).")
+        raise RunFailed(
+            f"cruft could not make the new version ({cause(done)}); where its questions take other answers by now, "
+            f"mend those in {LINK}, and commit that."
+        )
 
 
 def rejects() -> set[str]:
@@ -380,11 +394,12 @@ def rejects() -> set[str]:
     return set(paths(git("ls-files", "--others", "-z", "--", "*.rej")))
 
 
-def unfinished(rejected_before: set[str], old: Path, new: Path) -> Mapping[str, str]:
+def unfinished(rejected_before: set[str], untouched: Sequence[Path], old: Path, new: Path) -> Mapping[str, str]:
     """Return what an update could not merge, and why: nobody else says so.
 
     Args:
         rejected_before: What ``rejects`` found before.
+        untouched: The files that nobody had edited.
         old: The project as the template had it.
         new: As it has it now.
     """
@@ -392,7 +407,8 @@ def unfinished(rejected_before: set[str], old: Path, new: Path) -> Mapping[str, 
     for path in (path.relative_to(old) for path in files(old)):
         if not (new / path).exists() and path.exists():
             found[str(path)] = "the template has it no longer, and you changed it; remove it, or keep it as yours"
-    for path in edits(new):
+    wrong = [path for path in untouched if (new / path).is_file() and not is_same(path, new / path)]
+    for path in {*edits(new), *wrong}:
         found[str(path)] = "it is not as the template has it"
     for path in paths(git("diff", "--name-only", "--relative", "-z", "HEAD")):
         if Path(path).is_file() and CONFLICT.search(Path(path).read_bytes()):
@@ -469,18 +485,20 @@ def update(to: str = "", replace: bool = False) -> None:
         rejected = rejects()
         try:
             head = give_up(edited, pristine) if edited else before
+            untouched = unedited(pristine)
             note().write_text(f"{before} {head}\n", encoding="utf-8")
             merge(template, to, work)
+            are_kept = keep_versions(pristine, head)
+            left = unfinished(rejected, untouched, pristine, bake(template, read_link(), work / "new"))
+            count = len(changes())
+            note().unlink()
         except BaseException as error:
             if changes():
-                raise RunFailed(f"broken off in the middle; to take it back: {way_back(before)}") from error
+                why = f" ({error})" if isinstance(error, Mistake | RunFailed) else ""
+                raise RunFailed(f"broken off in the middle{why}; to take it back: {way_back(before)}") from error
             git("reset", "--quiet", "--hard", before)
             note().unlink(missing_ok=True)
             raise
-        are_kept = keep_versions(pristine, head)
-        left = unfinished(rejected, pristine, bake(template, read_link(), work / "new"))
-        count = len(changes())
-        note().unlink()
         owners = for_owners(template, link, target)
     print(f"Updated from version {old} of the template to {new}: {count} files differ, and nothing is committed yet.")
     if edited:
