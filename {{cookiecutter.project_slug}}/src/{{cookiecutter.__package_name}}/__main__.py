@@ -40,10 +40,12 @@ def report(cli: Any) -> None:
     """Write the page of a run that has ended, or say how; whatever goes wrong with it, the run is a success."""
     if not cli.own.report or "report" not in tools() or cli.lock is None or not cli.run.ended:
         return
+    from .engine.installing import of_extra
+
     command = f"python -m {__package__} report {cli.run}"
     absent = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
     if absent or cli.trainer.world_size > 1:  # the other ranks would wait for this one
-        needs = f" (needs {' and '.join(absent)}: pip install -e '.[report]')" if absent else ""
+        needs = f" (needs {' and '.join(absent)}: {of_extra('report')})" if absent else ""
         print(f"report:        {command}{needs}")
         return
     try:
