@@ -20,10 +20,11 @@ YOURS = """
     __init__ __main__ augment callbacks cli combinations data losses metrics model networks optim
 """.split()
 ENGINE = """
-    __init__ batches calibrating calibration cells checkpoints commands configs delimited endings factories fallible
-    fast faults files guard installing internals keepers launches loading loggers metrics mistakes optimizers output parser
-    per_sample predictions preemption quantisation ranks reliability remote resume rules runs sampling schema scores
-    signals splits stages steps submission targets task together watching weights workers
+    __init__ batches calibrating calibration cells checkpoints commands completion config_schema configs delimited
+    endings factories fallible fast faults files guard installing internals keepers launches loading loggers metrics
+    mistakes optimizers output parser per_sample predictions preemption quantisation ranks reliability remote resume
+    rules runs sampling schema scores signals splits stages steps submission targets task together watching weights
+    workers
 """.split()
 ENGINE_OF = {
     "images": """
@@ -34,7 +35,9 @@ ENGINE_OF = {
         arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling summaries table_files tables
     """.split(),
 }
-TEST_FILES = "conftest sandbox suites test_calibration test_installing test_loggers test_losses test_ranks test_shortages".split()
+TEST_FILES = """
+    conftest sandbox suites test_calibration test_installing test_loggers test_losses test_ranks test_shortages
+""".split()
 TEST_FILES_OF = {
     "images": """
         test_data test_folders test_guard test_internals test_labels test_launches test_mistakes test_model test_pixels

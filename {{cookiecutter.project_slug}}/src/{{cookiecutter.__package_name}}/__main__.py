@@ -18,6 +18,9 @@ HELP = """usage: python -m {package} COMMAND [FLAG ...]
   test       score it on the test split, which nothing else reads
   predict    write what is predicted of new data; predict --help says how it is named
 {tools}
+  schema     write what an editor completes and checks configs by
+  completion print what a shell completes all this by: completion bash
+
 COMMAND --help lists its flags. --config NAME lays a preset, a recipe or a file over the defaults, below
 all flags."""
 
@@ -64,6 +67,16 @@ def run(args: list[str]) -> None:
 
     args = below_flags(args)
     with remote.kept():
+        if args[0] == "schema":
+            from .engine import config_schema
+
+            config_schema.main(CLI, args[1:])
+            return
+        if args[0] == "completion":
+            from .engine import completion
+
+            completion.main(CLI, tools(), tool, args[1:])
+            return
         if args[0] in tools():
             tool(args[0]).main(args[1:])
             return

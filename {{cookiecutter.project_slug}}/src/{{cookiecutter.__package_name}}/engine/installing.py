@@ -19,30 +19,31 @@ IN_CONTAINER = ("/.dockerenv", "/run/.containerenv")
 
 def of_extra(extra: str) -> str:
     """Return the command that installs an extra of the project's."""
-    if has_source() and is_synced():  # --inexact, for a plain one would remove what else was added
+    if source() and is_synced():  # --inexact, for a plain one would remove what else was added
         return f"{_uv() or 'uv'} sync --inexact{_elsewhere()} --extra {extra}"
     if is_fixed():
         return f"RUN uv pip install {_quoted(f'.[{extra}]')} in launch/Dockerfile, and build the image again"
-    if not has_source():
+    if source() is None:
         return f"{_installer()} {_quoted(f'{_distribution()}[{extra}]')}"
     return f"{_installer()} -e {_quoted(f'{_shortest(_project())}[{extra}]')}"
 
 
 def of_package(package: str) -> str:
     """Return the command that installs a package, with or without bounds of its version."""
-    if has_source() and is_synced():  # into pyproject.toml, for the next sync would remove it
+    if source() and is_synced():  # into pyproject.toml, for the next sync would remove it
         return f"{_uv() or 'uv'} add{_elsewhere()} {_quoted(package)}"
     if is_fixed():
         return f"RUN uv pip install {_quoted(package)} in launch/Dockerfile, and build the image again"
     return f"{_installer()} {_quoted(package)}"
 
 
-def has_source() -> bool:
-    """Tell whether the project is installed from its folder, so that an edit of it counts."""
+def source() -> Path | None:
+    """Return the project's folder, where it is installed from there, so that an edit of it counts."""
     with suppress(OSError, ValueError):
         text = (_project() / "pyproject.toml").read_text(encoding="utf-8")
-        return HERE.parents[2].name == "src" and "project" in tomllib.loads(text)
-    return False
+        if HERE.parents[2].name == "src" and "project" in tomllib.loads(text):
+            return _project()
+    return None
 
 
 def is_synced() -> bool:
