@@ -62,7 +62,8 @@ def main(cli: type[Commands], tools: Mapping[str, str], load: Callable[[str], An
     preamble = CONFIGS.get(shell, "").replace("PROGRAM", PACKAGE).replace("NAMES", " ".join(packaged()))
     with contextlib.redirect_stdout(io.StringIO()):  # of tools that are asked for their flags
         made = everything(cli, tools, load, program)
-    print(shtab.complete(made, shell, preamble=preamble))
+    script = shtab.complete(made, shell, preamble=preamble)
+    print(script.replace("complete -o bashdefault -F", "complete -o bashdefault -o default -F"))  # files, where nothing else
 
 
 def everything(

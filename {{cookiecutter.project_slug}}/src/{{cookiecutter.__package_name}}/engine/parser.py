@@ -113,6 +113,10 @@ IN_OTHER_WORDS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         "fits, or its path, package.module.Class",
     ),
     (
+        r'Invalid option "comments" for --print_config',
+        lambda _: f"--print_config=comments needs the package ruamel.yaml: {of_package('ruamel.yaml')}",
+    ),
+    (
         r"the following arguments are required: class_weights_K.*",
         "--model.loss is a loss of classes or labels, and the targets are numbers; give one of numbers, such as "
         "MSE, MAE, Huber or Quantile",
