@@ -67,7 +67,8 @@ def files(project: Path) -> set[str]:
 
 
 def expected_files(answers: dict[str, str]) -> set[str]:
-    common = {".dockerignore", ".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md", "pyproject.toml"}
+    common = {".dockerignore", ".gitignore", ".pre-commit-config.yaml", "Makefile", "pyproject.toml"}
+    common |= {"AGENTS.md", "README.md"}
     common |= {f"launch/{name}" for name in LAUNCH}
     kind = "table" if answers["data"] in TABLES else "images"
     common |= {f"tests/{name}.py" for name in (*TEST_FILES, *TEST_FILES_OF[kind])}
@@ -121,6 +122,12 @@ def test_each_answer_bakes_exactly_its_files_and_valid_ones(answers, tmp_path):
             assert "{{" not in text, path
             assert "{%" not in text, path
     assert len((project / "README.md").read_text(encoding="utf-8").splitlines()) <= 90
+    agents = (project / "AGENTS.md").read_text(encoding="utf-8")
+    assert len(agents.splitlines()) <= 40
+    named = re.findall(r"`((?:src|tests)/[\w./]+|[a-z]+\.py|[a-z]+/)`", agents)
+    assert len(named) > 10
+    for name in set(named) - {"runs/", "data/"}:  # which a run makes
+        assert any((folder / name).exists() for folder in (project, configs.parent)), name
     for page in pages(project):
         assert not dead_links(page), page
         if answers["tools"] == "no":

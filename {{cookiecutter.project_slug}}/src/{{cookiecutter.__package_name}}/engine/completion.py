@@ -63,7 +63,9 @@ def main(cli: type[Commands], tools: Mapping[str, str], load: Callable[[str], An
     with contextlib.redirect_stdout(io.StringIO()):  # of tools that are asked for their flags
         made = everything(cli, tools, load, program)
     script = shtab.complete(made, shell, preamble=preamble)
-    print(script.replace("complete -o bashdefault -F", "complete -o bashdefault -o default -F"))  # files, where nothing else
+    print(
+        script.replace("complete -o bashdefault -F", "complete -o bashdefault -o default -F")
+    )  # files, where nothing else
 
 
 def everything(

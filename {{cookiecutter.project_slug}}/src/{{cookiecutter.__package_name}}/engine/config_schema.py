@@ -10,6 +10,7 @@ class does not have. Of a class that is none of this project's or Lightning's no
 """
 
 import collections.abc
+import functools
 import inspect
 import json
 import sys
@@ -30,7 +31,7 @@ from .parser import Options
 
 FILE = "configs.schema.json"
 LIBRARIES = ("lightning.", "torch.optim.")  # whose classes are options; of others a path may be given
-PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string", type(None): "null"}
 LISTS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 PATH = {"type": "string", "pattern": r"\w\.\w", "description": "The path of a class: package.module.Class"}
 
@@ -207,6 +208,7 @@ class Makes:
         return _mapping(properties)
 
 
+@functools.cache
 def offered(base: type) -> list[type]:
     """Return the classes that a config may name by their short name: this project's, and those of some libraries.
 
@@ -248,6 +250,7 @@ def _classes_in(hint: Any) -> Iterator[type]:
         yield from _classes_in(arg)
 
 
+@functools.cache
 def _own_modules() -> Iterable[types.ModuleType]:
     beside = (f"{PACKAGE}.engine", f"{PACKAGE}.tools")
     return [
