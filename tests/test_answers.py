@@ -20,10 +20,11 @@ YOURS = """
     __init__ __main__ augment callbacks cli combinations data losses metrics model networks optim
 """.split()
 ENGINE = """
-    __init__ batches calibrating calibration cells checkpoints commands configs delimited endings factories fallible
-    fast faults files guard internals keepers launches loading loggers metrics mistakes optimizers output parser
-    per_sample predictions preemption quantisation ranks reliability remote renames resume rules runs sampling schema
-    scores signals splits stages steps submission targets task together updating watching weights workers
+    __init__ batches calibrating calibration cells checkpoints commands completion config_schema configs delimited
+    endings factories fallible fast faults files guard installing internals keepers launches loading loggers metrics
+    mistakes optimizers output parser per_sample predictions preemption quantisation ranks reliability remote renames
+    resume rules runs sampling schema scores signals splits stages steps submission targets task together updating
+    watching weights workers
 """.split()
 ENGINE_OF = {
     "images": """
@@ -36,8 +37,8 @@ ENGINE_OF = {
 }
 DATA_OF = {"images": "digits.csv.gz", "table": "diabetes.csv"}
 TEST_FILES = """
-    conftest deprecations sandbox suites test_calibration test_deprecations test_loggers test_losses test_ranks
-    test_shortages
+    conftest deprecations sandbox suites test_calibration test_deprecations test_installing test_loggers test_losses
+    test_ranks test_shortages
 """.split()
 TEST_FILES_OF = {
     "images": """
@@ -69,7 +70,7 @@ def files(project: Path) -> set[str]:
 
 def expected_files(answers: dict[str, str]) -> set[str]:
     common = {".dockerignore", ".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md"}
-    common |= {"constraints.txt", "pyproject.toml"}
+    common |= {"AGENTS.md", "constraints.txt", "pyproject.toml"}
     common |= {".cruft.json"} if (TEMPLATE / ".git").exists() else set()
     common |= {f"launch/{name}" for name in LAUNCH}
     kind = "table" if answers["data"] in TABLES else "images"
@@ -135,6 +136,12 @@ def test_each_answer_bakes_exactly_its_files_and_valid_ones(answers, tmp_path):
             assert "{{" not in text.replace("${{", ""), path  # as a workflow writes a value
             assert "{%" not in text, path
     assert len((project / "README.md").read_text(encoding="utf-8").splitlines()) <= 90
+    agents = (project / "AGENTS.md").read_text(encoding="utf-8")
+    assert len(agents.splitlines()) <= 40
+    named = re.findall(r"`((?:src|tests)/[\w./]+|[a-z]+\.py|[a-z]+/)`", agents)
+    assert len(named) > 10
+    for name in set(named) - {"runs/", "data/"}:  # which a run makes
+        assert any((folder / name).exists() for folder in (project, configs.parent)), name
     for page in pages(project):
         assert not dead_links(page), page
         if answers["tools"] == "no":
