@@ -151,7 +151,7 @@ def journey(place: Place, cell: Cell) -> Iterator[tuple[str, bool]]:
     if cell["data"] in TABLES:
         draw_table(folder / "TABLE.csv")
         data = () if cell["data"] == "diabetes" else ("--data.table=TABLE.csv", "--data.target=price")
-        new = "--data.predict_table=TABLE.csv" if data else "--data.predict_table=diabetes"
+        new = f"--data.predict_table={'TABLE.csv' if data else 'data/diabetes.csv'}"
     else:
         images = draw_images(folder / "images")
         data = () if cell["data"] == "digits" else ("--data.root=images", "--data.batch_size=16")

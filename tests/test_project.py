@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,23 @@ def test_a_project_of_a_table_is_typed(tmp_path):
     project = bake(tmp_path, data="diabetes")
     (project / ".venv").symlink_to(sys.prefix)  # where the project looks for its packages
     run("basedpyright", folder=project)
+
+
+# Of packages that come with extras, or with those that do.
+OPTIONAL = (
+    "captum imblearn matplotlib onnx onnxruntime onnxscript optuna psutil psycopg pyarrow sklearn sqlalchemy timm"
+)
+
+
+def test_types_hold_where_optional_packages_are_absent(project, tmp_path):
+    mine = shutil.copytree(project, tmp_path / "project")
+    packages = Path(sysconfig.get_path("purelib"))
+    seen = mine / ".venv" / packages.relative_to(sys.prefix)
+    seen.mkdir(parents=True)
+    for path in packages.iterdir():
+        if path.name not in OPTIONAL.split():
+            (seen / path.name).symlink_to(path)
+    run("basedpyright", folder=mine)
 
 
 OLDEST, NEWEST = (3, 11), (3, 13)  # of the Pythons that are claimed and at hand
