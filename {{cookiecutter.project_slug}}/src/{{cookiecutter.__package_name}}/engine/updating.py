@@ -125,8 +125,10 @@ def git_says(*args: str | Path, folder: Path | None = None) -> bool:
 def cause(done: subprocess.CompletedProcess[str]) -> str:
     """Return the line in which a program says why it failed."""
     lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip(" ╭╮╰╯─│")]
-    telling = [line for line in lines if re.match(r"(error|fatal|[\w.]+(Error|Exception)): ", line)]
-    return (telling or lines or [f"exit code {done.returncode}"])[-1 if not telling else 0]
+    for start in (r"(error|fatal): ", r"[\w.]+(Error|Exception): "):
+        if found := [line for line in lines if re.match(start, line)]:
+            return found[0]
+    return (lines or [f"exit code {done.returncode}"])[-1]
 
 
 def without_password(url: str) -> str:
