@@ -64,7 +64,9 @@ class Link(NamedTuple):
     directory: str
 
 
-def run(command: Sequence[str | Path], folder: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+def run(
+    command: Sequence[str | Path], folder: Path | None = None, more: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a program that is asked nothing, in the working folder or another; ``more`` adds to its environment.
 
     Raises:
@@ -75,7 +77,7 @@ def run(command: Sequence[str | Path], folder: Path | None = None, **more: str) 
     for number, (key, value) in enumerate(SETTINGS.items(), count):
         environment |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
     environment |= {"GIT_CONFIG_COUNT": str(count + len(SETTINGS)), "GIT_TERMINAL_PROMPT": "0"}
-    environment |= {"PWD": str(folder or Path.cwd()), **more}
+    environment |= {"PWD": str(folder or Path.cwd()), **(more or {})}
     # Files, not pipes: what a program leaves running (the master of ssh's connections) would keep those open.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
@@ -383,7 +385,7 @@ def merge(template: Path, to: str, work: Path) -> None:
     git("init", "--quiet", work)
     command = [sys.executable, "-P", "-m", "cruft", "update", "--skip-apply-ask", "--template-path", template]
     plain = {"TMPDIR": str(temporary), "TYPER_STANDARD_TRACEBACK": "1"}
-    done = run([*command, *(["--checkout", to] if to else [])], **plain)
+    done = run([*command, *(["--checkout", to] if to else [])], more=plain)
     if done.returncode:
         raise RunFailed(
             f"cruft could not make the new version ({cause(done)}); where its questions take other answers by now, "
