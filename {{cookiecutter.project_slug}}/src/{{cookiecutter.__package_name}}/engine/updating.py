@@ -35,7 +35,15 @@ GOES_ON = {
     "BISECT_LOG": "a bisection",
 }
 # A hook of git's, or an alias, that runs this hands them on: another repository.
-ELSEWHERE = "GIT_COMMON_DIR GIT_DIR GIT_INDEX_FILE GIT_NAMESPACE GIT_OBJECT_DIRECTORY GIT_PREFIX GIT_WORK_TREE".split()
+ELSEWHERE = {
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_WORK_TREE",
+}
 # A user's own settings under which patches would not fit.
 SETTINGS = {
     "apply.ignoreWhitespace": "no",
