@@ -194,6 +194,11 @@ def check_repository() -> str:
             f"an update was broken off, so files of two versions of the template are mixed; take it back: "
             f"{way_back(begun[0])}, and start it again."
         )
+    if unmerged := sorted({line.partition("\t")[2] for line in paths(git("ls-files", "--unmerged", "-z"))}):
+        raise Mistake(
+            f"not all is merged yet ({some(unmerged, counted=True)}), so a second update would be mixed with the first; "
+            "mend that, git add -A, and commit, or take it back: git reset --hard."
+        )
     if dirty:
         raise Mistake(
             f"not all is committed ({some(dirty, counted=True)}), so your changes would be mixed with those of an "
