@@ -64,7 +64,10 @@ def run(args: list[str]) -> None:
     from .cli import CLI
     from .engine import remote
     from .engine.configs import below_flags
+    from .engine.renames import command_of_today, say_new_names
 
+    args, given = command_of_today(args), args
+    say_new_names(given, args)
     args = below_flags(args)
     with remote.kept():
         if args[0] == "schema":

@@ -59,7 +59,7 @@ class Parser(LightningArgumentParser):
             file = next((file for file in self.files if holds(file, setting)), "a flag")
             return (
                 f"{file} sets {setting!r}, which nothing here takes, so it would have no effect; take it out, or if it "
-                "is a name of an earlier version, add it to RENAMED in engine/configs.py."
+                "is a name of an earlier version, add it to RENAMED in engine/renames.py."
             )
         text = telling(message)
         key = re.match(r"[\w.]+(?=[=:])", text)
