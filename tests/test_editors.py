@@ -148,7 +148,9 @@ def test_vscode_is_told_where_configs_are_and_settings_of_its_owner_stay(project
     settings = copied / ".vscode/settings.json"
     settings.parent.mkdir()
     settings.write_text(mine := '{\n  // mine\n  "editor.tabSize": 2\n}\n')
-    first, named = command.each(copied, tmp_path, [("schema",), ("schema", "mine.json")])
+    lines = [("schema",), ("schema", "mine.json"), ("schema", "none/mine.json")]
+    first, named, nowhere = command.each(copied, tmp_path, lines)
+    assert "cannot be written (No such file or directory)" in nowhere.refusal
     assert f"{settings} is yours; for VS Code add to it: " in first.output
     assert settings.read_text() == mine
     [(schema, places)] = json.loads(f"{{{first.output.partition('add to it: ')[2].splitlines()[0]}}}")[
