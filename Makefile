@@ -5,7 +5,7 @@ export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export NO_ALBUMENTATIONS_UPDATE := 1
 DEMO := build/demo/my-project
 
-.PHONY: demo test check fix mutants faults bench lock
+.PHONY: demo test check fix matrix mutants faults bench lock
 
 demo: $(UV)  ## scaffold a project with the default answers, install it, train, test and predict on the digits
 	rm -rf build/demo && mkdir -p build/demo
@@ -26,6 +26,9 @@ check: .venv/installed  ## lint and types of the template's source
 fix: .venv/installed  ## what ruff can mend by itself
 	.venv/bin/ruff check --fix --config pyproject.toml .
 	.venv/bin/ruff format --config pyproject.toml .
+
+matrix: .venv/installed  ## projects of every two answers, on each Python, with the lowest, known and newest versions
+	.venv/bin/python tests/matrix.py $(MATRIX)
 
 mutants: .venv/installed  ## each technique turned off must turn a test red
 	.venv/bin/python tests/mutants.py

@@ -105,6 +105,13 @@ def draw_images(root: Path) -> Path:
     return root
 
 
+def draw_table(file: Path, rows: int = 600) -> None:
+    """Draw what the pages of a table's project name: a price, an age, and columns of text."""
+    file.parent.mkdir(exist_ok=True)
+    drawn = (f"{9.5 * (n % 7) + n / 8},{20 + n % 31},{'ab'[n % 2]},{1000 + n % 9},text {n}" for n in range(rows))
+    file.write_text("\n".join(["price,age,kind,postcode,notes", *drawn]) + "\n")
+
+
 @dataclass
 class Result:
     """How a command ended."""

@@ -22,9 +22,9 @@ YOURS = """
 ENGINE = """
     __init__ batches calibrating calibration cells checkpoints commands completion config_schema configs delimited
     endings factories fallible fast faults files guard installing internals keepers launches loading loggers metrics
-    mistakes optimizers output parser per_sample predictions preemption quantisation ranks reliability remote
-    renames resume rules runs sampling schema scores signals splits stages steps submission targets task together
-    updating watching weights workers
+    mistakes optimizers output parser per_sample predictions preemption quantisation ranks reliability remote renames
+    resume rules runs sampling schema scores signals splits stages steps submission targets task together updating
+    watching weights workers
 """.split()
 ENGINE_OF = {
     "images": """
@@ -69,8 +69,8 @@ def files(project: Path) -> set[str]:
 
 
 def expected_files(answers: dict[str, str]) -> set[str]:
-    common = {".dockerignore", ".gitignore", ".pre-commit-config.yaml", "Makefile"}
-    common |= {"AGENTS.md", "README.md", "constraints.txt", "pyproject.toml"}
+    common = {".dockerignore", ".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md"}
+    common |= {"AGENTS.md", "constraints.txt", "pyproject.toml"}
     common |= {".cruft.json"} if (TEMPLATE / ".git").exists() else set()
     common |= {f"launch/{name}" for name in LAUNCH}
     kind = "table" if answers["data"] in TABLES else "images"

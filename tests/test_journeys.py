@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TEMPLATE, bake, draw_images, pages
+from conftest import TEMPLATE, bake, draw_images, draw_table, pages
 from test_project import OLDEST, make
 
 DEMO = TEMPLATE / "build/demo/my-project"
@@ -68,13 +68,6 @@ TOOLS = {
     "tune": ("--trials=2",),
     "export": ("--no-int8",),
 }
-
-
-def draw_table(file: Path, rows: int = 600) -> None:
-    """Draw what the pages of a table's project name: a price, an age, and columns of text."""
-    file.parent.mkdir(exist_ok=True)
-    drawn = (f"{9.5 * (n % 7) + n / 8},{20 + n % 31},{'ab'[n % 2]},{1000 + n % 9},text {n}" for n in range(rows))
-    file.write_text("\n".join(["price,age,kind,postcode,notes", *drawn]) + "\n")
 
 
 def draw_what_pages_name(project: Path, is_table: bool) -> tuple[str, ...]:

