@@ -40,8 +40,8 @@ bench: .venv/installed  ## speed beside a raw loop, bare Lightning and others' l
 	.venv/bin/python benchmarks/speed.py
 	.venv/bin/python benchmarks/digits.py
 
-lock: $(UV)  ## resolve pyproject.toml anew into requirements.lock, and the names that no project may have
-	$(UV) pip compile --quiet --universal --generate-hashes --no-header --no-annotate --upgrade pyproject.toml -o requirements.lock
+lock: .venv/installed  ## the newest versions for the template and its projects, and the names that no project may have
+	.venv/bin/python tests/lock.py $(UV)
 	$(MAKE) --no-print-directory .venv/installed
 	.venv/bin/python tests/taken.py
 

@@ -21,14 +21,14 @@ IS_TABLE = ANSWERS["__kind"] == "table"
 OF_IMAGES = """
     configs/recipes/baseline.yaml configs/recipes/finetune.yaml configs/recipes/qat.yaml configs/recipes/small_data.yaml
     configs/tasks engine/backbone.py engine/builtin.py engine/cache.py engine/columns.py engine/contents.py
-    engine/decoding.py engine/folders.py engine/image_files.py engine/images.py engine/labels.py engine/looks.py
-    engine/places.py engine/preprocessing.py engine/recomputing.py engine/timm_models.py tools/_looked.py
-    tools/_near_copies.py tools/preview.py tools/smote.py
+    engine/decoding.py engine/digits.csv.gz engine/folders.py engine/image_files.py engine/images.py engine/labels.py
+    engine/looks.py engine/places.py engine/preprocessing.py engine/recomputing.py engine/timm_models.py
+    tools/_looked.py tools/_near_copies.py tools/preview.py tools/smote.py
 """.split()
 OF_TABLES = """
-    engine/arrow.py engine/builtin_tables.py engine/encoding.py engine/heads.py engine/kinds.py engine/leaks.py
-    engine/new_rows.py engine/outcomes.py engine/oversampling.py engine/summaries.py engine/table_files.py
-    engine/tables.py
+    engine/arrow.py engine/builtin_tables.py engine/diabetes.csv engine/encoding.py engine/heads.py engine/kinds.py
+    engine/leaks.py engine/new_rows.py engine/outcomes.py engine/oversampling.py engine/summaries.py
+    engine/table_files.py engine/tables.py
 """.split()
 TESTS_OF_IMAGES = """
     data folders guard internals labels launches mistakes model pixels preprocessing quantisation reading remote resume
@@ -49,11 +49,22 @@ REMOVALS = {
 def find_template():
     """Return the folder of the template, or None; cookiecutter names it from where it was started."""
     started = Path(os.environ.get("PWD", "/")), Path(f"/proc/{os.getppid()}/cwd")
-    folders = (started[0] / ANSWERS.get("_repo_dir", ""), started[1])
+    folders = [started[0] / ANSWERS["_repo_dir"]] if "_repo_dir" in ANSWERS else []  # cruft says nothing of it
+    folders.append(started[1])
     return next((folder for folder in folders if (folder / "hooks/post_gen_project.py").is_file()), None)
 
 
 TEMPLATE = find_template()
+
+
+def sources_of(path):
+    """Return the files of the template that a file of the project may be made of."""
+    sources = next(TEMPLATE.glob("*cookiecutter.project_slug*"))
+    candidates = [sources / path, sources / "tables" / path]  # a table's project has some of the latter
+    if path.is_relative_to(PACKAGE):
+        inner = path.relative_to(PACKAGE)
+        candidates = [next(sources.glob("src/*")) / inner, sources / "tables/src/package" / inner]
+    return list(filter(Path.is_file, candidates))
 
 
 def is_the_templates(path):
@@ -62,16 +73,11 @@ def is_the_templates(path):
         return False
     if TEMPLATE is None:
         return True
-    sources = next(TEMPLATE.glob("*cookiecutter.project_slug*"))
-    candidates = [sources / path, sources / "tables" / path]  # a table's project has some of the latter
-    if path.is_relative_to(PACKAGE):
-        inner = path.relative_to(PACKAGE)
-        candidates = [next(sources.glob("src/*")) / inner, sources / "tables/src/package" / inner]
-    answers = re.compile(rb"\{\{ cookiecutter\.(\w+) \}\}")
+    answers, raw = re.compile(rb"\{\{ cookiecutter\.(\w+) \}\}"), re.compile(rb"\{[%] (end)?raw %\}")
     content = path.read_bytes()
-    for source in filter(Path.is_file, candidates):
+    for source in sources_of(path):
         plain = source.read_bytes()
-        baked = answers.sub(lambda match: str(ANSWERS[match[1].decode()]).encode(), plain)
+        baked = answers.sub(lambda match: str(ANSWERS[match[1].decode()]).encode(), raw.sub(b"", plain))
         if content in (plain, baked):
             return True
     return False
@@ -107,6 +113,14 @@ def lay_over():
         remove(Path("tables"))
 
 
+def git(*args):
+    """Run git, with a time limit."""
+    # A hook of git's, or a git alias, that runs cookiecutter hands on GIT_DIR: the repository of others.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    kept = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "encoding": "utf-8"}
+    return subprocess.run(["git", *args], env=environment, timeout=30, check=False, errors="replace", **kept)
+
+
 def start_repository():
     """Start a git repository, unless the folder has one or would be a part of another; returns what to say of it."""
     here = Path.cwd()
@@ -114,19 +128,12 @@ def start_repository():
         return ""
     if shutil.which("git") is None:
         return "git is not installed, so the project has no repository yet."
-    # A hook of git's, or a git alias, that runs cookiecutter hands on GIT_DIR: the repository of others.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-
-    def git(*args):
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.run(["git", *args], env=environment, timeout=30, check=False, **quiet).returncode
-
     outer = next((folder for folder in here.parents if is_repository(folder)), None)
     try:
-        if outer is not None and git("check-ignore", "--quiet", "."):
+        if outer is not None and git("check-ignore", "--quiet", ".").returncode:
             return f"It lies in the git repository {outer}, so it has none of its own; for one: git init"
         # The branch that the workflow listens to, also where git's own default is another.
-        failed = git("init", "--quiet") or git("symbolic-ref", "HEAD", "refs/heads/main")
+        failed = git("init", "--quiet").returncode or git("symbolic-ref", "HEAD", "refs/heads/main").returncode
     except (OSError, subprocess.TimeoutExpired):
         failed = True
     return "git could not start a repository; for one: git init" if failed else ""
@@ -135,6 +142,82 @@ def start_repository():
 def is_repository(folder):
     """Tell whether git would take a folder for a repository: of a submodule and a worktree .git is a file."""
     return (folder / ".git").is_file() or (folder / ".git/HEAD").is_file()
+
+
+def link():
+    """Write .cruft.json, which names the template and its commit for ``make update``; returns what to say of it.
+
+    A template that git does not know, as a zip file, leaves none; under cruft, which hands on ``_commit``, cruft does.
+    """
+    if TEMPLATE is None or "_commit" in ANSWERS or shutil.which("git") is None:
+        return ""
+    file = Path(".cruft.json")
+    try:
+        commit = in_template("rev-parse", "--verify", "HEAD^{commit}")
+        # A template that lies untracked in a repository of something else is no part of it.
+        if not commit or not in_template("rev-parse", "--verify", "HEAD:./cookiecutter.json"):
+            return ""
+        url, checkout = address_of_template(commit)
+        own = ("cookiecutter.json", "hooks", next(TEMPLATE.glob("*cookiecutter.project_slug*")).name)
+        changes = in_template("--no-optional-locks", "status", "--porcelain", "--", *own)
+        directory = in_template("rev-parse", "--show-prefix").rstrip("/") or None
+    except (OSError, subprocess.TimeoutExpired):
+        return "git does not answer, so .cruft.json, which make update needs, was not written."
+    if any(sources_of(path) and not is_the_templates(path) for path in Path("src").rglob("*.py")):
+        if file.exists():
+            return ".cruft.json stays as it was: files of before stayed, too, and an update begins with their version."
+        return (
+            "Files of before stayed, so .cruft.json, which make update needs, was not written; "
+            "cruft link URL --checkout COMMIT does it, with the template's commit that they are from."
+        )
+    # As cruft would: the answers, and no path of this machine but that of a template that lies on it alone.
+    asked = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+    answers = {key: ANSWERS[key] for key in asked if key != "__prompts__"}
+    context = {"cookiecutter": {**answers, "_template": url, "_commit": commit}}
+    state = {"template": url, "commit": commit, "checkout": checkout, "context": context, "directory": directory}
+    text = json.dumps(state, ensure_ascii=False, indent=2) + "\n"
+    if file.is_symlink():
+        file.unlink()
+    file.write_text(text, encoding="utf-8")
+    return "The template has changes that are not committed: an update will take them for yours." if changes else ""
+
+
+def in_template(*args):
+    """Return what git says in the template's folder; nothing where it fails."""
+    done = git("-C", str(TEMPLATE), *args)
+    return done.stdout.removesuffix("\n") if done.returncode == 0 else ""
+
+
+def address_of_template(commit):
+    """Return where git can clone the template from, and the branch or tag that was asked for.
+
+    That of the repository from which cookiecutter cloned it, or from which the commit in a clone on this machine came;
+    else the path of that clone.
+    """
+    typed = ANSWERS.get("_template", "")
+    is_cookiecutters = re.match("[^/]*:", typed) and not Path(os.environ.get("PWD", "/"), typed).exists()
+    known = in_template("for-each-ref", "--format=%(refname)", f"--contains={commit}", "refs/remotes/").split("\n")
+    top = in_template("rev-parse", "--show-toplevel")
+    for name in sorted(in_template("remote").split("\n"), key=lambda name: name != "origin"):
+        if is_cookiecutters or any(ref.startswith(f"refs/remotes/{name}/") for ref in known):
+            # As it is written there: the address behind an insteadOf may hold a password.
+            url = public(in_template("config", "--get", f"remote.{name}.url"))
+            if re.match("[^/]*:", url):
+                return url, ANSWERS.get("_checkout") if is_cookiecutters else None
+            if url and Path(top, url).exists():
+                return str(Path(top, url).resolve()), None
+    return top, None
+
+
+def public(url):
+    """Return an address without the password or the token that it may hold."""
+    parts = re.fullmatch(r"([\w+.-]+://)(?:([^/]*)@)?(.*)", url)
+    if parts is None:
+        return url
+    scheme, user, rest = parts.groups()
+    if scheme.startswith("http"):
+        return scheme + re.split("[?#]", rest)[0]
+    return f"{scheme}{user.split(':')[0]}@{rest}" if user else scheme + rest
 
 
 def remove_unwanted(table):
@@ -155,7 +238,7 @@ for path in Path("tests").glob("*.py"):
         path.write_bytes(text.replace(b"project_package", ANSWERS["__package_name"].encode()))
 
 slug = ANSWERS["project_slug"]
-said = [start_repository()]
+said = [start_repository(), link()]
 if kept:
     said.append(f"Kept, though the answers leave it out, because it is yours: {', '.join(map(str, kept))}")
 print(f"""

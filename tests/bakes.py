@@ -31,7 +31,7 @@ CHOICES = {
     "data": ["digits", "image_folder", "cifar10", "diabetes", "table", "california"],
     "logger": ["tensorboard", "wandb"],
     "ci": ["github", "none"],
-    "torch": ["pypi", "cpu"],
+    "torch": ["pypi", "auto", "cpu", "cu126", "cu128", "cu130", "rocm"],
     "tools": ["yes", "no"],
 }
 TEXTS = ("project_name", "description", "author")

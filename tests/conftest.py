@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,15 @@ TINY = (
     *("--model.network.width=8", "--data.batch_size=16", "--data.num_workers=0", "--trainer.accelerator=cpu"),
     *("--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"),
 )
+
+
+DEPRECATIONS = runpy.run_path(str(SOURCE / "tests/deprecations.py"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, Any, Any]:
+    warnings.showwarning = DEPRECATIONS["raising"]([Path(__file__).parent])
+    return (yield)
 
 
 def pytest_configure() -> None:
@@ -123,6 +132,14 @@ class Result:
         return self.errors[0]
 
 
+def _raise_what_is_deprecated(*folders: Path) -> None:
+    """As a project's tests do in deprecations.py; a command in a process of its own knows no filter of pytest's."""
+    for category in DEPRECATIONS["CATEGORIES"]:
+        warnings.simplefilter("always", category)
+    warnings.filterwarnings("always", "(?is).*deprecat")
+    warnings.showwarning = DEPRECATIONS["raising"](folders)
+
+
 def _child(project: str, folder: str, args: list[str], log: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
@@ -137,6 +154,7 @@ def _child(project: str, folder: str, args: list[str], log: str, environment: di
     os.dup2(handle, 2)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", closefd=False)
+    _raise_what_is_deprecated(Path(project) / "src")
     os.chdir(folder)
     package = next(path.parent.name for path in Path(project).glob("src/*/__main__.py"))
     sys.path.insert(0, str(Path(project) / "src"))

@@ -20,10 +20,11 @@ YOURS = """
     __init__ __main__ augment callbacks cli combinations data losses metrics model networks optim
 """.split()
 ENGINE = """
-    __init__ batches calibrating calibration cells checkpoints commands configs delimited endings factories fallible
-    fast faults files guard internals keepers launches loading loggers metrics mistakes optimizers output parser
-    per_sample predictions preemption quantisation ranks reliability remote resume rules runs sampling schema scores
-    signals splits stages steps submission targets task together watching weights workers
+    __init__ batches calibrating calibration cells checkpoints commands completion config_schema configs delimited
+    endings factories fallible fast faults files guard installing internals keepers launches loading loggers metrics
+    mistakes optimizers output parser per_sample predictions preemption quantisation ranks reliability remote renames
+    resume rules runs sampling schema scores signals splits stages steps submission targets task together updating
+    watching weights workers
 """.split()
 ENGINE_OF = {
     "images": """
@@ -34,7 +35,11 @@ ENGINE_OF = {
         arrow builtin_tables encoding heads kinds leaks new_rows outcomes oversampling summaries table_files tables
     """.split(),
 }
-TEST_FILES = "conftest sandbox suites test_calibration test_loggers test_losses test_ranks test_shortages".split()
+DATA_OF = {"images": "digits.csv.gz", "table": "diabetes.csv"}
+TEST_FILES = """
+    conftest deprecations sandbox suites test_calibration test_deprecations test_installing test_loggers test_losses
+    test_ranks test_shortages
+""".split()
 TEST_FILES_OF = {
     "images": """
         test_data test_folders test_guard test_internals test_labels test_launches test_mistakes test_model test_pixels
@@ -51,7 +56,7 @@ TOOL_FILES = """
     space.yaml tune.py verify.py
 """.split()
 LAUNCH = ("Dockerfile", "kubernetes.yaml", "skypilot.yaml", "slurm.sh", "torchrun.sh")
-PAGES = ("data", "machines", "resuming", "techniques")
+PAGES = ("data", "machines", "resuming", "techniques", "updating")
 RECIPES = ("imbalanced", "long_schedule", "stabilise")
 RECIPES_OF = {"images": ("baseline", "finetune", "qat", "small_data"), "table": ("tabular", "tabular_strong")}
 TOOL_FILES_OF = {"images": ("_looked.py", "_near_copies.py", "preview.py", "smote.py"), "table": ("_preprocessing.py",)}
@@ -64,7 +69,9 @@ def files(project: Path) -> set[str]:
 
 
 def expected_files(answers: dict[str, str]) -> set[str]:
-    common = {".dockerignore", ".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md", "pyproject.toml"}
+    common = {".dockerignore", ".gitignore", ".pre-commit-config.yaml", "Makefile", "README.md"}
+    common |= {"AGENTS.md", "constraints.txt", "pyproject.toml"}
+    common |= {".cruft.json"} if (TEMPLATE / ".git").exists() else set()
     common |= {f"launch/{name}" for name in LAUNCH}
     kind = "table" if answers["data"] in TABLES else "images"
     common |= {f"tests/{name}.py" for name in (*TEST_FILES, *TEST_FILES_OF[kind])}
@@ -72,6 +79,7 @@ def expected_files(answers: dict[str, str]) -> set[str]:
     common |= {"docs/search.md"} if kind == "table" and answers["tools"] == "yes" else set()
     common |= {f"src/my_project/{name}.py" for name in YOURS}
     common |= {f"src/my_project/engine/{name}.py" for name in (*ENGINE, *ENGINE_OF[kind])}
+    common |= {f"src/my_project/engine/{DATA_OF[kind]}"}
     if answers["tools"] == "yes":
         common |= {f"src/my_project/tools/{name}" for name in (*TOOL_FILES, *TOOL_FILES_OF[kind])}
     common |= {f"src/my_project/configs/{name}.yaml" for name in ("base", "logger")}
@@ -99,12 +107,22 @@ def test_each_answer_bakes_exactly_its_files_and_valid_ones(answers, tmp_path):
     needs = " ".join(meta["project"]["dependencies"])
     assert ("wandb" in needs) == (answers["logger"] == "wandb")
     assert ("tensorboard" in needs) == (answers["logger"] == "tensorboard")
-    assert ("scikit-learn" in needs) == (answers["data"] in ("digits", "diabetes", "california"))
+    assert ("scikit-learn" in needs) == (answers["data"] == "california")
     is_table = answers["data"] in TABLES
     assert all((name in needs) != is_table for name in ("albumentations", "torchvision"))
     assert ("pyarrow" in needs) == is_table
     assert meta["project"].get("license") == (None if answers["license"] == "none" else answers["license"])
-    assert (meta["tool"].get("uv", {}).get("pip", {}).get("torch-backend") == "cpu") == (answers["torch"] == "cpu")
+    uv = meta["tool"].get("uv", {})
+    backend = {"pypi": None, "rocm": "rocm7.2"}.get(answers["torch"], answers["torch"])
+    assert uv.get("pip", {}).get("torch-backend") == backend
+    indexes = [] if backend in (None, "auto") else [f"https://download.pytorch.org/whl/{backend}"]
+    assert [index["url"] for index in uv.get("index", ())] == indexes
+    sourced = {
+        "torch",
+        *([] if is_table else ["torchvision"]),
+        *(["triton-rocm"] if answers["torch"] == "rocm" else []),
+    }
+    assert set(uv.get("sources", ())) == (sourced if indexes else set())
     configs = project / "src/my_project/configs"
     base = yaml.safe_load((configs / "base.yaml").read_text())
     named = {"image_folder": "data/images", "table": "data/table.csv"}
@@ -112,12 +130,18 @@ def test_each_answer_bakes_exactly_its_files_and_valid_ones(answers, tmp_path):
     logger = yaml.safe_load((configs / "logger.yaml").read_text())["trainer"]["logger"]
     assert logger == ("WandbLogger" if answers["logger"] == "wandb" else True)
     for path in project.rglob("*"):
-        if path.is_file() and ".git/" not in str(path):
+        if path.is_file() and ".git/" not in str(path) and path.suffix != ".gz":
             text = path.read_text()
-            assert "cookiecutter" not in text.replace("https://github.com/cookiecutter", ""), path
-            assert "{{" not in text, path
+            assert "cookiecutter." not in text.replace("cookiecutter.json", ""), path
+            assert "{{" not in text.replace("${{", ""), path  # as a workflow writes a value
             assert "{%" not in text, path
     assert len((project / "README.md").read_text(encoding="utf-8").splitlines()) <= 90
+    agents = (project / "AGENTS.md").read_text(encoding="utf-8")
+    assert len(agents.splitlines()) <= 40
+    named = re.findall(r"`((?:src|tests)/[\w./]+|[a-z]+\.py|[a-z]+/)`", agents)
+    assert len(named) > 10
+    for name in set(named) - {"runs/", "data/"}:  # which a run makes
+        assert any((folder / name).exists() for folder in (project, configs.parent)), name
     for page in pages(project):
         assert not dead_links(page), page
         if answers["tools"] == "no":
@@ -142,12 +166,15 @@ def test_baked_python_and_configs_equal_their_source(data, kind, tmp_path):
     project, wanted = bake(tmp_path, data=data), expected_files(answers)
     for source in [*SOURCE.rglob("*.py"), *SOURCE.rglob("configs/*/*.yaml")]:
         relative, text = baked_as(source, kind), source.read_text()
-        assert "cookiecutter" not in text
+        assert "cookiecutter." not in text.replace("cookiecutter.json", "")
         if relative not in wanted:
             continue
         if relative.startswith("tests/"):
             text = text.replace("project_package", "my_project")
         assert (project / relative).read_text() == text
+    built_in = f"engine/{DATA_OF[kind]}"
+    source = SOURCE / "src/{{cookiecutter.__package_name}}" / built_in
+    assert (project / "src/my_project" / built_in).read_bytes() == source.read_bytes()
 
 
 def test_there_are_at_most_ten_questions_each_with_a_prompt():

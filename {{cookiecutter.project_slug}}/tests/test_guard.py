@@ -17,11 +17,12 @@ from project_package.__main__ import main
 from project_package.engine import PACKAGE, guard
 from project_package.engine.checkpoints import WholeFile
 from project_package.engine.checkpoints import read as read_checkpoint
-from project_package.engine.configs import RENAMED, read_config
+from project_package.engine.configs import read_config
 from project_package.engine.contents import content_hashes, file_stats
 from project_package.engine.files import append, read_text, write
 from project_package.engine.loggers import MetricsFile, _identity
 from project_package.engine.mistakes import Mistake
+from project_package.engine.renames import RENAMED, command_of_today
 from project_package.engine.runs import Run
 from project_package.engine.splits import Manifest
 from project_package.model import Classifier
@@ -172,13 +173,35 @@ def test_a_setting_that_nothing_takes_is_named_with_its_file(setting, trained, r
     assert "RENAMED" in said
 
 
-def test_a_renamed_setting_is_read_under_its_name_of_today(trained, run, monkeypatch):
+def test_what_was_renamed_is_understood_in_configs_flags_and_checkpoints(trained, run, monkeypatch, capfd):
+    monkeypatch.setitem(RENAMED, "model.l0", "model.l1")
+    monkeypatch.setitem(RENAMED, "data.batch", "data.batch_size")
+    monkeypatch.setitem(RENAMED, ".nets.SmallCNN", ".networks.SmallCNN")
     content = yaml.safe_load((trained / "config.yaml").read_text())
     content["model"]["l0"] = content["model"].pop("l1")
     content["model"]["class_names"] = ["left", "middle", "right"]
+    content["model"]["network"]["class_path"] = f"{PACKAGE}.nets.SmallCNN"
     (trained / "config.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setitem(RENAMED, "model.l0", "model.l1")
-    assert run("test", "--trainer.limit_test_batches=1") == 0
+    checkpoint = trained / "checkpoints/best.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"]["network"]["class_path"] = f"{PACKAGE}.nets.SmallCNN"
+    content["hyper_parameters"]["l0"] = content["hyper_parameters"].pop("l1")
+    torch.save(content, checkpoint)
+    assert run("test", "--data.batch=8", "--trainer.limit_test_batches=1") == 0
+    assert "note: --data.batch=8 is --data.batch_size=8 by now" in capfd.readouterr().out
+    model = Classifier.load_from_checkpoint(checkpoint)
+    assert model.hparams.network["class_path"] == f"{PACKAGE}.networks.SmallCNN"
+    assert run("test", f"--model.network={PACKAGE}.nets.SmallCNN", "--trainer.limit_test_batches=1") == 0
+    assert f"{PACKAGE}.networks.SmallCNN by now" in capfd.readouterr().out
+
+
+def test_a_class_of_the_owners_in_an_old_place_is_theirs(monkeypatch):
+    own = type("Backbone", (), {"__module__": f"{PACKAGE}.networks"})
+    given = ["fit", f"--model.network={PACKAGE}.networks.Backbone", "--callbacks.projector.init_args.images", "5"]
+    used = ["fit", f"--model.network={PACKAGE}.engine.backbone.Backbone", "--callbacks.projector.samples", "5"]
+    assert command_of_today(given) == used
+    monkeypatch.setattr(f"{PACKAGE}.networks.Backbone", own, raising=False)
+    assert command_of_today(given)[1] == given[1]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from project_package.engine.installing import of_extra
 from project_package.engine.labels import Asked, Table, read_labels
 from project_package.engine.mistakes import Mistake
 from project_package.engine.submission import Submission
@@ -675,7 +676,7 @@ def test_a_parquet_file_is_read_like_a_csv(tmp_path):
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
-    assert "pip install -e '.[parquet]'" in refused(tmp_path / "t.parquet")
+    assert of_extra("parquet") in refused(tmp_path / "t.parquet")
 
 
 # A submission

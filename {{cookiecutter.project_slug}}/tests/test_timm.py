@@ -1,6 +1,7 @@
 """timm's models: built, trained, frozen, resumed and exported as others are, with weights as timm loads them."""
 
 import dataclasses
+import re
 import sys
 from functools import partial
 
@@ -15,6 +16,7 @@ from torch.optim import SGD
 
 from project_package.callbacks import LastCheckpoint
 from project_package.data import ImageData
+from project_package.engine.installing import of_extra
 from project_package.engine.mistakes import Mistake
 from project_package.engine.optimizers import parameter_groups
 from project_package.engine.preprocessing import Preprocessing
@@ -23,7 +25,7 @@ from project_package.engine.timm_models import Timm, sizes_near
 from project_package.engine.weights import load_weights
 from project_package.model import Classifier
 
-timm = pytest.importorskip("timm", reason="timm is an extra: pip install -e '.[timm]'")
+timm = pytest.importorskip("timm", reason=f"timm is an extra: {of_extra('timm')}")
 
 # Of each family its smallest model, and the options by which it takes images of 32 pixels.
 FAMILIES = {
@@ -277,7 +279,7 @@ def test_images_of_another_size_than_a_transformers_are_refused():
 
 def test_a_missing_timm_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(Mistake, match=r"pip install -e '\.\[timm\]'"):
+    with pytest.raises(Mistake, match=re.escape(of_extra("timm"))):
         make()
 
 

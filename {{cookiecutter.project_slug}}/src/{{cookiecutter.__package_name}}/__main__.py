@@ -18,6 +18,9 @@ HELP = """usage: python -m {package} COMMAND [FLAG ...]
   test       score it on the test split, which nothing else reads
   predict    write what is predicted of new data; predict --help says how it is named
 {tools}
+  schema     write what an editor completes and checks configs by
+  completion print what a shell completes all this by: completion bash
+
 COMMAND --help lists its flags. --config NAME lays a preset, a recipe or a file over the defaults, below
 all flags."""
 
@@ -40,10 +43,12 @@ def report(cli: Any) -> None:
     """Write the page of a run that has ended, or say how; whatever goes wrong with it, the run is a success."""
     if not cli.own.report or "report" not in tools() or cli.lock is None or not cli.run.ended:
         return
+    from .engine.installing import of_extra
+
     command = f"python -m {__package__} report {cli.run}"
     absent = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
     if absent or cli.trainer.world_size > 1:  # the other ranks would wait for this one
-        needs = f" (needs {' and '.join(absent)}: pip install -e '.[report]')" if absent else ""
+        needs = f" (needs {' and '.join(absent)}: {of_extra('report')})" if absent else ""
         print(f"report:        {command}{needs}")
         return
     try:
@@ -59,9 +64,22 @@ def run(args: list[str]) -> None:
     from .cli import CLI
     from .engine import remote
     from .engine.configs import below_flags
+    from .engine.renames import command_of_today, say_new_names
 
+    args, given = command_of_today(args), args
+    say_new_names(given, args)
     args = below_flags(args)
     with remote.kept():
+        if args[0] == "schema":
+            from .engine import config_schema
+
+            config_schema.main(CLI, args[1:])
+            return
+        if args[0] == "completion":
+            from .engine import completion
+
+            completion.main(CLI, tools(), tool, args[1:])
+            return
         if args[0] in tools():
             tool(args[0]).main(args[1:])
             return

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deprecations import pytest_collection as pytest_collection
+from deprecations import pytest_runtest_protocol as pytest_runtest_protocol
 from sandbox import exit_code
 from sandbox import finished_runs as finished_runs
 from sandbox import own_folder as own_folder

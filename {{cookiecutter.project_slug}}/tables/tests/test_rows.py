@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -261,8 +262,21 @@ def test_without_a_network_the_housing_data_say_so(monkeypatch, tmp_path):
     assert not Path("data/california.csv").exists()
 
 
+def test_without_scikit_learn_the_housing_data_say_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(Mistake, match=r"--data\.table=california needs scikit-learn, which is not installed"):
+        builtin_tables.built_in("california")
+
+
+def test_the_patients_are_those_of_scikit_learn():
+    data = pytest.importorskip("sklearn.datasets").load_diabetes(scaled=False)
+    rows = rows_of(builtin_tables.built_in("diabetes"))
+    wanted = np.column_stack([data.data, data.target])
+    assert [list(row.values()) for row in rows] == [[f"{value:.12g}" for value in row] for row in wanted]
+    assert [name for name in rows[0] if name in data.feature_names] == ["age", "sex", "bmi"]
+
+
 def test_the_built_in_table_is_written_once_and_has_its_target(run):
-    pytest.importorskip("sklearn")
     assert run("fit", "--data.table=diabetes", "--data.target=null", "--data.drop=null") == 0
     manifest = Manifest.load(RUN / "manifest.json")
     assert manifest.target.names == ["progression"]

@@ -10,6 +10,7 @@ import numpy as np
 from .files import made_anew
 from .mistakes import Mistake
 
+DIABETES = Path(__file__).with_name("diabetes.csv")
 TARGETS = {"diabetes": "progression", "california": "median_house_value"}
 
 
@@ -22,37 +23,37 @@ def built_in(name: str) -> Path:
     """Return the file of a built-in table, below the working folder; it is written unless it is there."""
     path = Path("data", f"{name}.csv")
     if not path.exists():
-        names, rows = WRITERS[name]()
+        content = WRITERS[name]().encode()
         path.parent.mkdir(parents=True, exist_ok=True)
         with made_anew(path) as file:
-            file.write(_csv(names, rows).encode())
+            file.write(content)
     return path
 
 
-def diabetes() -> tuple[list[str], np.ndarray]:
-    """Return scikit-learn's 442 patients: ten measurements, and the progression of diabetes a year later.
+def diabetes() -> str:
+    """Return 442 patients as CSV: ten measurements, and the progression of diabetes a year later.
 
-    Efron et al. 2004, in the units of the clinic.
+    Efron, Hastie, Johnstone and Tibshirani, "Least Angle Regression", Annals of Statistics 2004, in the units of the
+    clinic: those of scikit-learn, which has them from https://www4.stat.ncsu.edu/~boos/var.select/diabetes.html.
     """
-    from sklearn.datasets import load_diabetes  # pyright: ignore[reportMissingImports]  (the extra `builtin`)
-
-    data: Any = load_diabetes(scaled=False)
-    named = {"bp": "blood_pressure", "s1": "cholesterol", "s2": "ldl", "s3": "hdl", "s4": "cholesterol_to_hdl"}
-    named |= {"s5": "log_triglycerides", "s6": "glucose"}
-    names = [named.get(name, name) for name in map(str, data.feature_names)]
-    return [*names, TARGETS["diabetes"]], np.column_stack([data.data, data.target])
+    return DIABETES.read_text(encoding="utf-8")
 
 
-def california() -> tuple[list[str], np.ndarray]:
-    """Return 20,640 districts of California in the census of 1990, with the median value of a house in each.
+def california() -> str:
+    """Return 20,640 districts of California in the census of 1990 as CSV, with the median value of a house in each.
 
     Pace and Barry 1997, as scikit-learn has them; it downloads them once.
 
     Raises:
-        Mistake: They could not be downloaded.
+        Mistake: They could not be downloaded, or scikit-learn is not installed.
     """
-    from sklearn.datasets import fetch_california_housing  # pyright: ignore[reportMissingImports]
-
+    try:
+        from sklearn.datasets import fetch_california_housing  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise Mistake(
+            "--data.table=california needs scikit-learn, which is not installed, so nothing was downloaded; install "
+            "the project's extra: pip install -e '.[california]'."
+        ) from error
     try:
         data: Any = fetch_california_housing(data_home="data/california-archive")
     except OSError as error:
@@ -62,10 +63,11 @@ def california() -> tuple[list[str], np.ndarray]:
         ) from error
     names = ["median_income", "house_age", "average_rooms", "average_bedrooms", "population", "average_occupancy"]
     dollars_N = data.target * 100_000
-    return [*names, "latitude", "longitude", TARGETS["california"]], np.column_stack([data.data, dollars_N])
+    names += ["latitude", "longitude", TARGETS["california"]]
+    return _csv(names, np.column_stack([data.data, dollars_N]))
 
 
-WRITERS: dict[str, Callable[[], tuple[list[str], np.ndarray]]] = {"diabetes": diabetes, "california": california}
+WRITERS: dict[str, Callable[[], str]] = {"diabetes": diabetes, "california": california}
 
 
 def _csv(names: list[str], rows: np.ndarray) -> str:

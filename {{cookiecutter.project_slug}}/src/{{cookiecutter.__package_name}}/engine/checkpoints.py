@@ -14,6 +14,7 @@ from .files import made_anew
 from .guard import check_hyper_parameters, check_plain, check_size
 from .internals import INSTANTIATE, INSTANTIATOR
 from .mistakes import Mistake, RunFailed
+from .renames import config_of_today
 
 # What goes on is made of these, where it is there.
 PARTS = {"callbacks": dict, "global_step": int, "lr_schedulers": list, "optimizer_states": list, "resume": dict}
@@ -53,6 +54,8 @@ class WholeFile(TorchCheckpointIO):
 def read(path: str | Path, kind: type, to_go_on: bool = False) -> dict[str, Any]:
     """Read a checkpoint as plain values, running nothing that it holds; ``guard.open_to`` must be in force.
 
+    What earlier versions called otherwise has its name of today; ``is_renamed`` tells whether there was any.
+
     Args:
         path: The file.
         kind: The class of the model in it.
@@ -84,6 +87,9 @@ def read(path: str | Path, kind: type, to_go_on: bool = False) -> dict[str, Any]
         if {"hparams", "module_arguments"} & content.keys():  # Lightning would read them, too
             raise ValueError("it holds hyper-parameters of a Lightning before 1.0")
         check_plain(content["hyper_parameters"])
+        model = config_of_today({"model": content["hyper_parameters"]})["model"]
+        content["is_renamed"] = repr(model) != repr(content["hyper_parameters"])
+        content["hyper_parameters"] = model
         check_size([part for key, part in content.items() if key != "state_dict"], MOST_VALUES)
     except Exception as error:  # a damaged file raises almost anything
         reason = str(error).strip().splitlines()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn
 
 import yaml
+from jsonargparse import add_instantiator
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
@@ -600,8 +601,8 @@ class Commands(LightningCLI):
         self.files = runs.RunFiles(run, as_given, self.plain, str(config.ckpt_path or ""))
 
     def instantiate_classes(self) -> None:
-        maker = Maker()
-        self.parser.add_instantiator(maker, object)
+        maker: Any = Maker()
+        add_instantiator(maker, object)  # for all parsers, in place of the last one; Lightning's own come before it
         try:
             super().instantiate_classes()
             self.datamodule.model = self.model

@@ -13,20 +13,12 @@ import yaml
 from .files import read_text
 from .guard import check_plain
 from .mistakes import Mistake, unknown
+from .renames import config_of_today
 
 LARGEST = 10**6  # bytes of a config; YAML reads some 150,000 of them in a second
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Every config starts from these, each over the one before; `--config NAME` lays another over them.
 DEFAULTS = [CONFIGS / "presets" / "standard.yaml", CONFIGS / "base.yaml", CONFIGS / "logger.yaml"]
-
-# Settings of earlier versions of the project, and what they are called now; None for what is no longer said. The runs
-# that were made then can be read as long as their line stands here.
-RENAMED: dict[str, str | None] = {
-    "model.class_names": None,  # model.schema has them, which follows the data
-    "model.in_channels": None,
-    "callbacks.pictures.init_args.images": None,
-    "callbacks.projector.init_args.images": "callbacks.projector.init_args.samples",
-}
 
 
 def defaults_of(task: str) -> list[Path]:
@@ -133,9 +125,7 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
             raise Mistake(
                 f"config {str(path)!r} has {part!r} as {content[part]!r}, which is no mapping of settings; mend it."
             )
-    for old, new in RENAMED.items():
-        _rename(content, old, new)
-    return content, text
+    return config_of_today(content), text
 
 
 @functools.lru_cache(maxsize=64)
@@ -144,21 +134,6 @@ def _parsed(text: str) -> Any:
     content = yaml.safe_load(text) or {}
     check_plain(content)
     return content
-
-
-def _rename(content: dict[str, Any], old: str, new: str | None) -> None:
-    *above, last = old.split(".")
-    part: Any = content
-    for key in above:
-        part = part.get(key) if isinstance(part, dict) else None
-    if not isinstance(part, dict) or last not in part:
-        return
-    value = part.pop(last)
-    if new is not None:
-        *above, last = new.split(".")
-        for key in above:
-            content = content.setdefault(key, {})
-        content.setdefault(last, value)
 
 
 def expanded(value: Any) -> Any:

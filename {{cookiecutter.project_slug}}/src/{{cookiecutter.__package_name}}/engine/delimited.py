@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 from .files import is_gone, plain_file, write_rows
+from .installing import of_extra
 from .mistakes import CONTROL, Mistake, Mistakes, shown
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
@@ -293,7 +294,7 @@ def _parquet(flag: str, path: Path) -> RawTable:
         import pyarrow  # pyright: ignore[reportMissingImports]  (the extra `parquet`)
         import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        remedy = "install the project's extra: pip install -e '.[parquet]'; or save the table as CSV"
+        remedy = f"install the project's extra: {of_extra('parquet')}; or save the table as CSV"
         raise _unreadable(flag, path, "needs pyarrow, which is not installed", remedy) from error
     types: Any = pyarrow.types
 

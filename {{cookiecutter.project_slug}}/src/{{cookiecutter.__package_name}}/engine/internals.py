@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import _common as jsonargparse_common
 from jsonargparse import _typehints as jsonargparse_typehints
@@ -29,6 +29,24 @@ DISCARD = jsonargparse_typehints.discard_init_args_on_class_path_change
 def option_strings(parser: Any) -> list[str]:
     """Return the flags that a parser knows (argparse's ``_option_string_actions``, Python 3.11 to 3.13)."""
     return list(parser._option_string_actions)
+
+
+class Argument(NamedTuple):
+    """What a parser takes by a name: its type, what --help says of it, and its default."""
+
+    name: str
+    hint: Any
+    about: str
+    default: Any
+
+
+def arguments_of(parser: Any) -> list[Argument]:
+    """Return what a config may set (argparse's ``_actions``; ``ActionTypeHint``, ``_typehint``, jsonargparse 4.53).
+
+    Without what is linked to another setting, and what only a command line has.
+    """
+    actions = (each for each in parser._actions if isinstance(each, jsonargparse_typehints.ActionTypeHint))
+    return [Argument(each.dest, each._typehint, each.help or "", each.default) for each in actions]
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from .configs import packaged
 from .files import append, read_text
 from .mistakes import Mistake
+from .renames import command_of_today
 from .runs import Run, masked_args, without
 
 LARGEST = 10**7  # bytes of what is kept of a run's launches
@@ -121,7 +122,8 @@ def launches_of(run: Run) -> list[Work]:
     for line in lines:
         with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):  # a kill may have cut it off
             content: Any = json.loads(line)
-            found.append(Work(str(content["launch"]), str(content["task"]), [*map(str, content["command"])]))
+            command = command_of_today([*map(str, content["command"])])
+            found.append(Work(str(content["launch"]), str(content["task"]), command))
     return found
 
 

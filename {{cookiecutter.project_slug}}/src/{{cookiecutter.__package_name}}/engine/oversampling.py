@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .installing import of_extra
 from .mistakes import Mistake
 
 NEIGHBOURS = 5
@@ -38,7 +39,7 @@ def oversampled(
     except ImportError as error:
         raise Mistake(
             "--data.balance=smote needs imbalanced-learn, which is not installed, so no row could be made; install the "
-            "project's extra: pip install -e '.[smote]'."
+            f"project's extra: {of_extra('smote')}"
         ) from error
     counts_K = np.bincount(target_N, minlength=len(names))
     rarest = int(counts_K.argmin())

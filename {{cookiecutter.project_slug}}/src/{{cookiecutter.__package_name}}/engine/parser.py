@@ -4,6 +4,7 @@ import argparse
 import difflib
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -11,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from . import PACKAGE, guard
 from .configs import config_text, holds
+from .installing import of_package
 from .internals import option_strings, prefer_own_classes
 from .mistakes import Mistake, shown
 
@@ -57,7 +59,7 @@ class Parser(LightningArgumentParser):
             file = next((file for file in self.files if holds(file, setting)), "a flag")
             return (
                 f"{file} sets {setting!r}, which nothing here takes, so it would have no effect; take it out, or if it "
-                "is a name of an earlier version, add it to RENAMED in engine/configs.py."
+                "is a name of an earlier version, add it to RENAMED in engine/renames.py."
             )
         text = telling(message)
         key = re.match(r"[\w.]+(?=[=:])", text)
@@ -99,7 +101,7 @@ def truth(word: str) -> bool:
 
 # What jsonargparse says of a union as a whole; the lines between tell why the value is none of its types.
 FRAME = re.compile(r"Does not validate against any|Subtypes: |Errors:$|Given value|Parser key |Expected a path but ")
-IN_OTHER_WORDS = (
+IN_OTHER_WORDS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\.* Got value: .*", ""),
     (r"Problem with given class_path '[^']*':", ""),
     (r"Type .* expects a function or a callable class: ", ""),
@@ -111,11 +113,18 @@ IN_OTHER_WORDS = (
         "fits, or its path, package.module.Class",
     ),
     (
+        r'Invalid option "comments" for --print_config',
+        lambda _: f"--print_config=comments needs the package ruamel.yaml: {of_package('ruamel.yaml')}",
+    ),
+    (
         r"the following arguments are required: class_weights_K.*",
         "--model.loss is a loss of classes or labels, and the targets are numbers; give one of numbers, such as "
         "MSE, MAE, Huber or Quantile",
     ),
-    (r"No module named '(\w+)[\w.]*'", r"\g<0>; mend the path, or install the package: pip install '\1'"),
+    (
+        r"No module named '(\w+)[\w.]*'",
+        lambda found: f"{found[0]}; mend the path, or install the package: {of_package(found[1])}",
+    ),
     (
         r"module '[\w.]+' has no attribute '\w+'",
         r"\g<0>; mend the path, or begin anew with --model.weights CHECKPOINT",
@@ -161,7 +170,7 @@ class Maker:
                 called = getattr(kind, "called", kind.__name__)
                 self.raised = Mistake(
                     f"{called} needs the package {missing_package(error)}, which is not installed; install it "
-                    f"beside the project: pip install '{missing_package(error)}'."
+                    f"beside the project: {of_package(missing_package(error))}"
                 )
             raise self.raised from error
         except Exception as error:

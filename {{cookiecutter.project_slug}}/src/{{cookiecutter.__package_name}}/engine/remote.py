@@ -27,6 +27,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from . import signals
 from .files import locked, opened, write
+from .installing import of_extra
 from .mistakes import CONTROL, Mistake, RunFailed, shown
 from .together import is_rank_zero
 
@@ -146,7 +147,7 @@ class Store:
             )
         package = PROTOCOLS[protocol]
         if package and importlib.util.find_spec(package) is None:
-            raise Mistake(f"{asked} needs the package {package}, which is not installed; pip install '{package}'.")
+            raise Mistake(f"{asked} needs the package {package}, which is not installed: {of_extra(protocol)}")
         self.url, self.protocol = url.rstrip("/"), protocol
         self.base = ("/" if protocol in ("file", "memory") else "") + "/".join(parts)
         self.folder = COPIES.joinpath(protocol, *parts)

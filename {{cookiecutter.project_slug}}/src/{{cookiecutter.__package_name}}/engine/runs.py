@@ -24,7 +24,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from . import PACKAGE, remote
+from . import PACKAGE, VERSION, remote
 from .files import append, read_text, reading, write
 from .mistakes import Mistake, RunFailed
 from .steps import is_log_point
@@ -346,7 +346,8 @@ class RunFiles(Callback):
         write(begun, earlier + environment())
         if not earlier:
             data.manifest.save(self.run.manifest)
-        write(self.run.config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        write(self.run.config, f"# engine/ {VERSION}\n{text}")  # a comment, which every version reads
 
     def _check_shared(self, trainer: Trainer) -> None:
         """Refuse a host that does not see the run's folder, and a rank that chose another checkpoint.

@@ -5,6 +5,7 @@ A subclass writes ``build``, ``training_step``, ``score`` and ``predict``. Shape
 """
 
 import copy
+import io
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,13 +21,13 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 
-from . import checkpoints, guard
+from . import VERSION, checkpoints, guard
 from .factories import recipe, written
 from .faults import ChangedData, NumericalFaults
 from .internals import INSTANTIATE, INSTANTIATOR, classes_start_afresh, skip_overflow_on_device
 from .loading import Batch
 from .metrics import MONITOR
-from .mistakes import Mistake, not_compiled, require
+from .mistakes import Mistake, not_compiled, require, shown
 from .optimizers import ScheduleFactory, StepPlateau, make_optimizer, parameter_groups, with_warmup
 from .quantisation import Ranges, read_ranges
 from .rules import Rule, check
@@ -35,6 +36,7 @@ from .schema import Schema
 from .scores import decide_at, gathered, weighted
 from .stages import names_of, stages
 from .steps import is_log_point, step_is_made
+from .together import is_rank_zero
 from .weights import initialise, load_weights
 
 LEAST = 1e-30  # of a weight to divide by: samples of no weight have no loss, and their mean is 0
@@ -383,6 +385,7 @@ class Task(LightningModule):
         return [NumericalFaults(), ChangedData(), StepPlateau(), LogMeans()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["engine"] = VERSION
         if self.fitting and hasattr(self, "horizon"):
             if self.settled is not None:
                 checkpoint["settled"] = self.settled
@@ -412,7 +415,12 @@ class Task(LightningModule):
             if hasattr(data, "check_goes_on"):
                 data.check_goes_on(_read_schema(theirs).inputs)
             self.resumed = checkpoint.get("resume", {})
-            checkpoint["callbacks"].pop("Timer", None)  # max_time is that of one launch
+            if checkpoint.get("engine") != VERSION and is_rank_zero():
+                made_by = _said_version(checkpoint.get("engine"))
+                print(
+                    f"resume: {made_by} made the checkpoint, and this is {VERSION}: the rest of the run may differ in "
+                    "its last digits from what it would have been"
+                )
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Take over weights, as torch does.
@@ -435,8 +443,12 @@ class Task(LightningModule):
         It lies on the CPU unless ``map_location`` says otherwise, wherever it was trained.
         """
         with guard.open_to(guard.TRUSTED), classes_start_afresh():
-            checkpoints.read(checkpoint_path, cls)
+            content = checkpoints.read(checkpoint_path, cls)
             options = {**kwargs, "weights_only": True}
+            if content["is_renamed"]:  # Lightning reads the file itself
+                checkpoint_path = io.BytesIO()
+                torch.save(content, checkpoint_path)
+                checkpoint_path.seek(0)
             return super().load_from_checkpoint(checkpoint_path, map_location, *args, **options)
 
 
@@ -455,6 +467,10 @@ def _read_schema(content: dict[str, Any]) -> Schema:
             f"--model.schema={content} is no schema ({error!r}), so the model would not fit the data; leave it out, it "
             "is filled in from the data."
         ) from error
+
+
+def _said_version(version: Any) -> str:
+    return f"version {shown(version)[:40]} of engine/" if isinstance(version, str) else "an earlier version of engine/"
 
 
 def _read_settled(values: Any) -> list[float] | None:

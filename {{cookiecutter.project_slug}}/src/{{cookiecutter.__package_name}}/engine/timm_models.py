@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from .installing import of_extra
 from .internals import conversion_of_timm
 from .mistakes import Mistake, unknown
 from .preprocessing import Fit, Preprocessing
@@ -284,7 +285,7 @@ def _timm() -> Any:
     except ModuleNotFoundError as error:
         raise Mistake(
             f"--model.network Timm needs the package {error.name}, so there is no network; install the project's "
-            "extra: pip install -e '.[timm]'."
+            f"extra: {of_extra('timm')}"
         ) from error
     return timm
 

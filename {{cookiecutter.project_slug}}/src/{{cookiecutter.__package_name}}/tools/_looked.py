@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..engine.installing import of_extra
+
 # Pooling enlarges what it takes where that is small: its maps are not those of the layer before.
 POOLING = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.MaxPool2d)
 FINE = 7  # pixels of a side, as networks for ImageNet end with
@@ -38,7 +40,7 @@ def heat(model: Any, x_NCHW: Tensor, outputs: Sequence[int]) -> np.ndarray:
         from captum.attr import LayerAttribution, LayerGradCam
     except ImportError as error:
         package = str(error.name).partition(".")[0]
-        raise NotShown(f"it needs the package {package}, the extra explain: pip install -e '.[explain]'") from error
+        raise NotShown(f"it needs the package {package}, the extra explain: {of_extra('explain')}") from error
 
     network = model.network
     with _evaluated(network):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engine.files import write
+from ..engine.installing import of_extra
 from ..engine.mistakes import Mistake
 
 INK = "#010203"  # stands for the colour of the reader's text, light or dark; drawn as such it is black
@@ -44,7 +45,7 @@ def check_packages(command: str, extra: str, *packages: str) -> None:
     except ImportError as error:
         raise Mistake(
             f"{command} needs the package {error.name}, so nothing was written; install the project's extra: "
-            f"pip install -e '.[{extra}]'."
+            f"{of_extra(extra)}"
         ) from error
 
 
