@@ -186,7 +186,8 @@ def test_every_mode_of_image_decodes_to_the_same_grey(mode, tmp_path):
     else:
         image = Image.fromarray(pixels if mode != "1" else pixels * 0 + 255).convert(mode)
     path = tmp_path / ("image.tif" if mode in ("CMYK", "YCbCr") else "image.png")
-    image.save(path)
+    # Not compressed, Pillow 12 cannot read what it wrote.
+    image.save(path, compression="jpeg") if mode == "YCbCr" else image.save(path)
     value_range = (0, 65535) if mode == "I;16" else (0, 255)
     decoded = decode(path, channels=3, size=8, value_range=value_range)
     assert decoded.shape == (8, 8, 3)
