@@ -128,3 +128,6 @@ def test_a_container_to_work_in_is_an_environment_as_any_other(here, tmp_path, m
     here("project", uv="path")
     monkeypatch.setattr(installing, "IN_CONTAINER", (str(tmp_path),))
     assert of_extra("export") == "uv pip install --python .venv/bin/python -e '.[export]'"
+    here("other")
+    monkeypatch.setattr(installing, "IN_CONTAINER", (str(tmp_path),))
+    assert of_extra("export").endswith("-m pip install -e '.[export]'")

@@ -60,7 +60,9 @@ def _project() -> Path:
 
 
 def is_fixed() -> bool:
-    """Tell whether this is the environment of an image, which is changed by building another."""
+    """Tell whether this is the environment of an image, which is changed by building another; it holds no source."""
+    if source() is not None:
+        return False
     kept = any(Path(mark).exists() for mark in IN_CONTAINER) or "KUBERNETES_SERVICE_HOST" in os.environ
     return kept and not ((_uv() or _has_pip()) and os.access(sys.prefix, os.W_OK))
 
