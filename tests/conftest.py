@@ -55,7 +55,7 @@ def pytest_configure() -> None:
 
 
 # The files that take longest: each is run by one process, and those that begin first leave none for the end.
-LONGEST = "journeys project faults loggers flags tune report recipes crossval watching edits export".split()
+LONGEST = "journeys project update faults loggers flags tune report recipes crossval watching edits export".split()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
