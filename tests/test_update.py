@@ -180,7 +180,9 @@ def journey(template, fresh, command, tmp_path_factory) -> tuple[Path, Path, Pat
     images = draw_images(folder / "images")
     rows = [f"{path.relative_to(images)},{path.parent.name}" for path in sorted(images.rglob("*.png"))]
     (images / "labels.csv").write_text("\n".join(rows))
-    killed = command(project, folder, "fit", "--data.root", images, *FLAGS, environment={"SABOTAGE": "kill 120"})
+    killed = command(
+        project, folder, "fit", "--data.root", images, *FLAGS, environment={"SABOTAGE": "kill 120", "OF_BEFORE": "yes"}
+    )
     assert killed.code == -signal.SIGKILL, killed.output
     assert list(folder.glob("runs/*/version_0/checkpoints/last.ckpt")), killed.output
     ended = update(project, fresh)

@@ -196,8 +196,8 @@ def check_repository() -> str:
         )
     if unmerged := sorted({line.partition("\t")[2] for line in paths(git("ls-files", "--unmerged", "-z"))}):
         raise Mistake(
-            f"not all is merged yet ({some(unmerged, counted=True)}), so a second update would be mixed with the first; "
-            "mend that, git add -A, and commit, or take it back: git reset --hard."
+            f"not all is merged yet ({some(unmerged, counted=True)}), so two changes would be mixed; mend that, "
+            "git add -A, and commit, or take it back: git reset --hard."
         )
     if dirty:
         raise Mistake(
