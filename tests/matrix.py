@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -228,6 +229,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the cells and stop")
     parser.add_argument("--keep", action="store_true", help="leave each project and its environment in build/matrix")
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would a cell
     numbered = enumerate(all_cells(given.torch), start=1)
     chosen = [
         (number, cell) for number, cell in numbered if number >= given.begin and set(given.only) <= {*words(cell)}
