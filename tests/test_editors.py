@@ -148,7 +148,9 @@ def test_vscode_is_told_where_configs_are_and_settings_of_its_owner_stay(project
     settings = copied / ".vscode/settings.json"
     settings.parent.mkdir()
     settings.write_text(mine := '{\n  // mine\n  "editor.tabSize": 2\n}\n')
-    first, named = command.each(copied, tmp_path, [("schema",), ("schema", "mine.json")])
+    lines = [("schema",), ("schema", "mine.json"), ("schema", "none/mine.json")]
+    first, named, nowhere = command.each(copied, tmp_path, lines)
+    assert "cannot be written (No such file or directory)" in nowhere.refusal
     assert f"{settings} is yours; for VS Code add to it: " in first.output
     assert settings.read_text() == mine
     [(schema, places)] = json.loads(f"{{{first.output.partition('add to it: ')[2].splitlines()[0]}}}")[
@@ -164,6 +166,28 @@ def test_without_settings_vscode_gets_those_that_name_the_schema(described):
     [(schema, places)] = json.loads((project / ".vscode/settings.json").read_text())["yaml.schemas"].items()
     assert (project / schema).is_file()
     assert all(list(project.glob(place)) for place in places if place != "configs/**/*.yaml")
+
+
+SAID = {
+    "digits": [(), ("--config=imbalanced", "--model.network=Backbone", "--model.network.name=resnet18")],
+    "table": [("--data.table=table.csv", "--data.target=price"), ("--data.task=regression", "--model.network=TabM")],
+}
+
+
+def test_a_printed_config_given_back_is_the_same_and_fits_the_schema(described, command):
+    project, validator, network = described
+    off = ("--callbacks.early_stopping=null", "--trainer.logger=CSVLogger", "--trainer.gradient_clip_val=null")
+    lines = [(*flags, *more) for flags in SAID["table" if network == "MLP" else "digits"] for more in ((), off)]
+    printed = command.each(project, project, [("fit", *flags, "--print_config") for flags in lines])
+    for number, done in enumerate(printed):
+        assert done.code == 0, done.output
+        assert "early_stopping: null" in done.output or number % 2 == 0
+        (project / f"mine{number}.yaml").write_text(done.output)
+        assert not faults(validator, done.output)
+    again = command.each(
+        project, project, [("fit", f"--config=mine{n}.yaml", "--print_config") for n in range(len(lines))]
+    )
+    assert [done.output for done in again] == [done.output for done in printed]
 
 
 COMPLETED = {

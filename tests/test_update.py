@@ -300,7 +300,7 @@ def test_what_cannot_be_merged_fails_and_is_listed_with_the_way_back(project, fr
     assert (project / "constraints.txt").read_text() == versions
     assert "constraints.txt stays as you have it" in ended.said
     assert "newcomer" in git(project, "status", "--porcelain")
-    assert "not all is committed" in refusal(project, fresh, "--to=next")
+    assert "not all is merged yet (src/my_project/losses.py)" in refusal(project, fresh, "--to=next")
 
 
 def test_what_does_not_fit_into_a_file_fails_too(project, fresh):

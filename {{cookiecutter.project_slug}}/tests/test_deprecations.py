@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from deprecations import CATEGORIES
-from typing_extensions import deprecated
 
 
 def library(name: str, code: str, **known: Any) -> Callable[..., None]:
@@ -46,6 +45,7 @@ def test_what_one_library_uses_of_another_is_not(level):
 
 
 def test_what_is_marked_as_deprecated_belongs_to_its_library():
+    deprecated = pytest.importorskip("typing_extensions").deprecated
     marked = deprecated("it is deprecated", category=FutureWarning)(library("torch.nn.old", "..."))
     library("lightning.pytorch", "marked()", marked=marked)()
     with pytest.raises(FutureWarning):

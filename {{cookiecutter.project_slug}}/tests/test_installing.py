@@ -59,6 +59,12 @@ def test_the_command_is_of_an_installer_that_is_there(installers, command, here)
     assert of_package("psutil") == f"{command} 'psutil'"
 
 
+def test_an_extra_has_the_versions_that_make_install_takes(here):
+    (here("project", pip=True) / "constraints.txt").touch()
+    assert of_extra("export") == ".venv/bin/python -m pip install -c constraints.txt -e '.[export]'"
+    assert of_package("psutil") == ".venv/bin/python -m pip install 'psutil'"
+
+
 @pytest.mark.parametrize(("uv", "called"), [("path", "uv"), ("own", ".venv/bin/uv"), ("", "uv")])
 def test_what_uv_sync_would_remove_is_not_advised_where_it_keeps_the_environment(uv, called, here):
     (here("project", uv=uv, pip=True) / "uv.lock").touch()

@@ -33,6 +33,19 @@ def test_each_entry_is_looked_at_here():
     assert [name for name in entries if f"internals.{name}(" not in Path(__file__).read_text()] == []
 
 
+def test_a_parser_says_what_a_config_may_set():
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--rate", type=float | None, default=0.5, help="How fast.")
+    parser.add_argument("--of", type=int)
+    parser.add_argument("--linked", type=int)
+    parser.link_arguments("of", "linked")
+    assert internals.arguments_of(parser) == [
+        internals.Argument("rate", float | None, "How fast.", 0.5),
+        internals.Argument("of", int, "", None),
+    ]
+
+
 def test_timm_says_how_it_converts_weights_and_loads_none():
     timm = pytest.importorskip("timm")
     converts = internals.conversion_of_timm(lambda: timm.create_model("test_vit", pretrained=True))

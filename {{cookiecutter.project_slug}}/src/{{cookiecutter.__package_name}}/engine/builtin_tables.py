@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .files import made_anew
+from .installing import of_extra
 from .mistakes import Mistake
 
 DIABETES = Path(__file__).with_name("diabetes.csv")
@@ -52,7 +53,7 @@ def california() -> str:
     except ModuleNotFoundError as error:
         raise Mistake(
             "--data.table=california needs scikit-learn, which is not installed, so nothing was downloaded; install "
-            "the project's extra: pip install -e '.[california]'."
+            f"the project's extra: {of_extra('california')}"
         ) from error
     try:
         data: Any = fetch_california_housing(data_home="data/california-archive")

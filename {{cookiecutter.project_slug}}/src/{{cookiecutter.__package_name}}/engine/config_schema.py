@@ -27,6 +27,7 @@ from .commands import Commands
 from .files import write
 from .installing import source
 from .internals import Argument, arguments_of
+from .mistakes import Mistake
 from .parser import Options
 
 FILE = "configs.schema.json"
@@ -301,10 +302,17 @@ def main(cli: type[Commands], args: list[str]) -> None:
     given = parser.parse_args(args).file
     folder = source() or Path.cwd()
     file = given or folder / FILE
-    write(file, write_schema(cli))
+    try:
+        write(file, write_schema(cli))
+        told = _told_to_vscode(folder) if given is None else ""
+    except OSError as error:
+        raise Mistake(
+            f"{error.filename or file} cannot be written ({error.strerror}), so an editor would not know the settings; "
+            "name a file elsewhere: schema FILE."
+        ) from error
     print(f"{file}: the settings of configs")
-    if given is None:
-        print(_told_to_vscode(folder))
+    if told:
+        print(told)
     print(f"elsewhere a config begins with the line: # yaml-language-server: $schema={file.absolute()}")
 
 

@@ -25,7 +25,9 @@ def of_extra(extra: str) -> str:
         return f"RUN uv pip install {_quoted(f'.[{extra}]')} in launch/Dockerfile, and build the image again"
     if source() is None:
         return f"{_installer()} {_quoted(f'{_distribution()}[{extra}]')}"
-    return f"{_installer()} -e {_quoted(f'{_shortest(_project())}[{extra}]')}"
+    known = _project() / "constraints.txt"  # the versions that make install takes
+    kept = f" -c {shlex.quote(_shortest(known))}" if known.is_file() else ""
+    return f"{_installer()}{kept} -e {_quoted(f'{_shortest(_project())}[{extra}]')}"
 
 
 def of_package(package: str) -> str:

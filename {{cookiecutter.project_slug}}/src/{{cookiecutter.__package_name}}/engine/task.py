@@ -80,7 +80,7 @@ class Task(LightningModule):
         self,
         optimizer: OptimizerCallable = AdamW,
         schedule: ScheduleFactory | None = None,
-        warmup_steps: float = 0,
+        warmup_steps: float = 0.0,
         layer_decay: float = 1.0,
         backbone_lr_factor: float = 1.0,
         l1: float = 0.0,

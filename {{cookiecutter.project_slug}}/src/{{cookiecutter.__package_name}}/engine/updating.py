@@ -35,7 +35,15 @@ GOES_ON = {
     "BISECT_LOG": "a bisection",
 }
 # A hook of git's, or an alias, that runs this hands them on: another repository.
-ELSEWHERE = "GIT_COMMON_DIR GIT_DIR GIT_INDEX_FILE GIT_NAMESPACE GIT_OBJECT_DIRECTORY GIT_PREFIX GIT_WORK_TREE".split()
+ELSEWHERE = {
+    "GIT_COMMON_DIR",
+    "GIT_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_NAMESPACE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_WORK_TREE",
+}
 # A user's own settings under which patches would not fit.
 SETTINGS = {
     "apply.ignoreWhitespace": "no",
@@ -64,7 +72,9 @@ class Link(NamedTuple):
     directory: str
 
 
-def run(command: Sequence[str | Path], folder: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+def run(
+    command: Sequence[str | Path], folder: Path | None = None, more: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a program that is asked nothing, in the working folder or another; ``more`` adds to its environment.
 
     Raises:
@@ -75,7 +85,7 @@ def run(command: Sequence[str | Path], folder: Path | None = None, **more: str) 
     for number, (key, value) in enumerate(SETTINGS.items(), count):
         environment |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
     environment |= {"GIT_CONFIG_COUNT": str(count + len(SETTINGS)), "GIT_TERMINAL_PROMPT": "0"}
-    environment |= {"PWD": str(folder or Path.cwd()), **more}
+    environment |= {"PWD": str(folder or Path.cwd()), **(more or {})}
     # Files, not pipes: what a program leaves running (the master of ssh's connections) would keep those open.
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         try:
@@ -125,8 +135,10 @@ def git_says(*args: str | Path, folder: Path | None = None) -> bool:
 def cause(done: subprocess.CompletedProcess[str]) -> str:
     """Return the line in which a program says why it failed."""
     lines = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip(" ╭╮╰╯─│")]
-    telling = [line for line in lines if re.match(r"(error|fatal|[\w.]+(Error|Exception)): ", line)]
-    return (telling or lines or [f"exit code {done.returncode}"])[-1 if not telling else 0]
+    for start in (r"(error|fatal): ", r"[\w.]+(Error|Exception): "):
+        if found := [line for line in lines if re.match(start, line)]:
+            return found[0]
+    return (lines or [f"exit code {done.returncode}"])[-1]
 
 
 def without_password(url: str) -> str:
@@ -181,6 +193,11 @@ def check_repository() -> str:
         raise Mistake(
             f"an update was broken off, so files of two versions of the template are mixed; take it back: "
             f"{way_back(begun[0])}, and start it again."
+        )
+    if unmerged := sorted({line.partition("\t")[2] for line in paths(git("ls-files", "--unmerged", "-z"))}):
+        raise Mistake(
+            f"not all is merged yet ({some(unmerged, counted=True)}), so a second update would be mixed with the first; "
+            "mend that, git add -A, and commit, or take it back: git reset --hard."
         )
     if dirty:
         raise Mistake(
@@ -381,7 +398,7 @@ def merge(template: Path, to: str, work: Path) -> None:
     git("init", "--quiet", work)
     command = [sys.executable, "-P", "-m", "cruft", "update", "--skip-apply-ask", "--template-path", template]
     plain = {"TMPDIR": str(temporary), "TYPER_STANDARD_TRACEBACK": "1"}
-    done = run([*command, *(["--checkout", to] if to else [])], **plain)
+    done = run([*command, *(["--checkout", to] if to else [])], more=plain)
     if done.returncode:
         raise RunFailed(
             f"cruft could not make the new version ({cause(done)}); where its questions take other answers by now, "
