@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -207,6 +208,9 @@ def run(number: int, cell: Cell, keep: bool) -> str:
     began = time.monotonic()
     try:
         failed = [what for what, well in steps(place, cell) if not well]
+    except Exception as error:  # such as a pyproject.toml that is none; the cells after this one go on
+        place.log.open("a").write(f"{traceback.format_exc()}\n")
+        failed = [type(error).__name__]
     finally:
         if not keep:
             shutil.rmtree(place.folder, ignore_errors=True)
