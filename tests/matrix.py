@@ -17,10 +17,12 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import tomllib
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -206,6 +208,9 @@ def run(number: int, cell: Cell, keep: bool) -> str:
     began = time.monotonic()
     try:
         failed = [what for what, well in steps(place, cell) if not well]
+    except Exception as error:  # such as a pyproject.toml that is none; the cells after this one go on
+        place.log.open("a").write(f"{traceback.format_exc()}\n")
+        failed = [type(error).__name__]
     finally:
         if not keep:
             shutil.rmtree(place.folder, ignore_errors=True)
@@ -228,6 +233,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the cells and stop")
     parser.add_argument("--keep", action="store_true", help="leave each project and its environment in build/matrix")
     given = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would a cell
     numbered = enumerate(all_cells(given.torch), start=1)
     chosen = [
         (number, cell) for number, cell in numbered if number >= given.begin and set(given.only) <= {*words(cell)}

@@ -142,14 +142,16 @@ def test_piecewise_embeddings_are_their_formula():
     embed = Piecewise(2, 3, bins=4, seen_NF=seen_NF)
     nn.init.normal_(embed.bends)
     x_NF = torch.randn(20, 2) * 2
-    bends, slope, bias = embed.bends.detach(), embed.slope.detach().view(2, 3), embed.bias.detach().view(2, 3)
+    bends, slope, bias = (
+        part.detach().numpy() for part in (embed.bends, embed.slope.view(2, 3), embed.bias.view(2, 3))
+    )
     expected = np.zeros((20, 2, 3))
     for column in range(2):
         edges = np.unique(np.quantile(seen_NF[:, column].double().numpy(), [0, 0.25, 0.5, 0.75, 1]))
         for row, value in enumerate(x_NF[:, column].tolist()):
             expected[row, column] = slope[column] * value + bias[column]
             for place, (low, high) in enumerate(pairwise(edges)):
-                expected[row, column] += np.clip((value - low) / (high - low), 0, 1) * bends[column, place].numpy()
+                expected[row, column] += np.clip((value - low) / (high - low), 0, 1) * bends[column, place]
     np.testing.assert_allclose(embed(x_NF).detach().view(20, 2, 3).numpy(), expected, atol=1e-5)
 
 

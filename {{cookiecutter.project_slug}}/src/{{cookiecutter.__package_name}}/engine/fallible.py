@@ -40,6 +40,8 @@ class Nothing:
 
 
 def _leave_out(logger: Any, error: Exception) -> None:
+    if logger.has_failed:  # in the same call, which went on with nothing
+        return
     logger.has_failed = True
     reason = masked(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
     print(f"note: {logger.called} failed and is left out from here on, and the run goes on: {reason}", flush=True)
