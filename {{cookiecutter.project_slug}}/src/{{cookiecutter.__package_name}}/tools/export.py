@@ -161,7 +161,6 @@ def write_models(model: Any, calibrates: nn.Module, data: Any, about: dict[str, 
         Mistake: The network's forward cannot be traced.
     """
     import onnx
-    import onnxruntime
     from safetensors.torch import save
 
     texts = {key: json.dumps(value) for key, value in about.items()}
@@ -187,17 +186,30 @@ def write_models(model: Any, calibrates: nn.Module, data: Any, about: dict[str, 
     exported.save(folder / "model.onnx", external_data=False)
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
     written = {entry.domain: entry.version for entry in onnx.load(folder / "model.onnx").opset_import}[""]
-    runs = f"the installed onnxruntime {onnxruntime.__version__} does not run it"
-    try:
-        onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-    except Exception as error:  # it raises classes of its own
-        if about["opset"] == OPSET:
-            raise
-        raise Mistake(_no_opset(about["opset"], runs)) from error
+    load(folder / "model.onnx", about["opset"])
     if written != about["opset"]:
         raise Mistake(_no_opset(about["opset"], f"torch wrote {written} instead"))
     weights = {name: value.contiguous().clone() for name, value in _exported.weights(model).items()}
     write(folder / "model.safetensors", save(weights, metadata=texts))
+
+
+def load(path: Path, opset: int) -> Any:
+    """Return a session of onnxruntime that runs an ONNX.
+
+    Raises:
+        Mistake: It was asked for in a version that onnxruntime does not run, maybe only where there are integers.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would slow down who comes next
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # it raises classes of its own
+        if opset == OPSET:
+            raise
+        runs = f"the installed onnxruntime {onnxruntime.__version__} does not run {path.name}"
+        raise Mistake(_no_opset(opset, runs)) from error
 
 
 def _no_opset(opset: int, reason: str) -> str:
@@ -289,13 +301,9 @@ def runners(
     model: Any, calibrates: nn.Module, data: Any, about: dict[str, Any], folder: Path
 ) -> dict[str, Callable[[Batch], np.ndarray]]:
     """Return what gives probabilities_NK: the checkpoint, and each file as another program loads it."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would slow down who comes next
 
     def session(path: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
-        loaded = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        loaded = load(path, about["opset"])
         return lambda given: np.asarray(loaded.run(None, given)[0])
 
     program = torch.export.load(folder / "model.pt2").module()
