@@ -52,7 +52,7 @@ def test_a_project_of_a_table_is_typed(tmp_path):
 
 # Of packages that come with extras, or with those that do.
 OPTIONAL = (
-    "captum imblearn matplotlib onnx onnxruntime onnxscript optuna psutil psycopg pyarrow sklearn sqlalchemy timm"
+    "captum imblearn matplotlib onnx onnxruntime onnxscript optuna psutil psycopg pyarrow shtab sklearn sqlalchemy timm"
 )
 
 

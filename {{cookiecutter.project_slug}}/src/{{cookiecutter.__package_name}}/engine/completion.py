@@ -54,7 +54,7 @@ def main(cli: type[Commands], tools: Mapping[str, str], load: Callable[[str], An
     shell = parser.parse_args(args).shell
     if importlib.util.find_spec("shtab") is None:
         raise Mistake(f"completion needs the package shtab, so nothing was printed; install it: {of_package('shtab')}")
-    import shtab
+    import shtab  # pyright: ignore[reportMissingImports]  (the extra `completion`)
 
     if shell not in shtab.SUPPORTED_SHELLS:
         raise Mistake(f"completion {shell} needs a later shtab, so nothing was printed: {of_package('shtab>=1.13')}")
@@ -143,7 +143,7 @@ def own_flags(load: Callable[[str], Any], name: str) -> tuple[argparse.ArgumentP
 
 def _add(parser: argparse.ArgumentParser, flags: dict[str, dict[str, Any]], makes: Makes) -> None:
     """Give a command its flags, each with its values; where a text may be a path, with the files that are there."""
-    import shtab
+    import shtab  # pyright: ignore[reportMissingImports]  (the extra `completion`)
 
     parser.add_argument("--print_config", action="store_true", help="prints the whole config, and ends")
     config: Any = parser.add_argument("--config", help="lays a preset, a recipe or a file over the defaults")
