@@ -21,7 +21,8 @@ CATEGORIES = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
 DEPRECATED = re.compile("deprecat", re.IGNORECASE)  # torch says much of it in a UserWarning
 FAMILY = {"lightning_utilities": "lightning", "lightning_fabric": "lightning", "pytorch_lightning": "lightning"}
 BETWEEN = ("torch.nn.modules.module", "torch.utils._contextlib")  # forward and @torch.no_grad() of others
-PACKAGE = getattr(find_spec("project_package"), "submodule_search_locations", [])
+SPEC = find_spec("project_package")
+PACKAGE = getattr(SPEC, "submodule_search_locations", [])
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "all"  # else only the first of a kind, which may be Lightning's
 
 
