@@ -97,10 +97,15 @@ class Reduced:
         return os.system, (f"touch {CANARY.absolute()}",)
 
 
+# jsonargparse says it of the functions that are named here, not of a use of ours.
+NAMED = pytest.mark.filterwarnings(r"ignore:\s*With fail_untyped:DeprecationWarning")
+
+
 def nothing_ran() -> bool:
     return not CANARY.exists() and "foreign" not in sys.modules
 
 
+@NAMED
 @pytest.mark.parametrize(("setting", "value"), ATTACKS, ids=[f"{i}-{key}" for i, (key, _) in enumerate(ATTACKS)])
 def test_what_a_config_names_is_not_imported(setting, value, trained, foreign, run, capfd):
     change(trained, setting, value)
@@ -122,6 +127,7 @@ def test_what_a_config_names_is_not_imported(setting, value, trained, foreign, r
         ("_instantiator", "os.system"),
     ],
 )
+@NAMED
 @pytest.mark.parametrize("place", ["hyper_parameters", "hparams"])
 def test_what_a_checkpoint_names_is_not_imported(name, value, place, trained, foreign):
     content = torch.load(trained / "checkpoints/last.ckpt", weights_only=True)
