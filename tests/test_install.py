@@ -16,7 +16,7 @@ from test_project import NEWEST, make
 UV = """#!/bin/sh
 echo "uv $* VIRTUAL_ENV=$VIRTUAL_ENV PYTHONPATH=$PYTHONPATH UV_SYSTEM_PYTHON=$UV_SYSTEM_PYTHON" >> "{log}"
 if [ "$1" = venv ]; then exec {python} -m venv --without-pip .venv; fi
-if [ "$1" = export ]; then for last in "$@"; do :; done; echo "six==9.9" > "$last"; fi
+if [ "$1" = export ]; then for last in "$@"; do :; done; cat "{log}.newest" > "$last"; fi
 if [ -e "{log}.fails" ]; then cat "{log}.fails" >&2; exit 2; fi
 """
 PYTHON3 = """#!/bin/sh
@@ -200,6 +200,25 @@ def test_another_failure_of_uv_is_told_in_its_own_words(install, tmp_path):
     assert said in done.stderr
 
 
+# As of a project with torch=cu128; the workflow installs another build by what is kept.
+NEWEST_VERSIONS = """cuda-bindings==12.9.4 ; sys_platform == 'linux'
+nvidia-cublas-cu12==12.8.4 ; sys_platform == 'linux'
+six==9.9
+torch==2.15.0 ; sys_platform == 'darwin'
+torch==2.15.0+cu128 ; sys_platform != 'darwin'
+torchmetrics==1.9.0
+torchvision==0.29.2+cu128
+triton==3.9.0
+"""
+KEPT = [
+    "six==9.9",
+    "torch==2.15.0 ; sys_platform == 'darwin'",
+    "torch==2.15.0 ; sys_platform != 'darwin'",
+    "torchmetrics==1.9.0",
+    "torchvision==0.29.2",
+]
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_an_upgrade_is_kept_only_where_the_tests_pass_with_it(code, install, tmp_path):
     project = bake(tmp_path / "made")
@@ -207,6 +226,7 @@ def test_an_upgrade_is_kept_only_where_the_tests_pass_with_it(code, install, tmp
     before = (project / "constraints.txt").read_text()
     packages = next(project.glob(".venv/lib/python3*/site-packages"))
     (packages / "pytest.py").write_text(f"raise SystemExit({code})")
+    install.log.with_suffix(".newest").write_text(NEWEST_VERSIONS)
     done = install.run(project, "upgrade")
     assert "--constraints .venv/newest/constraints.txt --editable . --group dev" in install.log.read_text()
     after = (project / "constraints.txt").read_text()
@@ -216,7 +236,16 @@ def test_an_upgrade_is_kept_only_where_the_tests_pass_with_it(code, install, tmp
         assert after == before
     else:
         assert done.returncode == 0, done.stderr
-        assert [line for line in after.splitlines() if not line.startswith("#")] == ["six==9.9"]
+        assert [line for line in after.splitlines() if not line.startswith("#")] == KEPT
+        assert "passed with" in after.splitlines()[0]
+
+
+@pytest.mark.parametrize("install", [True], indirect=True)
+def test_a_project_without_constraints_is_installed_with_the_newest_versions(install, tmp_path):
+    project = bake(tmp_path / "made")
+    (project / "constraints.txt").unlink()
+    install(project)
+    assert "--python .venv/bin/python --editable . --group dev" in install.log.read_text()
 
 
 @pytest.mark.slow

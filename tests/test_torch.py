@@ -63,7 +63,7 @@ def uv(indexes, tmp_path):
     """Run uv where it knows the stand-ins alone."""
     kept = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
     here = {"UV_DEFAULT_INDEX": f"{indexes}/default", "UV_PYTHON": sys.executable, "UV_HTTP_RETRIES": "0"}
-    environment = {**kept, **here, "UV_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {**kept, **here, "UV_CACHE_DIR": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
 
     def run(project: Path, *args: str) -> str:
         done = subprocess.run([UV, *args], cwd=project, env=environment, capture_output=True, text=True)

@@ -266,7 +266,7 @@ def test_edited_machinery_is_named_and_given_up_where_that_is_asked_for(project,
     ended = update(project, fresh, "--to=next", "--replace=yes")
     assert ended.code == 0, ended.said
     given_up = git(project, "rev-parse", "HEAD")
-    assert f"git revert {given_up[:12]} brings your edits back" in ended.said
+    assert f"git show -R {given_up[:12]} shows your edits" in ended.said
     assert git(project, "rev-parse", "HEAD^") == mine
     wanted = files(fresh / PACKAGE)
     for name in ("engine/rules.py", "tools/report.py", "losses.py"):
@@ -289,7 +289,7 @@ def test_what_cannot_be_merged_fails_and_is_listed_with_the_way_back(project, fr
     shutil.rmtree(project / ".git")
     losses = project / PACKAGE / "losses.py"
     losses.write_text("# mine\n" + losses.read_text())
-    versions = (project / "constraints.txt").read_text().replace("numpy==", "numpy==9.")
+    versions = "# The versions that this project's tests passed with: of make upgrade.\nnumpy==9.9\n"
     (project / "constraints.txt").write_text(versions)
     (project / ".gitignore").write_text((project / ".gitignore").read_text() + "*.rej\n")
     git(project, "init", "--quiet")
@@ -302,7 +302,9 @@ def test_what_cannot_be_merged_fails_and_is_listed_with_the_way_back(project, fr
     assert (project / "constraints.txt").read_text() == versions
     assert "constraints.txt stays as you have it" in ended.said
     assert "newcomer" in git(project, "status", "--porcelain")
-    assert "not all is merged yet (src/my_project/losses.py)" in refusal(project, fresh, "--to=next")
+    line = refusal(project, fresh, "--to=next")
+    assert "an update is not committed yet" in line
+    assert f"take it back: git reset --hard {first[:12]}" in line
 
 
 def test_what_does_not_fit_into_a_file_fails_too(project, fresh):
@@ -347,9 +349,9 @@ LINKS: Mapping[str, tuple[dict[str, Any], str]] = {
     "no answers": ({"context": {}}, "holds no answers"),
     "a list": ({"context": {"cookiecutter": []}}, "holds no answers"),
     "no text": ({"context": {"cookiecutter": {"project_slug": ["x"]}}}, "which is no text"),
-    "no choice": ({"context": {"cookiecutter": {"project_slug": "my-project", "data": "x"}}}, "give no project"),
-    "another name": ({"context": {"cookiecutter": {"project_slug": "other"}}}, "gives the package other"),
-    "a bad name": ({"context": {"cookiecutter": {"project_slug": "class"}}}, "choose another"),
+    "no choice": ({"context": {"cookiecutter": {"project_slug": "my-project", "data": "x"}}}, "made with 'digits'"),
+    "another name": ({"context": {"cookiecutter": {"project_slug": "other"}}}, "made with 'my-project'"),
+    "a bad name": ({"context": {"cookiecutter": {"project_slug": "class"}}}, "made with 'my-project'"),
     "above": ({"directory": "../x"}, "which is no folder"),
     "another folder": ({"directory": "docs"}, "has no docs/cookiecutter.json"),
 }
@@ -363,6 +365,30 @@ def test_an_edited_link_is_refused(name, project, fresh):
     assert words in line
     assert "hush" not in line
     assert not (project / "pwned").exists()
+
+
+ANSWERS = {
+    "data=x": "give no project",
+    "project_slug=other": "gives the package other",
+    "project_slug=class": "choose another",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_answers_that_were_wrong_from_the_beginning_are_refused(answer, project, fresh):
+    shutil.rmtree(project / ".git")
+    git(project, "init", "--quiet")
+    key, _, value = answer.partition("=")
+    change_link(project, context={"cookiecutter": {"project_slug": "my-project", key: value}})
+    assert ANSWERS[answer] in refusal(project, fresh, "--to=next")
+
+
+def test_a_commit_that_is_not_the_projects_is_refused_also_where_the_template_has_nothing_newer(project, fresh):
+    """As `cruft link` without a commit leaves it: there would be nothing to update for ever."""
+    template = json.loads((project / ".cruft.json").read_text())["template"]
+    newest = git(Path(template), "rev-parse", "next")
+    change_link(project, commit=newest)
+    assert "not those of the version" in (line := refusal(project, fresh, "--to=next")) or "you edited" in line
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, "\x00", "é".encode("latin-1")])
@@ -419,7 +445,7 @@ def test_no_repository_and_no_commit_are_refused(project, fresh, tmp_path):
 def test_a_server_that_does_not_answer_is_given_up(project, fresh):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         change_link(project, template=f"git://127.0.0.1:{silent.getsockname()[1]}/x.git")
-        program = UPDATE.replace("; ", "; u.PATIENCE = 1; ", 1)
+        program = UPDATE.replace("; ", "; u.PATIENCE_OF_CLONE = 1; ", 1)
         assert "has not ended within 1 s" in refusal(project, fresh, program=program)
 
 

@@ -20,7 +20,7 @@ from . import PACKAGE
 from .commands import Commands
 from .config_schema import Makes, names_in, settings_of
 from .configs import packaged
-from .installing import of_package
+from .installing import of_extra
 from .internals import option_strings
 from .mistakes import Mistake
 from .parser import Options
@@ -53,11 +53,11 @@ def main(cli: type[Commands], tools: Mapping[str, str], load: Callable[[str], An
     parser.add_argument("shell", choices=SHELLS, help="the shell that is to read it")
     shell = parser.parse_args(args).shell
     if importlib.util.find_spec("shtab") is None:
-        raise Mistake(f"completion needs the package shtab, so nothing was printed; install it: {of_package('shtab')}")
+        raise Mistake(f"completion needs the package shtab, so nothing was printed: {of_extra('completion')}")
     import shtab  # pyright: ignore[reportMissingImports]  (the extra `completion`)
 
     if shell not in shtab.SUPPORTED_SHELLS:
-        raise Mistake(f"completion {shell} needs a later shtab, so nothing was printed: {of_package('shtab>=1.13')}")
+        raise Mistake(f"completion {shell} needs a later shtab, so nothing was printed: {of_extra('completion')}")
     program = _program()
     preamble = CONFIGS.get(shell, "").replace("PROGRAM", PACKAGE).replace("NAMES", " ".join(packaged()))
     with contextlib.redirect_stdout(io.StringIO()):  # of tools that are asked for their flags

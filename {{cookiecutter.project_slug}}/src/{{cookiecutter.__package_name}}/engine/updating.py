@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from . import PACKAGE
 from .mistakes import Mistake, RunFailed, shown, some
 
-PATIENCE = 300  # seconds that a server gets to send the template, and each program that runs here to end
+PATIENCE = 300  # seconds that a program gets that runs here
+PATIENCE_OF_CLONE = 300  # and a server to send the template
 LINK = Path(".cruft.json")
 SOURCE = Path("src") / PACKAGE
 VERSIONS = Path("constraints.txt")
@@ -52,6 +53,7 @@ SETTINGS = {
     "diff.context": "3",
     "status.showUntrackedFiles": "normal",
 }
+UPGRADED = "# The versions that this project's tests passed with"  # as `make upgrade` begins constraints.txt
 CONFLICT = re.compile(rb"^<{7} .*^={7}$.*^>{7} ", re.MULTILINE | re.DOTALL)
 MANY = 20  # files of the machinery: whoever edited more has rather named another version
 
@@ -73,7 +75,10 @@ class Link(NamedTuple):
 
 
 def run(
-    command: Sequence[str | Path], folder: Path | None = None, more: Mapping[str, str] | None = None
+    command: Sequence[str | Path],
+    folder: Path | None = None,
+    more: Mapping[str, str] | None = None,
+    patience: float = PATIENCE,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program that is asked nothing, in the working folder or another; ``more`` adds to its environment.
 
@@ -101,13 +106,13 @@ def run(
         except FileNotFoundError as error:
             raise RunFailed(f"{command[0]} is not installed, and an update needs it.") from error
         try:
-            code = process.wait(PATIENCE)
+            code = process.wait(patience)
         except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
-            raise RunFailed(f"{' '.join(map(str, command[:2]))} has not ended within {PATIENCE} s.") from error
+            raise RunFailed(f"{' '.join(map(str, command[:2]))} has not ended within {patience} s.") from error
         texts = []
         for file in (output, errors):
             file.seek(0)
@@ -194,10 +199,10 @@ def check_repository() -> str:
             f"an update was broken off, so files of two versions of the template are mixed; take it back: "
             f"{way_back(begun[0])}, and start it again."
         )
-    if unmerged := sorted({line.partition("\t")[2] for line in paths(git("ls-files", "--unmerged", "-z"))}):
+    if dirty and commit_named(read_here()) != commit_named(git_shows(f"HEAD:./{LINK}")):
         raise Mistake(
-            f"not all is merged yet ({some(unmerged, counted=True)}), so two changes would be mixed; mend that, "
-            "git add -A, and commit, or take it back: git reset --hard."
+            f"an update is not committed yet ({some(dirty, counted=True)}), so two would be mixed; mend what it could "
+            f"not merge, make install, make test, git add -A, and commit; or take it back: {way_back(head)}."
         )
     if dirty:
         raise Mistake(
@@ -206,6 +211,23 @@ def check_repository() -> str:
         )
     note().unlink(missing_ok=True)
     return head
+
+
+def read_here() -> str:
+    return LINK.read_text(encoding="utf-8", errors="replace") if LINK.is_file() else ""
+
+
+def git_shows(what: str) -> str:
+    """Return a file of a commit; nothing where there is none."""
+    return run(["git", "show", what]).stdout
+
+
+def commit_named(text: str) -> str:
+    """Return the commit of the template's that a .cruft.json names; nothing where it is not one."""
+    try:
+        return json.loads(text)["commit"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
 
 
 def read_link() -> Link:
@@ -249,6 +271,27 @@ def read_link() -> Link:
     return Link(state["template"], state["commit"], own, directory)
 
 
+def check_answers(link: Link) -> None:
+    """Compare the answers with those that were committed first for this version of the template.
+
+    Raises:
+        Mistake: They were edited since: both versions would be baked with them, and nothing of theirs would arrive.
+    """
+    for commit in git("log", "--format=%H", "--", f"./{LINK}").splitlines():
+        text = git_shows(f"{commit}:./{LINK}")
+        if commit_named(text) != link.commit:
+            break
+        first = json.loads(text).get("context", {}).get("cookiecutter", {})
+        edited = [key for key, value in link.answers.items() if first.get(key, value) != value]
+        if edited:
+            key = edited[0]
+            raise Mistake(
+                f"{LINK} has {key}={link.answers[key]!r}, and this project was made with {first[key]!r}, so an update "
+                f"would not fit; take it back (git checkout {commit[:12]} -- {LINK}), and commit that. Another answer: "
+                f"bake a project of your own name with it elsewhere, and take over what differs."
+            )
+
+
 def clone(link: Link, to: Path) -> None:
     """Bring the template here.
 
@@ -256,7 +299,7 @@ def clone(link: Link, to: Path) -> None:
         Mistake: It cannot be reached.
     """
     try:
-        done = run(["git", "clone", "--quiet", "--bare", "--", link.template, to])
+        done = run(["git", "clone", "--quiet", "--bare", "--", link.template, to], patience=PATIENCE_OF_CLONE)
         reason = cause(done) if done.returncode else ""
     except RunFailed as error:
         reason = str(error)
@@ -333,9 +376,13 @@ def files(project: Path) -> list[Path]:
     return [path for path in found if ".git" not in path.relative_to(project).parts]
 
 
+def same_bytes(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
+
+
 def is_same(path: Path, made: Path) -> bool:
     """Tell whether a file of the project is as the template has it."""
-    return path.is_file() and not path.is_symlink() and path.read_bytes() == made.read_bytes()
+    return not path.is_symlink() and same_bytes(path, made)
 
 
 def unedited(pristine: Path) -> list[Path]:
@@ -360,15 +407,15 @@ def edits(pristine: Path) -> list[Path]:
 
 def refused(edited: Sequence[Path]) -> Mistake:
     """Word that an update would lose what the owner edited."""
-    many = (
-        f" (so many: or the project was made by another commit of the template's than {LINK} names)"
-        if len(edited) > MANY
-        else ""
-    )
+    if len(edited) > MANY:
+        return Mistake(
+            f"{len(edited)} files of engine/ and tools/ are not those of the version that {LINK} names, such as "
+            f"{edited[0]}, so it is hardly what made this project; mend 'commit' in it, or, if you did edit so many, "
+            "give that up: make update REPLACE=yes (git keeps it)."
+        )
     return Mistake(
-        f"you edited {', '.join(map(str, edited))}{many}, and an update replaces engine/ and tools/ whole, so that "
-        "would be lost; move it into files of yours, such as a subclass, or give it up: make update REPLACE=yes (git "
-        "keeps it)."
+        f"you edited {', '.join(map(str, edited))}, and an update replaces engine/ and tools/ whole, so that would be "
+        "lost; move it into files of yours, such as a subclass, or give it up: make update REPLACE=yes (git keeps it)."
     )
 
 
@@ -439,18 +486,16 @@ def unfinished(rejected_before: set[str], untouched: Sequence[Path], old: Path, 
 
 
 def keep_versions(pristine: Path, head: str) -> bool:
-    """Leave the versions alone that ``make upgrade`` found: merged with the template's they were tried by nobody.
+    """Leave the versions alone that ``make upgrade`` wrote: merged with the template's they were tried by nobody.
 
     Args:
         pristine: The project as the template had it.
         head: The commit before the merge.
 
     Returns:
-        Whether the owner's differ from the template's.
+        Whether they are such.
     """
-    if not (pristine / VERSIONS).is_file() or not git_says("cat-file", "-e", f"{head}:./{VERSIONS}"):
-        return False
-    if git("rev-parse", f"{head}:./{VERSIONS}") == git("hash-object", "--no-filters", "--", pristine / VERSIONS):
+    if not (pristine / VERSIONS).is_file() or not git_shows(f"{head}:./{VERSIONS}").startswith(UPGRADED):
         return False
     git("checkout", "--quiet", head, "--", VERSIONS)
     Path(f"{VERSIONS}.rej").unlink(missing_ok=True)
@@ -487,16 +532,18 @@ def update(to: str = "", replace: bool = False) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder).resolve()
         template = work / "template.git"
+        check_answers(link)
         clone(link, template)
         target = find_version(template, link, to)
         old, new = (git("describe", "--tags", "--always", commit, folder=template) for commit in (link.commit, target))
-        if git_says("diff", "--quiet", link.commit, target, folder=template):
-            print(f"The project has version {old} of the template; there is nothing to update.")
-            return
         pristine = bake(template, link, work / "old")
         edited = edits(pristine)
         if edited and not replace:
             raise refused(edited)
+        if git_says("diff", "--quiet", link.commit, target, folder=template):
+            print(f"The project has version {old} of the template; there is nothing to update.")
+            return
+        owners = for_owners(template, link, target)
         # git merges only what it has the common version of, which nobody may have committed before editing it.
         git("hash-object", "-w", "--no-filters", "--", *files(pristine))
         rejected = rejects()
@@ -506,7 +553,10 @@ def update(to: str = "", replace: bool = False) -> None:
             note().write_text(f"{before} {head}\n", encoding="utf-8")
             merge(template, to, work)
             are_kept = keep_versions(pristine, head)
-            left = unfinished(rejected, untouched, pristine, bake(template, read_link(), work / "new"))
+            now = read_link()
+            fresh = bake(template, now, work / "new")
+            left = unfinished(rejected, untouched, pristine, fresh)
+            are_kept = are_kept and not same_bytes(pristine / VERSIONS, fresh / VERSIONS)
             count = len(changes())
             note().unlink()
         except BaseException as error:
@@ -516,10 +566,11 @@ def update(to: str = "", replace: bool = False) -> None:
             git("reset", "--quiet", "--hard", before)
             note().unlink(missing_ok=True)
             raise
-        owners = for_owners(template, link, target)
     print(f"Updated from version {old} of the template to {new}: {count} files differ, and nothing is committed yet.")
     if edited:
-        print(f"Given up: {', '.join(map(str, edited))}; git revert {head[:12]} brings your edits back.")
+        print(f"Given up: {some([*map(str, edited)], counted=True)}; git show -R {head[:12]} shows your edits.")
+    if asked := [f"{key}={value!r}" for key, value in now.answers.items() if key not in link.answers]:
+        print(f"The template asks more by now; the project has its defaults, which stand in {LINK}: {', '.join(asked)}")
     if are_kept:
         print(f"{VERSIONS} stays as you have it; if its versions do not suit the new requirements: make upgrade")
     if owners:
@@ -543,10 +594,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """Update the project in the working folder; returns the exit code."""
     parser = argparse.ArgumentParser(f"python -m {PACKAGE}.engine.updating", description=__doc__, allow_abbrev=False)
     parser.add_argument("--to", default="", help="a tag, branch or commit of the template's; else its default branch")
-    parser.add_argument("--replace", default="no", choices=("yes", "no"), help="whether edits of engine/, tools/ go")
+    parser.add_argument(
+        "--replace", default="no", metavar="yes", help="whether edits of engine/ and tools/ are given up"
+    )
     given = parser.parse_args(args)
     try:
-        update(given.to, given.replace == "yes")
+        update(given.to, given.replace != "no")
     except (Mistake, RunFailed) as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, Mistake) else 1
@@ -557,5 +610,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, stop)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, stop)
     raise SystemExit(main())
