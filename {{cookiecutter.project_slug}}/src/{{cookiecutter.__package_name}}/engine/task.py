@@ -415,6 +415,7 @@ class Task(LightningModule):
             if hasattr(data, "check_goes_on"):
                 data.check_goes_on(_read_schema(theirs).inputs)
             self.resumed = checkpoint.get("resume", {})
+            checkpoint["callbacks"].pop("Timer", None)  # max_time is that of one launch
             if checkpoint.get("engine") != VERSION and is_rank_zero():
                 made_by = _said_version(checkpoint.get("engine"))
                 print(
