@@ -73,6 +73,10 @@ class Link(NamedTuple):
     answers: dict[str, str]
     directory: str
 
+    def inside(self, name: str) -> str:
+        """Return where in the template's repository a file of the template lies."""
+        return f"{self.directory.strip('/')}/{name}".lstrip("/")
+
 
 def run(
     command: Sequence[str | Path],
@@ -217,9 +221,9 @@ def read_here() -> str:
     return LINK.read_text(encoding="utf-8", errors="replace") if LINK.is_file() else ""
 
 
-def git_shows(what: str) -> str:
+def git_shows(what: str, folder: Path | None = None) -> str:
     """Return a file of a commit; nothing where there is none."""
-    return run(["git", "show", what]).stdout
+    return run(["git", "show", what], folder).stdout
 
 
 def commit_named(text: str) -> str:
@@ -317,7 +321,7 @@ def find_version(template: Path, link: Link, to: str) -> str:
     Raises:
         Mistake: The template has not the version that the project has, or not the one that is asked for.
     """
-    cookiecutters = f"{link.directory.strip('/')}/cookiecutter.json".lstrip("/")
+    cookiecutters = link.inside("cookiecutter.json")
     known = re.fullmatch("[0-9a-f]{7,64}", link.commit) is not None
     if not known or not git_says("cat-file", "-e", f"{link.commit}^0", folder=template):
         raise Mistake(
@@ -506,8 +510,8 @@ def for_owners(template: Path, link: Link, target: str) -> list[str]:
     """Return what the template's CHANGELOG tells the owners of projects that are older than a version."""
 
     def told(commit: str) -> list[str]:
-        done = run(["git", "show", f"{commit}:{link.directory or '.'}/CHANGELOG.md".replace(":./", ":")], template)
-        sections = re.findall(r"^### For owners\n(.*?)(?=^#|\Z)", done.stdout, re.MULTILINE | re.DOTALL)
+        changelog = git_shows(f"{commit}:{link.inside('CHANGELOG.md')}", template)
+        sections = re.findall(r"^### For owners\n(.*?)(?=^#|\Z)", changelog, re.MULTILINE | re.DOTALL)
         return [line for section in sections for line in section.splitlines() if line.strip()]
 
     before = told(link.commit)
@@ -529,10 +533,10 @@ def update(to: str = "", replace: bool = False) -> None:
     link = read_link()
     if any(importlib.util.find_spec(name) is None for name in ("cruft", "cookiecutter")):
         raise Mistake("the package cruft, which does the work, is not installed here; make install brings it.")
+    check_answers(link)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder).resolve()
         template = work / "template.git"
-        check_answers(link)
         clone(link, template)
         target = find_version(template, link, to)
         old, new = (git("describe", "--tags", "--always", commit, folder=template) for commit in (link.commit, target))
